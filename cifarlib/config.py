@@ -1,0 +1,616 @@
+"""What a run is: the study as data, expanded into validated run configurations with stable ids.
+
+A ``Study`` (``params/study.yaml``) says which conditions there are, a ``Scale``
+(``params/<scale>.yaml``) how much of them to run. ``expand`` makes one ``RunConfig`` of each
+condition and seed, and ``run_id`` names its record by everything that decides the result.
+"""
+
+import copy
+import difflib
+import hashlib
+import itertools
+import json
+import re
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from cifarlib import paths
+from cifarlib.errors import ConfigError
+
+ENGINE = 1
+"""Raised by hand when the arithmetic of training changes; part of every run id."""
+
+
+# ---------------------------------------------------------------------------------------------
+# Data sets that a configuration may name
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A data set in the python-batches layout, known by the MD5 of each of its files."""
+
+    title: str
+    folder: str
+    train_files: dict[str, str]
+    test_files: dict[str, str]
+    meta_files: dict[str, str]
+    train_images: int
+    test_images: int
+    classes: tuple[str, ...]
+    real: bool
+
+    @property
+    def files(self) -> dict[str, str]:
+        """File name → MD5, training batches first."""
+        return self.train_files | self.test_files | self.meta_files
+
+    @property
+    def fingerprint(self) -> str:
+        """What the data are, in 12 hexadecimal digits: a hash over every file's MD5."""
+        return _digest(self.files)[:12]
+
+
+CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+DATASETS = {
+    "cifar10": DatasetInfo(
+        title="CIFAR-10",
+        folder="cifar-10-batches-py",
+        train_files={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        },
+        test_files={"test_batch": "40351d587109b95175f43aff81a1287e"},
+        meta_files={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
+        train_images=50_000,
+        test_images=10_000,
+        classes=CLASSES,
+        real=True,
+    ),
+}
+
+
+# ---------------------------------------------------------------------------------------------
+# One run
+# ---------------------------------------------------------------------------------------------
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys and converts nothing."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Strict):
+    """Which images: stratified, nested subsets of the 90 %/10 % split."""
+
+    name: Literal["cifar10", "synthetic"]
+    train_size: int = Field(ge=10)  # images
+    validation_size: int = Field(ge=10)  # images
+    test_size: int = Field(ge=10)  # images
+    split_seed: int = Field(default=42, ge=0, lt=2**32)  # Listing 2, dataset_split
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> "DataConfig":
+        info = DATASETS[self.name]
+        validation = info.train_images // 10
+        for field, largest in (
+            ("train_size", info.train_images - validation),
+            ("validation_size", validation),
+            ("test_size", info.test_images),
+        ):
+            if getattr(self, field) > largest:
+                raise ValueError(f"{field} of {self.name} is at most {largest}")
+        return self
+
+
+class ResizeConfig(Strict):
+    """Enlarge to ``size`` × ``size`` pixels, then crop: at random in training, else the centre."""
+
+    size: int = Field(ge=32, le=512)
+    crop: int = Field(ge=32, le=512)
+    method: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> "ResizeConfig":
+        if self.crop > self.size:
+            raise ValueError(f"crop ({self.crop}) must not be larger than size ({self.size})")
+        return self
+
+
+class AugmentationConfig(Strict):
+    """Random changes of a training image, applied in this order (Section IV.A)."""
+
+    rotation_degrees: float = Field(default=0.0, ge=0, le=180)  # uniform within ± this
+    rotation_probability: float = Field(default=0.0, ge=0, le=1)
+    padding: int = Field(default=0, ge=0, le=16)  # black pixels on each side, then a random crop
+    flip_probability: float = Field(default=0.0, ge=0, le=1)
+
+
+class ModelConfig(Strict):
+    """The network and where its first weights come from."""
+
+    name: Literal["residual", "resnet18", "densenet121"]
+    initialization: Literal["kaiming", "imagenet"]  # Section IV, Weight Initialization
+
+    @pydantic.model_validator(mode="after")
+    def _known(self) -> "ModelConfig":
+        if self.name == "residual" and self.initialization == "imagenet":
+            raise ValueError("the residual network has no ImageNet weights; use kaiming")
+        return self
+
+
+class SGDConfig(Strict):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"]
+    momentum: float = Field(ge=0, lt=1)
+
+
+class AdamConfig(Strict):
+    """Adam (L2 regularisation in the gradient) or AdamW (decoupled weight decay)."""
+
+    name: Literal["adam", "adamw"]
+    beta1: float = Field(ge=0, lt=1)
+    beta2: float = Field(ge=0, lt=1)
+    epsilon: float = Field(gt=0)
+
+
+class ConstantSchedule(Strict):
+    """The learning rate stays as it is."""
+
+    name: Literal["constant"]
+
+
+class ValidationStepSchedule(Strict):
+    """Another rate from the epoch after validation top-1 first exceeds a threshold (V.B.1)."""
+
+    name: Literal["validation_step"]
+    threshold: float = Field(gt=0, lt=100)  # % top-1
+    learning_rate: float = Field(gt=0)
+
+
+class PlateauSchedule(Strict):
+    """Reduce the rate when validation top-1 has not improved (ReduceLROnPlateau, Listing 2)."""
+
+    name: Literal["plateau"]
+    factor: float = Field(gt=0, lt=1)
+    patience: int = Field(ge=0)  # epochs without improvement that are tolerated
+    cooldown: int = Field(ge=0)  # epochs after a reduction that are not counted
+    threshold: float = Field(ge=0, lt=1)  # relative improvement that counts
+
+
+class MultiStepSchedule(Strict):
+    """Multiply the rate by ``factor`` at each milestone (He et al.: 0.5 and 0.75)."""
+
+    name: Literal["multi_step"]
+    milestones: tuple[float, ...]  # shares of all steps, rising
+    factor: float = Field(gt=0, lt=1)
+
+    @pydantic.model_validator(mode="after")
+    def _rising(self) -> "MultiStepSchedule":
+        marks = (0.0, *self.milestones, 1.0)
+        if not all(low < high for low, high in itertools.pairwise(marks)):
+            raise ValueError("milestones must rise and lie between 0 and 1, as shares of all steps")
+        return self
+
+
+class CosineSchedule(Strict):
+    """Linear warm-up, then half a cosine down to ``final`` times the rate."""
+
+    name: Literal["cosine"]
+    warmup: float = Field(ge=0, lt=1)  # share of all steps
+    final: float = Field(ge=0, le=1)  # share of the learning rate
+
+
+class ProtocolConfig(Strict):
+    """How a run is trained, measured and reported: where the paper's listings differ from custom."""
+
+    shuffle: bool  # new order in every epoch; the listing never shuffles
+    augmented_evaluation: bool  # validation and test images augmented, too (Listing 2, __main__)
+    normalization: Literal["computed", "published"]  # true statistics, or Listing 4's constants
+    loss: Literal["per_sample", "batch_means"]  # Listing 3: sum of batch means over all samples
+    checkpoint: Literal["best", "last"]  # which weights the predictions come from (Listing 3)
+    selection: Literal["validation", "test"]  # whose top-1 chooses the reported epoch (Listing 2)
+
+
+class EvaluationConfig(Strict):
+    """After how many epochs a set is evaluated; 0: at the chosen epochs only."""
+
+    train_every: int = Field(ge=0)
+    test_every: int = Field(ge=0)
+
+
+class RunConfig(Strict):
+    """Everything that decides a result; nothing is defaulted further down."""
+
+    data: DataConfig
+    resize: ResizeConfig | None  # None: 32×32 as they are
+    augmentation: AugmentationConfig
+    model: ModelConfig
+    dropout: float = Field(ge=0, lt=1)  # probability of dropping, before the last layer
+    optimizer: Annotated[SGDConfig | AdamConfig, Field(discriminator="name")]
+    learning_rate: float = Field(gt=0, le=100)
+    weight_decay: float = Field(ge=0, le=10)  # L2 for SGD and Adam, decoupled for AdamW
+    schedule: Annotated[
+        ConstantSchedule
+        | ValidationStepSchedule
+        | PlateauSchedule
+        | MultiStepSchedule
+        | CosineSchedule,
+        Field(discriminator="name"),
+    ]
+    batch_size: int = Field(ge=1, le=50_000)  # images
+    epochs: int = Field(ge=1, le=10_000)
+    early_stopping: int | None = Field(ge=1)  # epochs without better validation top-1
+    protocol: ProtocolConfig
+    evaluation: EvaluationConfig
+    precision: Literal["fp32", "bf16"]  # bf16: autocast
+    seed: int = Field(ge=0, lt=2**32)
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> "RunConfig":
+        if self.evaluation.test_every == 0 and self.protocol.selection == "test":
+            raise ValueError("protocol.selection: test needs evaluation.test_every of at least 1")
+        if self.dropout and self.model.name == "resnet18":
+            raise ValueError("resnet18 has no dropout; set dropout to 0.0")
+        return self
+
+
+def run_id(config: RunConfig) -> str:
+    """The name of a run's record: 16 hexadecimal digits.
+
+    A hash of the canonical configuration, the data's fingerprint and ``ENGINE``; never of
+    commits, paths, hosts or times.
+    """
+    key = {
+        "config": config.model_dump(mode="json"),
+        "data": DATASETS[config.data.name].fingerprint,
+        "engine": ENGINE,
+    }
+    return _digest(key)[:16]
+
+
+def _digest(content: Any) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mapping → flat one with dotted keys, ``{"data.train_size": 9000}``."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+# ---------------------------------------------------------------------------------------------
+# The study and its scale
+# ---------------------------------------------------------------------------------------------
+
+
+class Reference(Strict):
+    """Conditions taken from another stage, by the paper's run numbers."""
+
+    stage: str
+    runs: tuple[int, ...] = Field(min_length=1)
+
+
+class Stage(Strict):
+    """Conditions that belong together: a grid, a list, or runs of another stage, changed."""
+
+    title: str
+    from_: Reference | None = Field(default=None, alias="from")
+    fixed: dict[str, Any] = {}
+    grid: dict[str, list[Any]] = {}
+    list_: list[dict[str, Any]] = Field(default=[], alias="list")
+
+
+class Study(Strict):
+    """Which conditions there are (``params/study.yaml``)."""
+
+    presets: dict[str, dict[str, dict[str, Any]]]
+    defaults: dict[str, Any]
+    stages: dict[str, Stage]
+
+
+class Scale(Strict):
+    """How much of a study to run (``params/<scale>.yaml``)."""
+
+    data: DataConfig
+    epochs: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # the paper's: ours
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(min_length=1)
+    precision: Literal["fp32", "bf16"]
+    image_size: int = Field(ge=32, le=448)  # stage 3, pixels after the crop
+    evaluation: EvaluationConfig
+    protocol: ProtocolConfig
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition of the study at one scale and seed."""
+
+    stage: str
+    run: int  # the paper's number within its stage
+    settings: dict[str, Any]  # as the study says them, preset names unresolved
+    changed: dict[str, Any]  # what sets it apart from the run it was taken from
+    config: RunConfig
+    run_id: str
+
+    @property
+    def name(self) -> str:
+        """``stage1-daa1/13``; with what was changed where the run number is not enough."""
+        parts = [f"{self.stage}/{self.run}"]
+        parts += [f"{key}={value}" for key, value in self.changed.items()]
+        return ",".join(parts)
+
+
+def load_study(path: Path | None = None) -> Study:
+    """Read and check a study; ``params/study.yaml`` unless another is named."""
+    path = path or paths.STUDY
+    return validate(Study, _read_yaml(path), _shown(path))
+
+
+def scale_names() -> list[str]:
+    """The scales that ``params/`` offers."""
+    known = {"smoke", "lite", "full"}
+    return sorted(known | {p.stem for p in paths.PARAMS.glob("*.yaml")} - {"study"})
+
+
+def load_scale(name: str, overrides: typing.Sequence[str] = (), study: Study | None = None) -> Scale:
+    """Read and check a scale by name, or by the path of a YAML file.
+
+    ``overrides`` are ``key=value`` strings with dotted keys, ``data.train_size=2000``; values
+    are YAML. ``protocol`` may be the name of a preset of ``study``.
+    """
+    study = study or load_study()
+    path = Path(name) if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"there is no scale {name!r}; {_suggest(name, scale_names())}")
+    content = _read_yaml(path)
+    content["protocol"] = _preset(study, "protocol", content.get("protocol"))
+    source = _shown(path)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {text}: write key=value, such as data.train_size=2000")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from error
+        _assign(content, key.strip().split("."), parsed, text)
+        source = f"{_shown(path)} with --set"
+        if isinstance(content.get("protocol"), str):
+            content["protocol"] = _preset(study, "protocol", content["protocol"])
+    return validate(Scale, content, source)
+
+
+def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Condition]:
+    """Every condition of a study (or of one stage) at a scale, in the paper's order.
+
+    Several conditions may have the same ``run_id``: such a run is trained once.
+    """
+    if stage is not None and stage not in study.stages:
+        raise ConfigError(f"there is no stage {stage!r}; {_suggest(stage, study.stages)}")
+    names = study.stages if stage is None else [stage]
+    conditions = []
+    for name in names:
+        for run, settings, changed in _stage_settings(study, name, ()):
+            for seed in scale.seeds:
+                config = _run_config(study, scale, name, run, settings, seed)
+                conditions.append(
+                    Condition(name, run, settings, changed, config, run_id(config))
+                )
+    return conditions
+
+
+def _stage_settings(
+    study: Study, name: str, visited: tuple[str, ...]
+) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
+    """(run number, settings, what was changed) of each condition of a stage."""
+    stage = study.stages[name]
+    where = f"stage {name}"
+    both = (stage.fixed.keys() & stage.grid.keys()) | {
+        key for item in stage.list_ for key in item.keys() & (stage.fixed.keys() | stage.grid.keys())
+    }
+    if both:
+        raise ConfigError(f"{where}: {', '.join(sorted(both))} is both fixed and varied; keep one")
+    if empty := [key for key, values in stage.grid.items() if not values]:
+        raise ConfigError(f"{where}: the grid gives no value for {empty[0]}")
+    points = [
+        dict(zip(stage.grid, values, strict=True)) for values in itertools.product(*stage.grid.values())
+    ]
+    points = [item | point for item in (stage.list_ or [{}]) for point in points]
+    if stage.from_ is None:
+        return [
+            (number, study.defaults | stage.fixed | point, {})
+            for number, point in enumerate(points, start=1)
+        ]
+    source = stage.from_.stage
+    if source not in study.stages or source == name or source in visited:
+        raise ConfigError(f"{where} is taken from {source!r}, which is no other stage before it")
+    bases = {run: settings for run, settings, _ in _stage_settings(study, source, (*visited, name))}
+    if missing := [run for run in stage.from_.runs if run not in bases]:
+        raise ConfigError(f"{where} is taken from run {missing[0]} of {source}, which has no such run")
+    return [
+        (run, bases[run] | stage.fixed | point, point)
+        for run in stage.from_.runs
+        for point in points
+    ]
+
+
+def _run_config(
+    study: Study, scale: Scale, stage: str, run: int, settings: dict[str, Any], seed: int
+) -> RunConfig:
+    where = f"the study, {stage} run {run}"
+    content = {key: _preset(study, key, value) for key, value in settings.items()}
+    content |= {
+        "data": scale.data.model_dump(),
+        "precision": scale.precision,
+        "evaluation": scale.evaluation.model_dump(),
+        "protocol": scale.protocol.model_dump(),
+        "seed": seed,
+    }
+    published = content.get("epochs")
+    if isinstance(published, int):
+        if published not in scale.epochs:
+            raise ConfigError(
+                f"{where} has {published} epochs, but the scale does not say what they become; "
+                f"add {published} to its `epochs`"
+            )
+        content["epochs"] = scale.epochs[published]
+        patience = content.get("early_stopping")
+        if isinstance(patience, int):  # in proportion, so that it can still take effect
+            content["early_stopping"] = max(1, round(patience * scale.epochs[published] / published))
+    if isinstance(content.get("resize"), dict):
+        resize = content["resize"]
+        ratio = resize.get("size", 256) / resize.get("crop", 224)
+        content["resize"] = resize | {
+            "size": round(scale.image_size * ratio),
+            "crop": scale.image_size,
+        }
+    return validate(RunConfig, content, where)
+
+
+def _preset(study: Study, key: str, value: Any) -> Any:
+    """The settings that a preset's name stands for; any other value as it is."""
+    presets = study.presets.get(key)
+    if presets is None or not isinstance(value, str):
+        return copy.deepcopy(value)
+    if value not in presets:
+        raise ConfigError(f"there is no {key} {value!r}; {_suggest(value, presets)}")
+    return copy.deepcopy(presets[value])
+
+
+def _assign(content: dict[Any, Any], keys: list[str], value: Any, text: str) -> None:
+    """Set a dotted key; whether it exists is for the model's validation to say."""
+    for depth, key in enumerate(keys):
+        known: Any = int(key) if key.isdigit() else key
+        if depth == len(keys) - 1:
+            content[known] = value
+            return
+        inner = content.setdefault(known, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {text}: {key} has no settings of its own")
+        content = inner
+
+
+# ---------------------------------------------------------------------------------------------
+# Reading and checking, with errors that name the place
+# ---------------------------------------------------------------------------------------------
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys; a study must not lose a line that way."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise ConfigError(f"{_shown(path)} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{_shown(path)} is not UTF-8 text") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{_shown(path)}{line}: {error.problem or 'not valid YAML'}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{_shown(path)} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{_shown(path)} must be a mapping of keys to values")
+    return content
+
+
+def _shown(path: Path) -> str:
+    """A path as a user wrote or knows it: relative to the checkout where it lies inside."""
+    path = path.absolute()
+    return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)
+
+
+Model = typing.TypeVar("Model", bound=Strict)
+
+
+def validate(model: type[Model], content: Any, source: str) -> Model:
+    """Check plain data against a model; the first fault becomes a one-sentence ``ConfigError``."""
+    try:
+        # As JSON, because strict models take a list for a tuple only from there.
+        return model.model_validate_json(json.dumps(content, default=str))
+    except pydantic.ValidationError as error:
+        raise ConfigError(_sentence(model, error.errors()[0], source)) from error
+
+
+def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
+    location = [str(part) for part in fault["loc"]]
+    place = ".".join(location) or "the whole"
+    given = fault["input"]
+    match fault["type"]:
+        case "extra_forbidden":
+            names = _field_names(model, location[:-1])
+            return f"{source}: unknown key {place!r}; {_suggest(location[-1], names)}"
+        case "missing":
+            return f"{source}: {place!r} is missing; add it"
+        case "value_error":
+            where = f" at {place}" if location else ""
+            return f"{source}{where}: {fault['ctx']['error']}"
+        case "float_type" | "int_type" if isinstance(given, str):
+            hint = "write it without quotes"
+            if match := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", given):
+                whole, fraction, sign, exponent = match.groups()
+                hint = f"YAML takes that for text, write {whole}{fraction or '.0'}e{sign or '+'}{exponent}"
+            return f"{source}: {place} must be a number, not the text {given!r}; {hint}"
+        case _:
+            message = fault["msg"][0].lower() + fault["msg"][1:]
+            return f"{source}: {place} = {given!r} is not valid: {message}"
+
+
+def _field_names(model: type[BaseModel], location: list[str]) -> set[str]:
+    """The keys that the models at a place know; a union's tag in the place is passed over."""
+    models = {model}
+    for part in location:
+        inner = set()
+        for candidate in models:
+            for name, field in candidate.model_fields.items():
+                if part == (field.alias or name):
+                    inner |= _models_in(field.annotation)
+        models = inner or models
+    return {field.alias or name for m in models for name, field in m.model_fields.items()}
+
+
+def _models_in(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    if isinstance(annotation, types.GenericAlias | types.UnionType) or typing.get_args(annotation):
+        return set().union(*(_models_in(part) for part in typing.get_args(annotation)), set())
+    return set()
+
+
+def _suggest(name: str, known: typing.Iterable[str]) -> str:
+    """“did you mean …?”, or the whole list when nothing is near."""
+    known = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"

@@ -1,0 +1,29 @@
+"""The errors a user can mend: one sentence each, which says what is wrong, where, and what to do.
+
+The command line prints the sentence and exits with code 2; every error survives pickling,
+because it may cross the border between a worker process and the sweep.
+"""
+
+
+class CifarlibError(Exception):
+    """Root of all errors that a user can mend."""
+
+
+class ConfigError(CifarlibError):
+    """A study, a scale, an override or a notebook parameter is not valid."""
+
+
+class DataError(CifarlibError):
+    """The data set is missing, damaged or cannot be downloaded."""
+
+
+class RecordError(CifarlibError):
+    """A record is damaged, edited or written by another format."""
+
+
+class RunError(CifarlibError):
+    """A run cannot be carried out on this machine, or did not finish."""
+
+
+class ReportError(CifarlibError):
+    """A notebook failed, or the report could not be assembled."""

@@ -1,0 +1,13 @@
+"""Where things stand in a checkout: constants, without side effects."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS = ROOT / "params"
+PUBLISHED = PARAMS / "published"
+NOTEBOOKS = ROOT / "notebooks"
+BUILD = ROOT / "build"
+DATA = ROOT / "data"
+TEMPLATES = ROOT / "cifarlib" / "templates"
+
+STUDY = PARAMS / "study.yaml"
