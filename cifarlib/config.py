@@ -80,6 +80,26 @@ DATASETS = {
         classes=CLASSES,
         real=True,
     ),
+    "synthetic": DatasetInfo(
+        title="a generated stand-in set",
+        folder="synthetic-batches-py",
+        train_files={
+            "data_batch_1": "27977f6c7205a08d80681a6a1a6e8a3e",
+            "data_batch_2": "f20bef9459b9e8eaec7f3f340279171f",
+            "data_batch_3": "37753e9e4dce0003e78ec39a2aa3ecc0",
+            "data_batch_4": "a04d88563e2f81f8f493745af4ae671a",
+            "data_batch_5": "986ab2a56c950ba1ab08d71a4214ac06",
+        },
+        test_files={"test_batch": "4d2bfb20863dbb2c207edc6775aeaa42"},
+        meta_files={"batches.meta": "78e78d7f7304e1c53001b2a9f239fa40"},
+        train_images=10_000,
+        test_images=2_000,
+        classes=(
+            "disc", "ring", "square", "frame", "triangle",
+            "plus", "saltire", "bars", "pillars", "dots",
+        ),  # fmt: skip
+        real=False,
+    ),
 }
 
 
@@ -265,12 +285,12 @@ class RunConfig(Strict):
     def _consistent(self) -> "RunConfig":
         if self.evaluation.test_every == 0 and self.protocol.selection == "test":
             raise ValueError("protocol.selection: test needs evaluation.test_every of at least 1")
-        if self.dropout and self.model.name == "resnet18":
-            raise ValueError("resnet18 has no dropout; set dropout to 0.0")
+        if self.dropout and self.model.name != "residual":
+            raise ValueError(f"{self.model.name} has no dropout; set dropout to 0.0")
         return self
 
 
-def run_id(config: RunConfig) -> str:
+def run_id(config: RunConfig, engine: int = ENGINE) -> str:
     """The name of a run's record: 16 hexadecimal digits.
 
     A hash of the canonical configuration, the data's fingerprint and ``ENGINE``; never of
@@ -279,7 +299,7 @@ def run_id(config: RunConfig) -> str:
     key = {
         "config": config.model_dump(mode="json"),
         "data": DATASETS[config.data.name].fingerprint,
-        "engine": ENGINE,
+        "engine": engine,
     }
     return _digest(key)[:16]
 
@@ -373,7 +393,9 @@ def scale_names() -> list[str]:
     return sorted(known | {p.stem for p in paths.PARAMS.glob("*.yaml")} - {"study"})
 
 
-def load_scale(name: str, overrides: typing.Sequence[str] = (), study: Study | None = None) -> Scale:
+def load_scale(
+    name: str, overrides: typing.Sequence[str] = (), study: Study | None = None
+) -> Scale:
     """Read and check a scale by name, or by the path of a YAML file.
 
     ``overrides`` are ``key=value`` strings with dotted keys, ``data.train_size=2000``; values
@@ -414,9 +436,7 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
         for run, settings, changed in _stage_settings(study, name, ()):
             for seed in scale.seeds:
                 config = _run_config(study, scale, name, run, settings, seed)
-                conditions.append(
-                    Condition(name, run, settings, changed, config, run_id(config))
-                )
+                conditions.append(Condition(name, run, settings, changed, config, run_id(config)))
     return conditions
 
 
@@ -427,14 +447,17 @@ def _stage_settings(
     stage = study.stages[name]
     where = f"stage {name}"
     both = (stage.fixed.keys() & stage.grid.keys()) | {
-        key for item in stage.list_ for key in item.keys() & (stage.fixed.keys() | stage.grid.keys())
+        key
+        for item in stage.list_
+        for key in item.keys() & (stage.fixed.keys() | stage.grid.keys())
     }
     if both:
         raise ConfigError(f"{where}: {', '.join(sorted(both))} is both fixed and varied; keep one")
     if empty := [key for key, values in stage.grid.items() if not values]:
         raise ConfigError(f"{where}: the grid gives no value for {empty[0]}")
     points = [
-        dict(zip(stage.grid, values, strict=True)) for values in itertools.product(*stage.grid.values())
+        dict(zip(stage.grid, values, strict=True))
+        for values in itertools.product(*stage.grid.values())
     ]
     points = [item | point for item in (stage.list_ or [{}]) for point in points]
     if stage.from_ is None:
@@ -447,7 +470,9 @@ def _stage_settings(
         raise ConfigError(f"{where} is taken from {source!r}, which is no other stage before it")
     bases = {run: settings for run, settings, _ in _stage_settings(study, source, (*visited, name))}
     if missing := [run for run in stage.from_.runs if run not in bases]:
-        raise ConfigError(f"{where} is taken from run {missing[0]} of {source}, which has no such run")
+        raise ConfigError(
+            f"{where} is taken from run {missing[0]} of {source}, which has no such run"
+        )
     return [
         (run, bases[run] | stage.fixed | point, point)
         for run in stage.from_.runs
@@ -477,7 +502,9 @@ def _run_config(
         content["epochs"] = scale.epochs[published]
         patience = content.get("early_stopping")
         if isinstance(patience, int):  # in proportion, so that it can still take effect
-            content["early_stopping"] = max(1, round(patience * scale.epochs[published] / published))
+            content["early_stopping"] = max(
+                1, round(patience * scale.epochs[published] / published)
+            )
     if isinstance(content.get("resize"), dict):
         resize = content["resize"]
         ratio = resize.get("size", 256) / resize.get("crop", 224)

@@ -25,5 +25,9 @@ class RunError(CifarlibError):
     """A run cannot be carried out on this machine, or did not finish."""
 
 
+class UnavailableError(RunError):
+    """A run waits for something that this machine lacks, such as pre-trained weights."""
+
+
 class ReportError(CifarlibError):
     """A notebook failed, or the report could not be assembled."""

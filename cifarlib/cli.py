@@ -1,0 +1,299 @@
+"""The command line: a skin over library calls.
+
+Exit codes: 0 all well, 1 some run failed, 2 something that the user can mend, 130 Ctrl-C.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifarlib import __version__
+from cifarlib.config import DATASETS, Condition, flatten
+from cifarlib.errors import CifarlibError, ConfigError
+from cifarlib.records import Results, RunRecord, open_results
+
+EXAMPLES = """\
+examples:
+  cifarlib data --download                      fetch CIFAR-10 and check it
+  cifarlib sweep --scale lite                   make every missing record of a scale
+  cifarlib sweep --stage stage1-daa1            ... of one stage only
+  cifarlib run stage1-daa1/13 --scale lite      one condition
+  cifarlib status --scale lite                  what is done, and what is left to pay
+  cifarlib report --scale lite                  notebooks and report.html from the records
+  cifarlib sweep --set data.name=cifar10 --set data.train_size=2000
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, call one function, print; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.call(options)
+    except CifarlibError as error:
+        print(f"cifarlib: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cifarlib: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"cifarlib: {error.filename or 'the system'}: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+# ---------------------------------------------------------------------------------------------
+# Commands
+# ---------------------------------------------------------------------------------------------
+
+
+def _data(options: argparse.Namespace) -> int:
+    from cifarlib import data
+
+    if options.download:
+        data.download(options.name, root=options.root)
+    if options.root:
+        os.environ["CIFAR10_ROOT"] = str(options.root)
+    folder = data.find(options.name)
+    train, test = data.load(options.name)
+    mean, std = data.channel_statistics(train.images)
+    print(f"{DATASETS[options.name].title} in {folder}: every MD5 is right")
+    print(f"{len(train.labels)} training and {len(test.labels)} test images of 32×32 pixels")
+    for name, values in (("mean", mean), ("std", std)):
+        print(f"{name:5}" + "".join(f"  {c} {v:.8f}" for c, v in zip("RGB", values, strict=True)))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    results = _open(options)
+    chosen = _find(results, options.condition)
+    code = _sweep_conditions(
+        options, results, chosen, workers=1, threads=options.threads or _cores()
+    )
+    records, _ = results.store.read_runs(c.run_id for c in chosen)
+    for record in records.values():
+        print(_describe(record))
+        print(results.store.run_path(record.run_id))
+    return code
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    results = _open(options)
+    conditions = results.conditions
+    if options.stage:
+        for name in options.stage:
+            if name not in results.study.stages:
+                known = ", ".join(results.study.stages)
+                raise ConfigError(f"there is no stage {name!r}; the study has {known}")
+        conditions = [c for c in conditions if c.stage in options.stage]
+    return _sweep_conditions(options, results, conditions, options.workers, options.threads)
+
+
+def _sweep_conditions(
+    options: argparse.Namespace,
+    results: Results,
+    conditions: list[Condition],
+    workers: int | None,
+    threads: int | None,
+) -> int:
+    from cifarlib.sweep import sweep
+
+    outcome = sweep(
+        conditions,
+        results.store,
+        device=options.device,
+        workers=workers,
+        threads=threads,
+        checkpoint_every=options.checkpoint_every,
+    )
+    if outcome.unavailable:
+        print(f"{len(outcome.unavailable)} runs stay pending (see above)", file=sys.stderr)
+    if outcome.failed:
+        logs = results.store.state / "*.error.txt"
+        print(f"cifarlib: {len(outcome.failed)} runs failed; their errors: {logs}", file=sys.stderr)
+    return 1 if outcome.failed else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from cifarlib import report
+
+    print(report.render(options.scale, options.set, options.out))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from cifarlib.sweep import duration, status
+
+    results = _open(options)
+    for fault in results.faults:
+        print(f"cifarlib: {fault}; it counts as missing", file=sys.stderr)
+    rows = status(results.conditions, results.store)
+    if options.json:
+        content = {
+            row.stage: {
+                "conditions": row.conditions,
+                "done": row.done,
+                "running": row.running,
+                "pending": row.pending,
+                "seconds_left": round(row.seconds_left, 1),
+            }
+            for row in rows
+        }
+        print(json.dumps(content, indent=2))
+        return 0
+    print(
+        f"{'stage':<18}{'conditions':>12}{'done':>8}{'running':>9}{'pending':>9}{'time left':>12}"
+    )
+    for row in rows:
+        counts = f"{row.conditions:>12}{row.done:>8}{row.running:>9}{row.pending:>9}"
+        print(f"{row.stage:<18}{counts}{duration(row.seconds_left):>12}")
+    total = sum(row.conditions for row in rows), sum(row.done for row in rows)
+    running, pending = sum(row.running for row in rows), sum(row.pending for row in rows)
+    left = duration(sum(row.seconds_left for row in rows))
+    print(f"{'all':<18}{total[0]:>12}{total[1]:>8}{running:>9}{pending:>9}{left:>12}")
+    return 0
+
+
+def _why(options: argparse.Namespace) -> int:
+    results = _open(options)
+    for condition in _find(results, options.run):
+        print(_explain(condition, results))
+    return 0
+
+
+def _explain(condition: Condition, results: Results) -> str:
+    """Whether a condition has its record, else in what the nearest record differs."""
+    title = f"{condition.name} (seed {condition.config.seed}) is run {condition.run_id}"
+    if results.store.read_run(condition.run_id):
+        return f"{title}: recorded in {results.store.run_path(condition.run_id)}"
+    wanted = flatten(condition.config.model_dump(mode="json"))
+    wanted |= {"data fingerprint": DATASETS[condition.config.data.name].fingerprint}
+    records, _ = results.store.read_runs(results.store.run_ids())
+    differences = []
+    for record in records.values():
+        there = flatten(record.config.model_dump(mode="json"))
+        there |= {"data fingerprint": record.data_fingerprint}
+        keys = dict.fromkeys([*wanted, *there])
+        differ = [k for k in keys if wanted.get(k) != there.get(k)] or ["engine"]
+        differences.append((len(differ), record.run_id, differ, there))
+    if not differences:
+        return f"{title}: not recorded, and {results.store.runs} holds no record to compare it with"
+    _, nearest, differ, there = min(differences, key=lambda item: item[:2])
+    lines = [f"{title}: not recorded; the nearest record, {nearest}, differs in"]
+    lines += [f"  {key}: {there.get(key)} there, {wanted.get(key)} here" for key in differ]
+    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------------------------
+# Helpers
+# ---------------------------------------------------------------------------------------------
+
+
+def _open(options: argparse.Namespace) -> Results:
+    return open_results(options.scale, options.set, options.out)
+
+
+def _find(results: Results, text: str) -> list[Condition]:
+    """Conditions by name (every seed) or by the beginning of a run id."""
+    by_name = [c for c in results.conditions if c.name == text]
+    by_id = [c for c in results.conditions if len(text) >= 4 and c.run_id.startswith(text)]
+    if not (by_name or by_id):
+        raise ConfigError(
+            f"the study has no condition {text!r} at this scale; name one like stage1-daa1/13 or "
+            "stage2-dropout/9,dropout=0.5, or a run id"
+        )
+    return by_name or by_id[:1]
+
+
+def _describe(record: RunRecord) -> str:
+    test, validation = record.accuracy("test") or 0.0, record.accuracy("validation") or 0.0
+    return (
+        f"run {record.run_id}: after epoch {record.reported_epoch} of "
+        f"{record.result.history.epochs}, test {test:.2f} %, validation {validation:.2f} %"
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "positive whole number"  # argparse names the type in its message
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cifarlib",
+        description="What decides the accuracy of a small residual network on CIFAR-10?",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cifarlib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    def add(name: str, call, help: str, example: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(call=call)
+        return command
+
+    def study(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--scale", default="smoke", help="smoke, lite, full, or a YAML file")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="override the scale"
+        )
+        command.add_argument("--out", default="", metavar="DIR", help="build folder (build/SCALE)")
+
+    def machine(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+        command.add_argument("--threads", type=_positive, help="threads of each worker")
+        command.add_argument(
+            "--checkpoint-every", type=int, default=1, metavar="N", help="epochs; 0: never"
+        )
+
+    command = add("data", _data, "find, check or download a data set", "cifarlib data --download")
+    command.add_argument("--download", action="store_true", help="fetch it if it is missing")
+    command.add_argument("--name", default="cifar10", choices=tuple(DATASETS))
+    command.add_argument("--root", type=Path, metavar="DIR", help="folder to look in (data/)")
+
+    command = add("run", _run, "train one condition", "cifarlib run stage1-daa1/13 --scale lite")
+    command.add_argument("condition", help="its name, or its run id")
+    study(command)
+    machine(command)
+
+    command = add("sweep", _sweep, "make the missing records", "cifarlib sweep --scale lite")
+    study(command)
+    machine(command)
+    command.add_argument("--stage", action="append", help="only this stage (may be repeated)")
+    command.add_argument("--workers", type=_positive, help="processes (one a core)")
+
+    command = add("report", _report, "render the report", "cifarlib report --scale lite")
+    study(command)
+
+    command = add("status", _status, "say what is done and left", "cifarlib status --json")
+    study(command)
+    command.add_argument("--json", action="store_true", help="for scripts")
+
+    command = add("why", _why, "say why a run is not recorded", "cifarlib why stage1-daa1/13")
+    command.add_argument("run", help="a condition's name, or a run id")
+    study(command)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

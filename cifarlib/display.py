@@ -1,0 +1,190 @@
+"""Numbered tables and figures, as notebooks and the report show them."""
+
+import base64
+import html
+import io
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cifarlib.config import DATASETS, Condition
+from cifarlib.records import Results
+
+PENDING = "pending"
+
+Format = str | Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Something that a notebook displays: HTML in a browser, text elsewhere."""
+
+    html: str
+    text: str
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return {"text/html": self.html, "text/plain": self.text}
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+# ---------------------------------------------------------------------------------------------
+
+
+def show_table(
+    frame: pd.DataFrame,
+    number: str,
+    title: str,
+    *,
+    note: str = "",
+    formats: Mapping[Any, Format] | None = None,
+    best: Iterable[Any] = (),
+) -> Shown:
+    """A frame as a numbered table; missing values read “pending”.
+
+    Columns may have two levels, (group, name). ``formats`` gives a column, or every column of a
+    second-level name, a format string or function. ``best`` names columns whose largest value
+    is marked.
+    """
+    formats = {column: _format_of(column, formats or {}) for column in frame.columns}
+    label = html.escape(f"Table {number}")
+    foot = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return Shown(
+        f'<figure class="table" id="{anchor("table", number)}">'
+        f'<figcaption><span class="number">{label}</span> {html.escape(title)}</figcaption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f"{_table_html(frame, formats, set(best))}</div>{foot}</figure>",
+        f"Table {number}: {title}\n{frame.to_string(na_rep=PENDING, index=False)}\n{note}",
+    )
+
+
+def anchor(kind: str, number: str) -> str:
+    """The id of a numbered element, ``table-IV``."""
+    return html.escape(f"{kind}-{number}".replace(" ", "-"))
+
+
+def _format_of(column: Any, formats: Mapping[Any, Format]) -> Format:
+    if column in formats:
+        return formats[column]
+    return formats.get(column[-1], str) if isinstance(column, tuple) else str
+
+
+def _table_html(frame: pd.DataFrame, formats: Mapping[Any, Format], best: set[Any]) -> str:
+    top = {column: frame[column].max() for column in best}
+    rows = []
+    for _, row in frame.iterrows():
+        cells = []
+        for column in frame.columns:
+            value = row[column]
+            classes = [_kind(column)]
+            if pd.isna(value):
+                text = PENDING
+                classes.append("pending")
+            else:
+                form = formats[column]
+                text = form.format(value) if isinstance(form, str) else form(value)
+                if column in top and value == top[column]:
+                    classes.append("best")
+            names = " ".join(filter(None, classes))
+            cells.append(f"<td{f' class={names!r}' if names else ''}>{html.escape(text)}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return f'<table class="data"><thead>{_head(frame)}</thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _kind(column: Any) -> str:
+    """``paper``, ``ours`` or ``difference``, for the style sheet."""
+    last = column[-1] if isinstance(column, tuple) else column
+    return last if last in ("paper", "ours", "difference") else ""
+
+
+def _head(frame: pd.DataFrame) -> str:
+    if frame.columns.nlevels == 1:
+        cells = (f'<th scope="col">{html.escape(str(c))}</th>' for c in frame.columns)
+        return f"<tr>{''.join(cells)}</tr>"
+    first, second = [], []
+    for group, members in groupby(frame.columns, key=lambda column: column[0]):
+        names = [name for _, name in members]
+        if not group:  # a column without a group spans both rows
+            first += [f'<th scope="col" rowspan="2">{html.escape(str(n))}</th>' for n in names]
+        else:
+            text = html.escape(str(group))
+            first.append(f'<th scope="colgroup" colspan="{len(names)}">{text}</th>')
+            second += [f'<th scope="col">{html.escape(str(n))}</th>' for n in names]
+    return f"<tr>{''.join(first)}</tr><tr>{''.join(second)}</tr>"
+
+
+def signed(decimals: int) -> Callable[[float], str]:
+    """Formats a difference: +1.2, −0.4, 0.0."""
+
+    def form(value: float) -> str:
+        text = f"{value:+.{decimals}f}".replace("-", "−")
+        return text[1:] if float(f"{value:.{decimals}f}") == 0 else text
+
+    return form
+
+
+# ---------------------------------------------------------------------------------------------
+# Figures
+# ---------------------------------------------------------------------------------------------
+
+
+def show_figure(figure: Figure, number: str, title: str, *, alt: str, note: str = "") -> Shown:
+    """A matplotlib figure as a numbered vector image; the figure is closed."""
+    with plt.rc_context({"svg.hashsalt": "cifarlib"}):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    source = base64.b64encode(buffer.getvalue()).decode()
+    foot = f'<p class="note">{html.escape(note)}</p>' if note else ""
+    return Shown(
+        f'<figure class="plot" id="{anchor("figure", number)}">'
+        f'<img src="data:image/svg+xml;base64,{source}" alt="{html.escape(alt)}">'
+        f'<figcaption><span class="number">Figure {html.escape(number)}</span> '
+        f"{html.escape(title)}</figcaption>{foot}</figure>",
+        f"Figure {number}: {title}\n{alt}\n{note}",
+    )
+
+
+def show_pending(number: str, title: str, *, need: str) -> Shown:
+    """The place of a figure whose records are missing."""
+    label = html.escape(f"Figure {number}")
+    return Shown(
+        f'<figure class="plot pending" id="{anchor("figure", number)}">'
+        f"<p>{PENDING}: {html.escape(need)}</p>"
+        f'<figcaption><span class="number">{label}</span> {html.escape(title)}</figcaption></figure>',
+        f"Figure {number}: {title}\n{PENDING}: {need}",
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Captions
+# ---------------------------------------------------------------------------------------------
+
+
+def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:
+    """What stands behind a table or figure: runs, seeds, data, epochs, device, selection."""
+    conditions = list(conditions)
+    records = [results.records[c.run_id] for c in conditions if c.run_id in results.records]
+    total = len({c.run_id for c in conditions})
+    done = len({r.run_id for r in records})
+    data = results.scale.data
+    info = DATASETS[data.name]
+    name = info.title if info.real else f"{info.title}, not CIFAR-10"
+    seeds = sorted({c.config.seed for c in conditions})
+    parts = [
+        f"{done} of {total} runs",
+        f"one seed ({seeds[0]})" if len(seeds) == 1 else f"means over {len(seeds)} seeds",
+        f"{name}: {data.train_size} training and {data.test_size} test images",
+    ]
+    epochs = sorted({c.config.epochs for c in conditions})
+    parts.append(f"{' or '.join(map(str, epochs))} epochs")
+    if records:
+        devices = sorted({r.provenance.device for r in records})
+        parts.append(f"{results.scale.precision} on {', '.join(devices)}")
+    parts.append(f"accuracies at the epoch chosen on the {results.scale.protocol.selection} set")
+    return "; ".join(parts) + "."

@@ -1,0 +1,207 @@
+"""The networks: the paper's residual network, and torchvision's ResNet-18 and DenseNet-121.
+
+The residual network (Listing 1, Figs. 3 and 4) on 3×32×32 images, 4,869,066 parameters:
+
+| part     | layers                                               | output    | parameters |
+|----------|------------------------------------------------------|-----------|-----------:|
+| stem     | 3×3 conv 3→64, stride 2, padding 2; 3×3 conv 64→64   | 64×17×17  |     38,976 |
+| stage 1  | 3×3 conv 64→128; 3×3 conv 128→128, stride 2          | 128×9×9   |    230,528 |
+| stage 2  | 3×3 conv 128→256; 3×3 conv 256→256, stride 2         | 256×5×5   |    919,808 |
+| stage 3  | 3×3 conv 256→512; 3×3 conv 512→512, stride 2         | 512×3×3   |  3,674,624 |
+| head     | average pooling, dropout, linear 512→10              | 10        |      5,130 |
+
+Every convolution has a bias and is followed by batch normalisation and ReLU. Each stage adds a
+projection shortcut (1×1 convolution of stride 2 and batch normalisation; counted above) after
+its second ReLU, and takes a ReLU of the sum.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import DenseNet121_Weights, ResNet18_Weights, densenet121, resnet18
+from torchvision.models.densenet import DenseNet
+from torchvision.models.resnet import ResNet
+
+from cifarlib.config import ModelConfig
+from cifarlib.errors import RunError, UnavailableError
+
+CLASSES = 10
+
+
+class ConvBlock(nn.Sequential):
+    """3×3 convolution, batch normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, padding: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=padding)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU()
+
+
+class ResidualStage(nn.Module):
+    """Two conv blocks that halve the image and double the channels, beside a projection."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.block1 = ConvBlock(inputs, outputs)
+        self.block2 = ConvBlock(outputs, outputs, stride=2)
+        self.shortcut = nn.Sequential()
+        self.shortcut.conv = nn.Conv2d(inputs, outputs, kernel_size=1, stride=2)
+        self.shortcut.norm = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.block2(self.block1(x)) + self.shortcut(x))
+
+
+class ResidualNetwork(nn.Module):
+    """The paper's network; (n, 3, 32, 32) normalised images → (n, 10) logits.
+
+    Layers are made in the order of Listing 1, so that one seed gives the paper's first weights.
+    """
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        self.stem1 = ConvBlock(3, 64, stride=2, padding=2)
+        self.stem2 = ConvBlock(64, 64)
+        self.stage1 = ResidualStage(64, 128)
+        self.stage2 = ResidualStage(128, 256)
+        self.stage3 = ResidualStage(256, 512)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(512, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem2(self.stem1(x))
+        x = self.stage3(self.stage2(self.stage1(x)))
+        return self.fc(self.dropout(self.pool(x).flatten(1)))
+
+
+def initialize_kaiming(model: nn.Module) -> None:
+    """He initialisation as the paper has it, in place (Section IV, Listing 1).
+
+    Convolutions *and* linear layers: normal, fan-out, ReLU gain; biases 0; batch-norm 1 and 0.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def build_model(config: ModelConfig, dropout: float, seed: int) -> nn.Module:
+    """A network with its first weights, on the CPU, in fp32.
+
+    The global torch generator is seeded with ``seed`` itself, as Listing 2 does, and put back.
+    Raises ``UnavailableError`` where ImageNet weights are asked for and not there.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.name == "residual":
+            model: nn.Module = ResidualNetwork(dropout)
+        elif config.name == "resnet18":
+            model = resnet18()
+        else:
+            model = densenet121()
+        if config.initialization == "imagenet":
+            load_imagenet_weights(model, config.name)
+        if isinstance(model, DenseNet):
+            model.classifier = nn.Linear(model.classifier.in_features, CLASSES)
+        elif isinstance(model, ResNet):
+            model.fc = nn.Linear(model.fc.in_features, CLASSES)
+        if config.initialization == "kaiming":
+            initialize_kaiming(model)
+    return model
+
+
+def last_layer(model: nn.Module) -> nn.Linear:
+    """The linear layer that gives the logits."""
+    return [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+
+
+# ---------------------------------------------------------------------------------------------
+# ImageNet weights
+# ---------------------------------------------------------------------------------------------
+
+WEIGHTS = {
+    "resnet18": ResNet18_Weights.IMAGENET1K_V1,
+    "densenet121": DenseNet121_Weights.IMAGENET1K_V1,
+}
+
+
+def find_imagenet_weights(name: str) -> Path | None:
+    """The weight file in ``$CIFARLIB_WEIGHTS`` or torch's hub cache; None where there is none."""
+    file = WEIGHTS[name].url.rpartition("/")[2]
+    folders = [Path(torch.hub.get_dir()) / "checkpoints"]
+    if given := os.environ.get("CIFARLIB_WEIGHTS"):
+        folders.insert(0, Path(given).expanduser())
+    return next((folder / file for folder in folders if (folder / file).is_file()), None)
+
+
+def load_imagenet_weights(model: nn.Module, name: str) -> None:
+    """Load torchvision's ImageNet weights (IMAGENET1K_V1) from a local file into a fresh model.
+
+    Raises ``UnavailableError`` where the file is missing, ``RunError`` where it does not fit.
+    Nothing is downloaded here: ``torch.hub.load_state_dict_from_url(url)`` fills the cache.
+    """
+    url = WEIGHTS[name].url
+    path = find_imagenet_weights(name)
+    if path is None:
+        raise UnavailableError(
+            f"{name}: weights not available offline; download {url} into torch's hub cache "
+            "or into the folder that CIFARLIB_WEIGHTS names"
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        model.load_state_dict({_modern(key): value for key, value in state.items()})
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(
+            f"{path} is not a weight file of {name} ({reason}); delete it and download {url} again"
+        ) from error
+
+
+def _modern(key: str) -> str:
+    """DenseNet's file is older than torch 0.4 and says ``norm.1`` where ``norm1`` is meant."""
+    parts = key.split(".")
+    if "denselayer" in key and len(parts) > 2 and parts[-2] in ("1", "2"):
+        return ".".join(parts[:-3] + [parts[-3] + parts[-2], parts[-1]])
+    return key
+
+
+# ---------------------------------------------------------------------------------------------
+# Size and cost
+# ---------------------------------------------------------------------------------------------
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def count_flops(model: nn.Module, image_size: int) -> int:
+    """Floating-point operations of one image's forward pass (a multiply-add counts as two)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
+    with _evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
+    return counter.get_total_flops()
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,162 @@
+"""The paper's tables and normalisation constants, as printed.
+
+They are transcribed in ``params/published/``: Tables I–XV, and the constants of Listing 4.
+Settings stand in them as numbers (0.001, not a power of ten) and by the names that
+``params/study.yaml`` uses; results keep the printed digits. What the paper got wrong is kept.
+"""
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from cifarlib import paths
+from cifarlib.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas
+
+Channels = tuple[float, float, float]
+
+TITLES = {
+    "I": "Channel statistics of the training images",
+    "II": "Channel statistics by resize method",
+    "III": "Stages of the experiments",
+    "IV": "Base search with SGD, 30 epochs",
+    "V": "Base search with Adam, 30 epochs",
+    "VI": "Base search with AdamW, 30 epochs",
+    "VII": "AdamW with augmentation DAA-1, 30 epochs",
+    "VIII": "AdamW with augmentation DAA-2, 30 epochs",
+    "IX": "Runs 9 and 13 with DAA-1, 200 epochs",
+    "X": "Run 9: top-1, top-2 and top-3 accuracy",
+    "XI": "Run 13: top-1, top-2 and top-3 accuracy",
+    "XII": "Run 9 with dropout 0.2: cat, deer and dog in the confusion matrix",
+    "XIII": "Dropout on run 9, 200 epochs",
+    "XIV": "Dropout on run 13, 200 epochs",
+    "XV": "The best model beside published architectures",
+}
+"""Our short title of each table, by the paper's number."""
+
+_CHANNELS = "mean_r mean_g mean_b std_r std_g std_b"
+_SETTINGS = "batch_size learning_rate weight_decay epochs best_epoch"
+_TOP1 = "train_top1 validation_top1 test_top1"
+_BASE = f"run optimizer augmentation {_SETTINGS} time_s {_TOP1}"
+_BROAD = f"run optimizer augmentation {_SETTINGS} {_TOP1} train_test_difference"
+_DROPOUT = f"run optimizer augmentation dropout {_SETTINGS} {_TOP1} train_test_difference"
+_TOP_K = "run top_k train validation test"
+
+_LAYOUTS = {  # rows, columns
+    "I": (1, f"method {_CHANNELS}"),
+    "II": (6, f"method {_CHANNELS}"),
+    "III": (3, "stage task"),
+    "IV": (12, _BASE),
+    "V": (12, _BASE),
+    "VI": (12, _BASE),
+    "VII": (32, _BROAD),
+    "VIII": (32, _BROAD),
+    "IX": (2, _BROAD),
+    "X": (3, _TOP_K),
+    "XI": (3, _TOP_K),
+    "XII": (3, "label number cat deer dog"),
+    "XIII": (5, _DROPOUT),
+    "XIV": (5, _DROPOUT),
+    "XV": (5, f"model {_TOP1}"),
+}
+_TEXT = {"method", "task", "optimizer", "augmentation", "label", "model"}
+_METHODS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "32")
+
+
+def read_table(number: int | str) -> "pandas.DataFrame":
+    """A table of the paper, by its number: ``4`` or ``"IV"``.
+
+    One row for each printed row. Accuracies (``train_top1``, …) are in %, differences in
+    percentage points, ``time_s`` in seconds, channel statistics on pixels of 0 to 1, Table XII
+    in images. Only Table XV has blanks (NaN): what the paper does not give. Raises
+    ``ConfigError`` for a number that the paper does not have and for a missing or damaged file.
+    """
+    roman = _roman(number)
+    path = paths.PUBLISHED / f"table_{list(TITLES).index(roman) + 1:02d}.csv"
+    rows, columns = _LAYOUTS[roman]
+    cells = _read_cells(path, columns.split(), rows)
+
+    import pandas  # here, so that training, which only needs the constants, does without
+
+    return pandas.DataFrame(
+        {
+            name: cells[name] if name in _TEXT else _numbers(path, cells[name], roman == "XV")
+            for name in columns.split()
+        }
+    )
+
+
+def read_normalization() -> dict[str, tuple[Channels, Channels]]:
+    """The constants of Listing 4: method → (mean, standard deviation) of red, green and blue.
+
+    Methods are the six of resizing to 256 × 256 and cropping to 224 × 224 pixels, and ``"32"``
+    for the images as they are; pixels are of 0 to 1. Raises ``ConfigError`` for a missing or
+    damaged file.
+    """
+    path = paths.PUBLISHED / "normalization.csv"
+    names = _CHANNELS.split()
+    cells = _read_cells(path, ["method", *names], len(_METHODS))
+    if sorted(cells["method"]) != sorted(_METHODS):
+        _damaged(path, f"its methods must be {', '.join(_METHODS)}")
+    values = zip(*(_numbers(path, cells[name]) for name in names), strict=True)
+    return {
+        method: ((mean_r, mean_g, mean_b), (std_r, std_g, std_b))
+        for method, (mean_r, mean_g, mean_b, std_r, std_g, std_b) in zip(
+            cells["method"], values, strict=True
+        )
+    }
+
+
+def _roman(number: int | str) -> str:
+    by_arabic = {str(arabic): roman for arabic, roman in enumerate(TITLES, start=1)}
+    name = str(number).strip().upper()
+    roman = by_arabic.get(name, name)
+    if roman not in TITLES:
+        raise ConfigError(f"the paper has no table {number!r}; write I to XV, or 1 to 15")
+    return roman
+
+
+def _read_cells(path: Path, columns: list[str], rows: int) -> dict[str, list[str]]:
+    """Column → its cells as text, once the file has the shape that it must have."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *body = list(csv.reader(file, strict=True)) or [[]]
+    except OSError as error:
+        raise ConfigError(
+            f"{_shown(path)} cannot be read ({error.strerror}); restore it from the repository"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        _damaged(path, f"it is not CSV ({error})")
+    if header != columns:
+        _damaged(path, f"its columns must be {', '.join(columns)}")
+    if len(body) != rows:
+        _damaged(path, f"it has {len(body)} rows instead of {rows}")
+    for line, row in enumerate(body, start=2):
+        if len(row) != len(columns):
+            _damaged(path, f"line {line} has {len(row)} cells instead of {len(columns)}")
+    return dict(zip(columns, map(list, zip(*body, strict=True)), strict=True))
+
+
+def _numbers(path: Path, cells: list[str], blanks: bool = False) -> list[int] | list[float]:
+    """Whole numbers where all cells are; a blank, where one may be, becomes NaN."""
+    try:
+        if all(cell.isdecimal() for cell in cells):
+            return [int(cell) for cell in cells]
+        values = [math.nan if blanks and not cell else float(cell) for cell in cells]
+    except ValueError as error:
+        _damaged(path, str(error))
+    for cell, value in zip(cells, values, strict=True):
+        if cell and not math.isfinite(value):
+            _damaged(path, f"{cell!r} is not a finite number")
+    return values
+
+
+def _damaged(path: Path, reason: str) -> NoReturn:
+    raise ConfigError(f"{_shown(path)} is damaged: {reason}; restore it from the repository")
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path

@@ -1,0 +1,476 @@
+"""Records: what came out of a run, written whole or not at all, and read back checked.
+
+A record is one JSON file, ``runs/<run id>.json`` in a build folder. Everything that a table, a
+figure or a test in the report needs is in it. ``result`` is what the configuration decides;
+``timing`` and ``provenance`` are what it does not. A digest over the content tells an edited or
+damaged file, which is never read: a sweep sets it aside and trains the run again.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+from pydantic import Field
+
+from cifarlib import paths
+from cifarlib.config import (
+    DATASETS,
+    Condition,
+    RunConfig,
+    Scale,
+    Strict,
+    Study,
+    expand,
+    load_scale,
+    load_study,
+    run_id,
+)
+from cifarlib.errors import ConfigError, RecordError
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+SPLITS = ("train", "validation", "test")
+SplitName = Literal["train", "validation", "test"]
+
+
+# ---------------------------------------------------------------------------------------------
+# What a record holds
+# ---------------------------------------------------------------------------------------------
+
+
+class SplitHistory(Strict):
+    """One value an epoch, from epoch 0 (before training); None where it was not evaluated."""
+
+    images: int
+    loss: tuple[float | None, ...]  # None beside a count: not a finite number
+    top1: tuple[int | None, ...]  # correct images
+    top2: tuple[int | None, ...]
+    top3: tuple[int | None, ...]
+
+    def accuracy(self, epoch: int, k: int = 1) -> float | None:
+        """Top-k accuracy in % after an epoch."""
+        correct = (self.top1, self.top2, self.top3)[k - 1][epoch]
+        return None if correct is None else 100 * correct / self.images
+
+
+class History(Strict):
+    """The course of a run, epoch by epoch."""
+
+    learning_rate: tuple[float | None, ...]  # at the epoch's last step; None at epoch 0
+    training_loss: tuple[float | None, ...]  # mean over the epoch's steps, in training mode
+    train: SplitHistory
+    validation: SplitHistory
+    test: SplitHistory
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained."""
+        return len(self.learning_rate) - 1
+
+    def split(self, name: SplitName) -> SplitHistory:
+        """The history of one of the three sets."""
+        return typing.cast(SplitHistory, getattr(self, name))
+
+
+Confusion = tuple[tuple[int, ...], ...]
+
+
+class Predictions(Strict):
+    """From the reported weights: confusion matrices, each test image's prediction, last layer."""
+
+    epoch: int  # of the weights: the chosen epoch, or the last (protocol.checkpoint)
+    confusion: dict[SplitName, Confusion]  # rows are true classes
+    test_classes: str  # packed: 4 bits an image
+    test_confidence: str  # packed: probability of the predicted class, in 1/255
+    last_layer: str  # packed: weights (10, features) in last_layer_scale/127
+    last_layer_scale: float
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """Predicted class of each test image, uint8 (n,)."""
+        raw = np.frombuffer(base64.b64decode(self.test_classes), dtype=np.uint8)
+        return np.stack([raw >> 4, raw & 15], axis=1).ravel()[: self.images]
+
+    @cached_property
+    def confidence(self) -> np.ndarray:
+        """Probability of the predicted class of each test image, (n,), to 1/255."""
+        return np.frombuffer(base64.b64decode(self.test_confidence), dtype=np.uint8) / 255
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Weights of the last linear layer, (10, features), to 1/127 of the largest."""
+        raw = np.frombuffer(base64.b64decode(self.last_layer), dtype=np.int8)
+        return raw.reshape(10, -1) * (self.last_layer_scale / 127)
+
+    @property
+    def images(self) -> int:
+        """Number of test images."""
+        return sum(map(sum, self.confusion["test"]))
+
+
+def pack_predictions(
+    epoch: int,
+    confusion: dict[SplitName, Confusion],
+    classes: list[int],
+    confidence: list[float],
+    weights: np.ndarray,
+) -> Predictions:
+    """Predictions of n test images, their probabilities and (10, features) weights, packed."""
+    even = np.asarray(classes + [0] * (len(classes) % 2), dtype=np.uint8)
+    scale = float(np.abs(weights).max()) or 1.0
+    if not np.isfinite(scale):
+        weights, scale = np.zeros_like(weights), 1.0
+
+    def pack(values: np.ndarray) -> str:
+        return base64.b64encode(values.tobytes()).decode()
+
+    return Predictions(
+        epoch=epoch,
+        confusion=confusion,
+        test_classes=pack(even[0::2] << 4 | even[1::2]),
+        test_confidence=pack(np.rint(np.nan_to_num(confidence) * 255).astype(np.uint8)),
+        last_layer=pack(np.rint(weights / scale * 127).astype(np.int8)),
+        last_layer_scale=scale,
+    )
+
+
+class Result(Strict):
+    """What the configuration decides: equal for equal run ids, versions and devices."""
+
+    history: History
+    chosen: dict[Literal["validation", "test", "last"], int]  # epoch, by each selection rule
+    predictions: Predictions
+
+
+class Timing(Strict):
+    """What it cost, in seconds; evaluation apart from training."""
+
+    train_s: float
+    evaluation_s: float
+    images_per_s: float  # in training
+
+
+class Provenance(Strict):
+    """Where a record comes from."""
+
+    commit: str | None  # of cifarlib; None outside a checkout
+    dirty: bool | None  # were tracked files changed?
+    versions: dict[str, str]
+    device: str  # its name
+    device_class: Literal["cpu", "cuda"]
+    threads: int
+    finished: str  # UTC
+    resumed: int = 0  # times taken up again from a checkpoint
+
+
+class RunRecord(Strict):
+    """One run: its configuration and what came out."""
+
+    format: Literal[1]
+    run_id: str
+    engine: int
+    data_fingerprint: str
+    config: RunConfig
+    result: Result
+    timing: Timing
+    provenance: Provenance
+
+    @property
+    def reported_epoch(self) -> int:
+        """The epoch that the record's own protocol reports."""
+        return self.result.chosen[self.config.protocol.selection]
+
+    def accuracy(self, split: SplitName, k: int = 1, epoch: int | None = None) -> float | None:
+        """Top-k accuracy in % of a set, at the reported epoch unless another is named."""
+        epoch = self.reported_epoch if epoch is None else epoch
+        return self.result.history.split(split).accuracy(epoch, k)
+
+
+class Statistics(Strict):
+    """Mean and standard deviation of each colour channel, of pixels scaled to 0–1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class DataRecord(Strict):
+    """What the report shows of a data set, so that it needs no data set itself."""
+
+    format: Literal[1]
+    dataset: str
+    data_fingerprint: str
+    class_counts: dict[SplitName, tuple[int, ...]]
+    statistics: Statistics  # of all training images
+    resized: dict[str, Statistics]  # by method, after Resize(256) and CenterCrop(224)
+    examples: tuple[str, ...]  # PNG, base64: one training image of each class
+    transforms: dict[str, str]  # PNG, base64: one image after each transform
+    provenance: Provenance
+
+
+# ---------------------------------------------------------------------------------------------
+# Writing and reading
+# ---------------------------------------------------------------------------------------------
+
+AnyRecord = typing.TypeVar("AnyRecord", RunRecord, DataRecord)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put a file in place whole or not at all, and durably.
+
+    Raises ``RecordError`` where the disk is full or the folder cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        temporary = None
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be written ({error.strerror}); free or choose another place with --out "
+            "and run the same command again: nothing that was finished is lost"
+        ) from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def encode(record: RunRecord | DataRecord) -> bytes:
+    """A record as JSON, one key a line, with its digest."""
+    content = record.model_dump(mode="json")
+    content["digest"] = _digest(content)
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def decode(model: type[AnyRecord], raw: bytes, name: str) -> AnyRecord:
+    """A record from its JSON, checked; raises ``RecordError`` with the reason."""
+    try:
+        content = json.loads(raw)
+        digest = content.pop("digest")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise RecordError(f"{name} is truncated or is no record") from error
+    if content.get("format") != FORMAT:
+        raise RecordError(
+            f"{name} has format {content.get('format')!r}, this program reads {FORMAT}"
+        )
+    if digest != _digest(content):
+        raise RecordError(f"{name} was edited or damaged: its content does not match its digest")
+    try:
+        record = model.model_validate_json(json.dumps(content))
+    except pydantic.ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise RecordError(
+            f"{name} is no valid record: {error.errors()[0]['msg']} ({place})"
+        ) from error
+    return record
+
+
+class RecordStore:
+    """The records of one build folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.runs = folder / "runs"
+        self.state = folder / "state"
+
+    def run_path(self, run_id: str) -> Path:
+        """Where a run's record stands."""
+        return self.runs / f"{run_id}.json"
+
+    def data_path(self, dataset: str) -> Path:
+        """Where a data set's record stands."""
+        return self.runs / f"data-{DATASETS[dataset].fingerprint}.json"
+
+    def write(self, record: RunRecord | DataRecord) -> Path:
+        """Put a record in place; raises ``RecordError`` where that is impossible."""
+        if isinstance(record, RunRecord):
+            path = self.run_path(record.run_id)
+        else:
+            path = self.data_path(record.dataset)
+        write_atomically(path, encode(record))
+        return path
+
+    def read_run(self, run_id_: str) -> RunRecord | None:
+        """A run's record, None where there is none; ``RecordError`` where it is damaged."""
+        path = self.run_path(run_id_)
+        record = self._read(RunRecord, path)
+        if record is None:
+            return None
+        if record.run_id != run_id_:
+            raise RecordError(f"{path} holds the record of another run, {record.run_id}")
+        current = DATASETS[record.config.data.name].fingerprint
+        if record.data_fingerprint == current and run_id(record.config, record.engine) != run_id_:
+            raise RecordError(f"{path}: the run id does not follow from the configuration")
+        return record
+
+    def read_data(self, dataset: str) -> DataRecord | None:
+        """A data set's record, None where there is none; ``RecordError`` where it is damaged."""
+        return self._read(DataRecord, self.data_path(dataset))
+
+    def _read(self, model: type[AnyRecord], path: Path) -> AnyRecord | None:
+        try:
+            raw = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RecordError(f"{path} cannot be read ({error.strerror})") from error
+        return decode(model, raw, str(path))
+
+    def read_runs(self, run_ids: Iterable[str]) -> tuple[dict[str, RunRecord], list[str]]:
+        """The good records among the ids, and a sentence about each damaged one."""
+        good, faults = {}, []
+        for name in dict.fromkeys(run_ids):
+            try:
+                if record := self.read_run(name):
+                    good[name] = record
+            except RecordError as error:
+                faults.append(str(error))
+        return good, faults
+
+    def set_aside(self, path: Path, reason: str) -> Path:
+        """Move a damaged record out of the way, beside a note of the reason."""
+        aside = self.folder / "damaged" / path.name
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(aside)
+        aside.with_suffix(".reason.txt").write_text(f"{reason}\n", encoding="utf-8")
+        return aside
+
+    def run_ids(self) -> list[str]:
+        """The ids of all records in the folder, damaged ones included."""
+        return sorted(p.stem for p in self.runs.glob("*.json") if not p.stem.startswith("data-"))
+
+
+# ---------------------------------------------------------------------------------------------
+# The records of a study
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study at a scale, and what has been recorded of it so far."""
+
+    study: Study
+    scale_name: str
+    scale: Scale
+    overrides: tuple[str, ...]
+    store: RecordStore
+    conditions: list[Condition]
+    records: dict[str, RunRecord]  # by run id
+    data: DataRecord | None
+    faults: list[str]  # a sentence about each damaged record; it counts as missing
+
+    def stage(self, name: str) -> "pd.DataFrame":
+        """The conditions of one stage and their outcomes, as ``summarize`` gives them."""
+        return summarize([c for c in self.conditions if c.stage == name], self.records)
+
+    def record(self, condition: Condition) -> RunRecord | None:
+        """A condition's record, None while it is pending."""
+        return self.records.get(condition.run_id)
+
+    def find(self, stage: str, run: int, **changed: Any) -> Condition:
+        """The condition of a stage with the paper's run number, at the first seed."""
+        for condition in self.conditions:
+            if (condition.stage, condition.run, condition.changed) == (stage, run, changed):
+                return condition
+        raise ConfigError(f"the study has no run {run} {changed or ''} in {stage}")
+
+
+def open_results(
+    scale: str, overrides: Sequence[str] = (), build: str | Path = "", study: Path | None = None
+) -> Results:
+    """Read a study, a scale and every record of theirs in a build folder.
+
+    ``build`` is the folder, ``build/<scale>`` where it is empty. Damaged records count as
+    missing and are named in ``faults``.
+    """
+    loaded = load_study(study)
+    checked = load_scale(scale, overrides, loaded)
+    conditions = expand(loaded, checked)
+    store = RecordStore(Path(build) if str(build) else paths.BUILD / Path(scale).stem)
+    records, faults = store.read_runs(c.run_id for c in conditions)
+    data = None
+    try:
+        data = store.read_data(checked.data.name)
+    except RecordError as error:
+        faults.append(str(error))
+    return Results(
+        loaded,
+        Path(scale).stem,
+        checked,
+        tuple(overrides),
+        store,
+        conditions,
+        records,
+        data,
+        faults,
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# As a table
+# ---------------------------------------------------------------------------------------------
+
+
+def summarize(conditions: Iterable[Condition], records: dict[str, RunRecord]) -> "pd.DataFrame":
+    """One row for each condition, with its settings and, where its run is recorded, the outcome.
+
+    Accuracies are top-1 to 3 in % at the reported epoch; missing outcomes are NA.
+    """
+    import pandas as pd
+
+    rows = []
+    for condition in conditions:
+        row: dict[str, Any] = {"stage": condition.stage, "run": condition.run}
+        row |= condition.settings
+        row |= {"seed": condition.config.seed, "run_id": condition.run_id, "name": condition.name}
+        record = records.get(condition.run_id)
+        row["done"] = record is not None
+        if record:
+            row |= {
+                "epochs_trained": record.result.history.epochs,
+                "best_epoch": record.reported_epoch,
+                "time_s": record.timing.train_s + record.timing.evaluation_s,
+            }
+            for split in SPLITS:
+                for k in (1, 2, 3):
+                    row[f"{split}_top{k}"] = record.accuracy(split, k)
+            row["train_test_difference"] = row["train_top1"] - row["test_top1"]
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    outcomes = ["epochs_trained", "best_epoch", "time_s", "train_test_difference"]
+    outcomes += [f"{split}_top{k}" for split in SPLITS for k in (1, 2, 3)]
+    return frame.reindex(columns=[*frame.columns.drop(outcomes, errors="ignore"), *outcomes])

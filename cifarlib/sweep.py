@@ -1,0 +1,423 @@
+"""The sweep: makes the records that are missing, on local worker processes.
+
+The sweep itself only hands out jobs and listens; it never imports torch. Runs are independent,
+so killing it loses at most the epochs since each running run's last checkpoint, and the same
+command goes on.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from statistics import median
+
+from tqdm import tqdm
+
+from cifarlib.config import Condition, RunConfig
+from cifarlib.errors import CifarlibError, RecordError, RunError
+from cifarlib.records import RecordStore, RunRecord
+from cifarlib.worker import DataJob, Job, Message, RunJob, serve
+
+# ---------------------------------------------------------------------------------------------
+# What is there and what is missing
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """How far one stage is."""
+
+    stage: str
+    conditions: int
+    done: int
+    running: int
+    seconds_left: float  # of this machine, all workers together
+
+    @property
+    def pending(self) -> int:
+        """Conditions neither recorded nor being trained."""
+        return self.conditions - self.done - self.running
+
+
+def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageStatus]:
+    """How far each stage is, from the records and the locks of a build folder."""
+    records, _ = store.read_runs(c.run_id for c in conditions)
+    locked = {path.stem for path in store.state.glob("*.lock") if _is_locked(path)}
+    prices = Prices(records.values())
+    stages: dict[str, list[Condition]] = {}
+    for condition in conditions:
+        stages.setdefault(condition.stage, []).append(condition)
+    seen: set[str] = set()  # a run that two stages share costs once
+    rows = []
+    for stage, members in stages.items():
+        missing = {c.run_id: c.config for c in members if c.run_id not in records}
+        left = sum(prices.seconds(config) for name, config in missing.items() if name not in seen)
+        seen |= missing.keys()
+        rows.append(
+            StageStatus(
+                stage=stage,
+                conditions=len(members),
+                done=sum(c.run_id in records for c in members),
+                running=sum(c.run_id in locked and c.run_id not in records for c in members),
+                seconds_left=left,
+            )
+        )
+    return rows
+
+
+def _is_locked(path: os.PathLike[str]) -> bool:
+    import fcntl
+
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+# ---------------------------------------------------------------------------------------------
+# What a run costs
+# ---------------------------------------------------------------------------------------------
+
+FORWARD_GFLOP = {"residual": 0.2729, "resnet18": 0.0740, "densenet121": 0.1157}
+"""GFLOP of one 32×32 image's forward pass; a test holds them to ``models.count_flops``."""
+
+DEFAULT_GFLOPS = {"fp32": 250.0, "bf16": 450.0}
+"""GFLOP/s of a whole two-core machine while training, until records say better."""
+
+
+def work(config: RunConfig) -> float:
+    """GFLOP of a run as configured: three forward passes a training step, one an evaluation."""
+    size = config.resize.crop if config.resize else 32
+    forward = FORWARD_GFLOP[config.model.name] * (size / 32) ** 2
+    data, evaluation = config.data, config.evaluation
+    images = 3 * config.epochs * data.train_size
+    for every, count in (
+        (evaluation.train_every, data.train_size),
+        (1, data.validation_size),
+        (evaluation.test_every, data.test_size),
+    ):
+        images += count * (config.epochs // every + 2 if every else 2)
+    return images * forward
+
+
+class Prices:
+    """Seconds that a run takes of the whole machine, learnt from the records there are."""
+
+    def __init__(self, records: Iterable[RunRecord] = ()):
+        self.rates: dict[tuple[str, str], list[float]] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: RunRecord) -> None:
+        """Learn from a record; what it did not train, for it stopped early, does not count."""
+        config = record.config
+        share = record.result.history.epochs / config.epochs
+        seconds = record.timing.train_s + record.timing.evaluation_s
+        if seconds > 0:
+            workers = max(1, (os.cpu_count() or 1) // record.provenance.threads)
+            if record.provenance.device_class == "cuda":
+                workers = 1
+            rate = work(config) * share / seconds * workers
+            self.rates.setdefault((config.model.name, config.precision), []).append(rate)
+
+    def seconds(self, config: RunConfig) -> float:
+        """Seconds of the whole machine for one run, early stopping aside."""
+        known = self.rates.get((config.model.name, config.precision))
+        return work(config) / (median(known) if known else DEFAULT_GFLOPS[config.precision])
+
+
+# ---------------------------------------------------------------------------------------------
+# Making the records
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """What a sweep did."""
+
+    done: int = 0
+    unavailable: dict[str, str] = field(default_factory=dict)  # condition → what it waits for
+    failed: dict[str, str] = field(default_factory=dict)  # condition → error
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    connection: Connection
+    job: Job | None = None
+
+
+def default_workers(device: str, threads: int | None = None) -> tuple[int, int]:
+    """Worker processes and threads of each: one thread a core, or all of them for CUDA."""
+    cores = len(os.sched_getaffinity(0))
+    if device == "cuda" or (device == "auto" and os.path.exists("/dev/nvidiactl")):
+        return 1, cores
+    threads = threads or 1
+    return max(1, cores // threads), threads
+
+
+def sweep(
+    conditions: Sequence[Condition],
+    store: RecordStore,
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    checkpoint_every: int = 1,
+) -> Outcome:
+    """Make the missing records of conditions, in their order, and their data set's record.
+
+    A damaged record is set aside and its run trained again. A run that another sweep is training
+    is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
+    ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
+    """
+    many, each = default_workers(device, threads)
+    jobs = _missing_jobs(conditions, store)
+    workers = min(workers or many, max(1, len(jobs)))
+    display = _Display(jobs, conditions, store, workers)
+    if not jobs:
+        display.say("nothing is missing")
+        return Outcome()
+    try:
+        return _Executor(store, device, workers, threads or each, checkpoint_every, display).run(
+            jobs
+        )
+    finally:
+        display.close()
+
+
+def _missing_jobs(conditions: Sequence[Condition], store: RecordStore) -> list[Job]:
+    jobs: list[Job] = []
+    for dataset in dict.fromkeys(c.config.data.name for c in conditions):
+        if not _is_there(
+            store, lambda name=dataset: store.read_data(name), store.data_path(dataset)
+        ):
+            jobs.append(DataJob(f"data set {dataset}", dataset))
+    for name, condition in {c.run_id: c for c in reversed(conditions)}.items():
+        if not _is_there(store, lambda name=name: store.read_run(name), store.run_path(name)):
+            jobs.append(RunJob(name, condition.name, condition.config))
+    order = {c.run_id: position for position, c in reversed(list(enumerate(conditions)))}
+    return sorted(jobs, key=lambda job: order[job.run_id] if isinstance(job, RunJob) else -1)
+
+
+def _is_there(store: RecordStore, read, path) -> bool:  # type: ignore[no-untyped-def]
+    try:
+        return read() is not None
+    except RecordError as error:
+        aside = store.set_aside(path, str(error))
+        print(f"{error}; set aside as {aside}, to be made again", file=sys.stderr)
+        return False
+
+
+class _Executor:
+    """Worker processes, the jobs they have, and what comes back."""
+
+    def __init__(
+        self,
+        store: RecordStore,
+        device: str,
+        workers: int,
+        threads: int,
+        checkpoint_every: int,
+        display: "_Display",
+    ):
+        self.store = store
+        self.arguments = (store.folder, device, threads, checkpoint_every)
+        self.count = workers
+        self.display = display
+        self.workers: list[_Worker] = []
+        self.outcome = Outcome()
+
+    def run(self, jobs: list[Job]) -> Outcome:
+        waiting, busy = deque(jobs), deque[Job]()
+        try:
+            self.workers = [self._start() for _ in range(self.count)]
+            while True:
+                for worker in self.workers:
+                    if worker.job is None and waiting:
+                        worker.job = waiting.popleft()
+                        worker.connection.send(worker.job)
+                if not any(worker.job for worker in self.workers):
+                    if not busy:
+                        return self.outcome
+                    time.sleep(1.0)  # all that is left is being trained by another sweep
+                    waiting, busy = busy, deque()
+                    continue
+                for connection in wait([w.connection for w in self.workers], timeout=1.0):
+                    worker = next(w for w in self.workers if w.connection is connection)
+                    self._receive(worker, waiting, busy)
+        finally:
+            self._stop()
+
+    def _start(self) -> _Worker:
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        process = multiprocessing.get_context("spawn").Process(
+            target=serve, args=(theirs, *self.arguments), daemon=True
+        )
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _receive(self, worker: _Worker, waiting: deque[Job], busy: deque[Job]) -> None:
+        job = worker.job
+        try:
+            message: Message = worker.connection.recv()
+        except (EOFError, OSError):  # the process is gone
+            worker.process.join()
+            if job is None:
+                raise RunError(
+                    "a worker process ended on its own; run the same command again"
+                ) from None
+            code = worker.process.exitcode
+            reason = (
+                f"its worker was killed (signal {-code})"
+                if code and code < 0
+                else "its worker died"
+            )
+            self._fail(job, reason, reason)
+            self.workers[self.workers.index(worker)] = self._start()
+            return
+        assert job is not None
+        match message.kind:
+            case "images":
+                self.display.advance(job, message.images)
+                return
+            case "note":
+                self.display.say(f"{job.name}: {message.text}")
+                return
+            case "done":
+                self.outcome.done += 1
+                self.display.finish(job, message.record)
+            case "busy":
+                busy.append(job)
+            case "unavailable":
+                self.outcome.unavailable[job.name] = message.text
+                self.display.say(f"{job.name}: pending, {message.text}")
+            case "failed":
+                self._fail(job, message.text, message.detail)
+            case "fatal":
+                raise CifarlibError(message.text)
+        worker.job = None
+
+    def _fail(self, job: Job, reason: str, detail: str) -> None:
+        self.outcome.failed[job.name] = reason
+        self.display.say(f"{job.name}: failed, {reason}")
+        if isinstance(job, RunJob):
+            log = self.store.state / f"{job.run_id}.error.txt"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(f"{job.name}\n{detail}\n", encoding="utf-8")
+
+    def _stop(self) -> None:
+        """End the workers at once; a run that was cut off goes on from its checkpoint."""
+        for worker in self.workers:
+            if worker.job is None:
+                with contextlib.suppress(OSError):
+                    worker.connection.send(None)
+            else:
+                worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join(timeout=5)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+
+# ---------------------------------------------------------------------------------------------
+# Showing how far it is
+# ---------------------------------------------------------------------------------------------
+
+
+class _Display:
+    """One line for the whole sweep on a terminal; a plain line for each run elsewhere."""
+
+    def __init__(
+        self,
+        jobs: list[Job],
+        conditions: Sequence[Condition],
+        store: RecordStore,
+        workers: int,
+    ):
+        runs = [job for job in jobs if isinstance(job, RunJob)]
+        total = len({c.run_id for c in conditions})
+        self.total, self.finished = total, total - len(runs)
+        self.workers = workers
+        records, _ = store.read_runs(c.run_id for c in conditions)
+        self.prices = Prices(records.values())
+        self.left = {job.run_id: job.config for job in runs}
+        self.images: dict[str, int] = {}
+        self.started, self.shown = time.monotonic(), 0.0
+        self.bar = None
+        if sys.stderr.isatty():
+            layout = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
+            self.bar = tqdm(total=total, initial=self.finished, bar_format=layout)
+            self._refresh()
+        elif jobs:
+            self.say(
+                f"{self.finished} of {total} runs are recorded; {len(runs)} to go on {workers} "
+                f"workers, about {duration(self._seconds_left())}"
+            )
+
+    def advance(self, job: Job, images: int) -> None:
+        self.images[job.name] = self.images.get(job.name, 0) + images
+        self._refresh()
+
+    def finish(self, job: Job, record: RunRecord | None) -> None:
+        if record is None:
+            self.say(f"{job.name}: described")
+            return
+        self.finished += 1
+        self.left.pop(record.run_id, None)
+        self.prices.add(record)
+        if self.bar is not None:
+            self.bar.update()
+            self._refresh()
+        else:
+            seconds = record.timing.train_s + record.timing.evaluation_s
+            self.say(
+                f"[{self.finished}/{self.total}] {job.name}: test {record.accuracy('test'):.2f} % "
+                f"after epoch {record.reported_epoch}, {seconds:.1f} s, "
+                f"{record.timing.images_per_s:.0f} images/s, {duration(self._seconds_left())} left"
+            )
+
+    def say(self, text: str) -> None:
+        if self.bar is not None:
+            self.bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _seconds_left(self) -> float:
+        return sum(self.prices.seconds(config) for config in self.left.values())
+
+    def _refresh(self) -> None:
+        if self.bar is None:
+            return
+        rate = sum(self.images.values()) / max(1e-9, time.monotonic() - self.started)
+        self.bar.set_description_str(f"{self.finished}/{self.total} runs", refresh=False)
+        self.bar.set_postfix_str(
+            f"{rate:.0f} images/s, {duration(self._seconds_left())} left", refresh=False
+        )
+        if time.monotonic() - self.shown > 0.2:
+            self.shown = time.monotonic()
+            self.bar.refresh()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,210 @@
+"""The stand-in data set: shapes and textures drawn by seeded code, in CIFAR-10's file layout.
+
+It lets every path of the study run where CIFAR-10 is missing. Ten classes of 32 × 32 colour
+images; position, size, proportions, shear, colours, background, clutter and noise vary, and
+colours say nothing about the class. Each class is its own mirror image.
+
+The files are the same to the bit everywhere: random numbers are raw 64-bit words of PCG64, and
+all arithmetic is on integers.
+"""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = (
+    "disc", "ring", "square", "frame", "triangle", "plus", "saltire", "bars", "pillars", "dots",
+)  # fmt: skip
+
+SIDE = 32  # pixels
+UNIT = 16  # steps of the coordinates in a pixel
+BATCH_IMAGES = 2000
+FILES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
+
+
+def write(folder: Path) -> None:
+    """Write all files of the data set into a new folder, and through to the disk."""
+    folder.mkdir()
+    for number, name in enumerate((*FILES, "test_batch")):
+        images, labels = draw(BATCH_IMAGES, stream=number)
+        content = {
+            b"batch_label": f"generated batch {number + 1} of {len(FILES) + 1}".encode(),
+            b"labels": labels.tolist(),
+            b"data": images.tobytes(),  # plain bytes: an array's pickle differs between NumPys
+            b"filenames": [
+                f"{CLASSES[label]}_{number}_{index:04}.png".encode()
+                for index, label in enumerate(labels)
+            ],
+        }
+        _dump(content, folder / name)
+    meta = {
+        b"num_cases_per_batch": BATCH_IMAGES,
+        b"label_names": [name.encode() for name in CLASSES],
+        b"num_vis": 3 * SIDE * SIDE,
+    }
+    _dump(meta, folder / "batches.meta")
+
+
+def _dump(content: dict[bytes, object], path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(pickle.dumps(content, protocol=3))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# ---------------------------------------------------------------------------------------------
+# Random numbers
+# ---------------------------------------------------------------------------------------------
+
+
+class _Random:
+    """Integers from the raw words of PCG64, whose stream NumPy never changes."""
+
+    def __init__(self, stream: int):
+        self._words = np.random.PCG64(stream)
+
+    def between(self, low: int, high: int, *shape: int) -> np.ndarray:
+        """Integers from ``low`` to ``high``, both included."""
+        count = int(np.prod(shape))
+        words = self._words.random_raw(count) >> np.uint64(32)
+        values = (words * np.uint64(high - low + 1)) >> np.uint64(32)
+        return values.astype(np.int32).reshape(shape) + np.int32(low)
+
+    def noise(self, *shape: int) -> np.ndarray:
+        """The sum of two bytes, less its mean: −255 to 255, triangular; standard deviation 104."""
+        count = 2 * int(np.prod(shape))
+        words = self._words.random_raw(-(-count // 8))
+        values = words.astype("<u8").view(np.uint8)[:count].astype(np.int32).reshape(2, *shape)
+        return values[0] + values[1] - 255
+
+    def permutation(self, count: int) -> np.ndarray:
+        return np.argsort(self._words.random_raw(count), kind="stable")
+
+
+# ---------------------------------------------------------------------------------------------
+# Drawing
+# ---------------------------------------------------------------------------------------------
+
+
+def draw(count: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (count, 3, 32, 32) and labels (count,), each class equally often."""
+    random = _Random(stream)
+    labels = random.permutation(count) % len(CLASSES)
+    shape = _draw_shapes(random, labels)
+    colour, background = _draw_colours(random, count)
+    image = np.where(shape[:, None], colour, background)
+    for _ in range(2):
+        image = _draw_clutter(random, image)
+    strength = random.between(*NOISE, count, 1, 1, 1)
+    image += strength * random.noise(count, 3, SIDE, SIDE) // 256
+    return np.clip(image, 0, 255).astype(np.uint8), labels
+
+
+NOISE = (20, 100)
+CONTRAST = (14, 90)
+DARK = 25  # % of the shapes are darker than their background
+
+
+def _grid() -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the pixels' centres, x (1, 1, 32) and y (1, 32, 1), from the image's."""
+    line = (2 * np.arange(SIDE, dtype=np.int32) + 1 - SIDE) * (UNIT // 2)
+    return line[None, None, :], line[None, :, None]
+
+
+def _draw_shapes(random: _Random, labels: np.ndarray) -> np.ndarray:
+    """Where each image's shape is: bool (n, 32, 32)."""
+    count = len(labels)
+    x, y = _grid()
+    x = x - random.between(-6 * UNIT, 6 * UNIT, count, 1, 1)
+    y = y - random.between(-6 * UNIT, 6 * UNIT, count, 1, 1)
+    x = x + random.between(-16, 16, count, 1, 1) * y // 64  # shear
+    x = x * random.between(54, 74, count, 1, 1) // 64  # width
+    radius = random.between(6 * UNIT, 11 * UNIT, count, 1, 1)
+    period = random.between(2 * UNIT, 3 * UNIT, count, 1, 1)
+    shapes = np.zeros((count, SIDE, SIDE), dtype=bool)
+    for label, name in enumerate(CLASSES):
+        members = labels == label
+        shapes[members] = _SHAPES[name](x[members], y[members], radius[members], period[members])
+    return shapes
+
+
+def _disc(x, y, radius, period):
+    return x * x + y * y <= radius * radius
+
+
+def _ring(x, y, radius, period):
+    hole = radius * 5 // 8
+    return _disc(x, y, radius, period) & (x * x + y * y > hole * hole)
+
+
+def _square(x, y, radius, period):
+    return np.maximum(abs(x), abs(y)) <= radius * 7 // 8
+
+
+def _frame(x, y, radius, period):
+    return _square(x, y, radius, period) & (np.maximum(abs(x), abs(y)) > radius * 9 // 16)
+
+
+def _triangle(x, y, radius, period):
+    return (abs(y) <= radius * 7 // 8) & (2 * abs(x) <= y + radius)
+
+
+def _plus(x, y, radius, period):
+    return (np.minimum(abs(x), abs(y)) <= radius * 5 // 16) & (np.maximum(abs(x), abs(y)) <= radius)
+
+
+def _saltire(x, y, radius, period):
+    return (abs(abs(x) - abs(y)) <= radius * 7 // 16) & (np.maximum(abs(x), abs(y)) <= radius)
+
+
+def _bars(x, y, radius, period):
+    return (np.maximum(abs(x), abs(y)) <= radius) & (y // period % 2 == 0)
+
+
+def _pillars(x, y, radius, period):
+    return (np.maximum(abs(x), abs(y)) <= radius) & (x // period % 2 == 0)
+
+
+def _dots(x, y, radius, period):
+    return (np.maximum(abs(x), abs(y)) <= radius) & (x // period % 2 == 0) & (y // period % 2 == 0)
+
+
+_SHAPES = {
+    "disc": _disc,
+    "ring": _ring,
+    "square": _square,
+    "frame": _frame,
+    "triangle": _triangle,
+    "plus": _plus,
+    "saltire": _saltire,
+    "bars": _bars,
+    "pillars": _pillars,
+    "dots": _dots,
+}
+
+
+def _draw_colours(random: _Random, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """A colour for each shape (n, 3, 1, 1) and a background (n, 3, 32, 32), drawn alike for all."""
+    x, y = _grid()
+    base = random.between(70, 170, count, 3, 1, 1)
+    slope_x = random.between(-32, 32, count, 3, 1, 1)
+    slope_y = random.between(-32, 32, count, 3, 1, 1)
+    background = base + (slope_x * x[:, None] + slope_y * y[:, None]) // 256
+    sign = np.where(random.between(1, 100, count, 1, 1, 1) <= DARK, -1, 1).astype(np.int32)
+    contrast = random.between(*CONTRAST, count, 1, 1, 1)
+    tint = random.between(-40, 40, count, 3, 1, 1)
+    return base + sign * contrast + tint * contrast // 64, background
+
+
+def _draw_clutter(random: _Random, image: np.ndarray) -> np.ndarray:
+    """A small rectangle of any colour somewhere in each image, over or beside the shape."""
+    count = len(image)
+    x, y = _grid()
+    x = x - random.between(-15 * UNIT, 15 * UNIT, count, 1, 1)
+    y = y - random.between(-15 * UNIT, 15 * UNIT, count, 1, 1)
+    width = random.between(UNIT, 4 * UNIT, count, 1, 1)
+    height = random.between(UNIT, 4 * UNIT, count, 1, 1)
+    inside = (abs(x) <= width) & (abs(y) <= height)
+    return np.where(inside[:, None], random.between(40, 215, count, 3, 1, 1), image)

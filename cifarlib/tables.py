@@ -1,0 +1,167 @@
+"""One function for each table of the paper: its values, ours, and the difference.
+
+Frames have two column levels, (quantity, ``paper`` | ``ours`` | ``difference``); what names a row
+stands under an empty quantity. Accuracies are top-1 in %, differences are ours − paper in
+percentage points. A missing outcome is NaN. Several seeds are averaged.
+"""
+
+import pandas as pd
+
+from cifarlib import published
+from cifarlib.config import DATASETS, Condition
+from cifarlib.records import Results
+
+METRICS = {
+    "best_epoch": "Best epoch",
+    "time_s": "Time, s",
+    "train_top1": "Training",
+    "validation_top1": "Validation",
+    "test_top1": "Test",
+    "train_test_difference": "Training − test",
+}
+WITHOUT_DIFFERENCE = ("best_epoch", "time_s")
+
+MODELS = {
+    "residual": "Improved run 13",
+    "published": "ResNet-20 as published (called ResNet-18)",
+    "resnet18": "ResNet-18, Kaiming-initialised",
+    "resnet18_imagenet": "ResNet-18, pre-trained",
+    "densenet121_imagenet": "DenseNet-121, pre-trained",
+}
+
+
+def tabulate_normalization(results: Results) -> pd.DataFrame:
+    """Table I: mean and standard deviation of each channel of the training images.
+
+    Six rows; ``paper`` as printed, ``listing`` as in Listing 4, ``ours`` over the data set's
+    training images, ``difference`` ours − listing.
+    """
+    mean, std = published.read_normalization()["32"]
+    printed = published.read_table(1).iloc[0]
+    ours = results.data.statistics if results.data else None
+    rows = []
+    for statistic, values in (("mean", mean), ("std", std)):
+        for channel, name, listed in zip(range(3), "RGB", values, strict=True):
+            value = getattr(ours, statistic)[channel] if ours else None
+            rows.append(
+                {
+                    "statistic": "mean" if statistic == "mean" else "standard deviation",
+                    "channel": name,
+                    "paper": float(printed[f"{statistic}_{name.lower()}"]),
+                    "listing": listed,
+                    "ours": value,
+                    "difference": None if value is None else value - listed,
+                }
+            )
+    return pd.DataFrame(rows).astype({"ours": float, "difference": float})
+
+
+def tabulate_interpolation_statistics(results: Results) -> pd.DataFrame:
+    """Table II: channel statistics after Resize(256) and CenterCrop(224), by resize method.
+
+    Twelve rows, (method, statistic); ``paper`` is Listing 4 where the table rounds to 4 digits.
+    """
+    rows = []
+    for method, constants in published.read_normalization().items():
+        if method == "32":
+            continue
+        ours = results.data.resized.get(method) if results.data else None
+        for statistic, values in zip(("mean", "std"), constants, strict=True):
+            row: dict[tuple[str, str], object] = {
+                ("", "Method"): method,
+                ("", "Statistic"): "mean" if statistic == "mean" else "std.",
+            }
+            for channel, name in enumerate("RGB"):
+                value = getattr(ours, statistic)[channel] if ours else float("nan")
+                row[name, "paper"] = values[channel]
+                row[name, "ours"] = value
+                row[name, "difference"] = value - values[channel]
+            rows.append(row)
+    return _two_levels(rows)
+
+
+def tabulate_base_search(results: Results, optimizer: str) -> pd.DataFrame:
+    """Tables IV (sgd), V (adam) and VI (adamw): the base search, 12 runs each."""
+    number = {"sgd": 4, "adam": 5, "adamw": 6}[optimizer]
+    ours = results.stage("stage1-base").query("optimizer == @optimizer")
+    metrics = ["best_epoch", "time_s", "train_top1", "validation_top1", "test_top1"]
+    return _compare(published.read_table(number), ours, ["run"], SETTINGS, metrics)
+
+
+def tabulate_augmentation(results: Results, augmentation: str) -> pd.DataFrame:
+    """Tables VII (daa1) and VIII (daa2): AdamW with augmentation, 32 runs each."""
+    number = {"daa1": 7, "daa2": 8}[augmentation]
+    metrics = [m for m in METRICS if m != "time_s"]
+    ours = results.stage(f"stage1-{augmentation}")
+    return _compare(published.read_table(number), ours, ["run"], SETTINGS, metrics)
+
+
+def tabulate_long_runs(results: Results) -> pd.DataFrame:
+    """Table IX: runs 9 and 13 for 200 epochs."""
+    metrics = [m for m in METRICS if m != "time_s"]
+    ours = results.stage("stage1-long")
+    return _compare(published.read_table(9), ours, ["run"], SETTINGS, metrics)
+
+
+def tabulate_dropout(results: Results, run: int) -> pd.DataFrame:
+    """Tables XIII (run 9) and XIV (run 13): dropout; 0.0 is the long run of Table IX."""
+    number = {9: 13, 13: 14}[run]
+    ours = pd.concat([results.stage("stage1-long"), results.stage("stage2-dropout")])
+    metrics = [m for m in METRICS if m != "time_s"]
+    chosen = ours[ours["run"] == run]
+    return _compare(published.read_table(number), chosen, ["dropout"], {}, metrics)
+
+
+def tabulate_models(results: Results) -> pd.DataFrame:
+    """Table XV: the improved run 13 beside ResNet-18 and DenseNet-121; 5 rows."""
+    ours = pd.concat([results.stage("stage2-improved"), results.stage("stage3")])
+    paper = published.read_table(15)
+    paper = paper.assign(model=list(MODELS))
+    metrics = ["train_top1", "validation_top1", "test_top1"]
+    frame = _compare(paper, ours, ["model"], {}, metrics)
+    frame["", "Model"] = frame["", "Model"].map(MODELS)
+    return frame
+
+
+def tabulate_interpolation_accuracy(results: Results) -> pd.DataFrame:
+    """Ours alone, for the paper prints no accuracies: the six resize methods, one row each."""
+    frame = results.stage("interpolation")
+    frame["method"] = [resize["method"] for resize in frame["resize"]]
+    columns = {"method": "Method", "best_epoch": "Best epoch"}
+    columns |= {f"{split}_top1": METRICS[f"{split}_top1"] for split in ("train", "validation", "test")}
+    means = frame.groupby("method", sort=False)[list(columns)[1:]].mean().reset_index()
+    return means.rename(columns=columns)
+
+
+SETTINGS = {"batch_size": "Batch", "learning_rate": "Learning rate", "weight_decay": "L2"}
+NAMES = {"run": "Run", "dropout": "Dropout", "model": "Model"} | SETTINGS
+
+
+def _compare(
+    paper: pd.DataFrame,
+    ours: pd.DataFrame,
+    keys: list[str],
+    settings: dict[str, str],
+    metrics: list[str],
+) -> pd.DataFrame:
+    """The paper's rows with our mean outcome beside each, matched by ``keys``."""
+    means = ours.groupby(keys, sort=False)[metrics].mean()
+    rows = []
+    for _, row in paper.iterrows():
+        cells: dict[tuple[str, str], object] = {("", NAMES[k]): row[k] for k in [*keys, *settings]}
+        key = row[keys[0]]
+        for metric in metrics:
+            theirs = pd.to_numeric(row[metric])
+            value = means.loc[key, metric] if key in means.index else float("nan")
+            cells[METRICS[metric], "paper"] = theirs
+            cells[METRICS[metric], "ours"] = value
+            if metric not in WITHOUT_DIFFERENCE:
+                cells[METRICS[metric], "difference"] = value - theirs
+        rows.append(cells)
+    return _two_levels(rows)
+
+
+def _two_levels(rows: list[dict[tuple[str, str], object]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows)
+    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
+    return frame

@@ -1,0 +1,427 @@
+"""Training: ``fit`` carries out one run configuration and says what came out.
+
+It prints nothing and saves nothing. After each epoch it hands its whole state to ``on_epoch``;
+given back, that state continues the run bit for bit, because all randomness derives from
+(seed, purpose, epoch).
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifarlib import augment, data, metrics, published, schedules
+from cifarlib.config import AdamConfig, DataConfig, ResizeConfig, RunConfig
+from cifarlib.errors import RunError
+from cifarlib.models import build_model, last_layer
+from cifarlib.records import SPLITS, History, Result, SplitHistory, Timing, pack_predictions
+
+EVALUATION_BATCH = 500  # images; decides speed and memory only
+
+State = dict[str, Any]
+"""What a checkpoint holds: tensors and plain values, loadable with ``weights_only``."""
+
+
+# ---------------------------------------------------------------------------------------------
+# Inputs
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of one set on the device: uint8 (n, 3, 32, 32) and int64 labels (n,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The three sets on the device, and the constants they are normalised with."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@lru_cache(maxsize=2)
+def _image_sets(config: DataConfig, device: torch.device) -> dict[str, ImageSet]:
+    splits = data.load_splits(config)
+    return {
+        name: ImageSet(
+            torch.from_numpy(getattr(splits, name).images).to(device),
+            torch.from_numpy(getattr(splits, name).labels).to(device),
+        )
+        for name in SPLITS
+    }
+
+
+def load_inputs(config: RunConfig, device: torch.device) -> Inputs:
+    """The data of a run in the device's memory; the sets are kept for the next run."""
+    mean, std = normalization(config)
+    return Inputs(**_image_sets(config.data, device), mean=mean, std=std)
+
+
+Constants = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def normalization(config: RunConfig) -> Constants:
+    """Mean and standard deviation of each channel, of pixels scaled to 0–1.
+
+    ``published`` are the constants of Listing 4. ``computed`` are those of all training images
+    (validation images included), after resizing and central cropping where a run resizes.
+    """
+    if config.protocol.normalization == "published":
+        return published.read_normalization()[config.resize.method if config.resize else "32"]
+    return computed_statistics(config.data.name, config.resize)
+
+
+@lru_cache
+def computed_statistics(dataset: str, resize: ResizeConfig | None) -> Constants:
+    """True channel statistics of a data set's training images, as a run without augmentation
+    sees them."""
+    images = data.load(dataset)[0].images
+    if resize is None:
+        mean, std = data.channel_statistics(images)
+    else:
+        mean, std = augment.resized_statistics(
+            torch.from_numpy(images), resize.size, resize.crop, resize.method
+        )
+    return tuple(map(float, mean)), tuple(map(float, std))  # type: ignore[return-value]
+
+
+# ---------------------------------------------------------------------------------------------
+# Randomness
+# ---------------------------------------------------------------------------------------------
+
+
+def derive_seed(seed: int, purpose: str, epoch: int) -> int:
+    """A 63-bit seed for one purpose in one epoch of a run."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _generator(config: RunConfig, purpose: str, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(config.seed, purpose, epoch))
+
+
+# ---------------------------------------------------------------------------------------------
+# Batches
+# ---------------------------------------------------------------------------------------------
+
+
+class Feed:
+    """Batches of a run's images, transformed and normalised on the device."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs, channels_last: bool):
+        self.config = config
+        self.inputs = inputs
+        self.channels_last = channels_last
+        self.resize = (
+            None
+            if config.resize is None
+            else augment.Resize(config.resize.size, config.resize.crop, config.resize.method)
+        )
+
+    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch's batches of images and labels."""
+        images = self.inputs.train
+        count = len(images)
+        if self.config.protocol.shuffle:
+            order = torch.randperm(count, generator=_generator(self.config, "order", epoch))
+        else:
+            order = torch.arange(count)
+        draws = self._draw(count, "augmentation", epoch)
+        for where in order.to(images.labels.device).split(self.config.batch_size):
+            yield self._view(images.images[where], draws[where]), images.labels[where]
+
+    def evaluation(self, images: ImageSet, purpose: str, epoch: int) -> Iterator[Tensor]:
+        """A set's batches in its own order: as they are, or as published, augmented."""
+        draws = None
+        if self.config.protocol.augmented_evaluation:
+            draws = self._draw(len(images), purpose, epoch)
+        for start in range(0, len(images), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            yield self._view(images.images[part], draws[part] if draws else None)
+
+    def _draw(self, count: int, purpose: str, epoch: int) -> "augment.Draws":
+        return augment.draw(
+            count,
+            **self.config.augmentation.model_dump(),
+            margin=self.resize.size - self.resize.crop if self.resize else 0,
+            generator=_generator(self.config, purpose, epoch),
+        ).to(self.inputs.train.labels.device)
+
+    def _view(self, images: Tensor, draws: "augment.Draws | None") -> Tensor:
+        if draws is not None:
+            padding = self.config.augmentation.padding
+            images = augment.augment(images, draws, padding=padding, resize=self.resize)
+        elif self.resize is not None:
+            images = augment.resize_and_centre_crop(images, self.resize)
+        return augment.normalize(
+            images, self.inputs.mean, self.inputs.std, channels_last=self.channels_last
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# One run
+# ---------------------------------------------------------------------------------------------
+
+
+def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """PyTorch's optimiser for a configuration, over all parameters of a model."""
+    settings = config.optimizer
+    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
+    if isinstance(settings, AdamConfig):
+        kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+        betas = (settings.beta1, settings.beta2)
+        return kind(model.parameters(), betas=betas, eps=settings.epsilon, **shared)
+    return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **shared)
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` → a device; raises ``RunError`` for CUDA without one."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise RunError("device cuda was asked for, but torch finds none here; use --device cpu")
+    if name not in ("auto", "cpu", "cuda"):
+        raise RunError(f"there is no device {name!r}; use auto, cpu or cuda")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a run gave and what it cost."""
+
+    result: Result
+    timing: Timing
+    resumed: int
+
+
+def fit(
+    config: RunConfig,
+    inputs: Inputs,
+    device: torch.device,
+    *,
+    state: State | None = None,
+    on_epoch: Callable[[State], None] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Fitted:
+    """Train one configuration from its first weights, or on from a ``state``.
+
+    ``on_epoch`` gets the state after each epoch but the last, ``on_batch`` the number of images
+    after each training step; an exception raised there ends the run. Epoch 0 is the evaluation
+    before training. Training stops early once validation top-1 has not improved for *more than*
+    ``early_stopping`` epochs (Listing 2).
+    """
+    run = _Run(config, inputs, device)
+    if state is None:
+        run.measure(epoch=0)
+    else:
+        run.restore(state)
+    while not run.finished:
+        epoch = run.epoch + 1
+        loss = run.train_epoch(epoch, on_batch)
+        run.measure(epoch, loss)
+        if on_epoch and not run.finished:
+            on_epoch(run.state())
+    return run.conclude()
+
+
+class _Run:
+    """The moving parts of ``fit``: network, optimiser, history and the best weights so far."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs, device: torch.device):
+        self.config, self.inputs, self.device = config, inputs, device
+        channels_last = config.precision == "bf16" or device.type == "cuda"  # faster there
+        self.feed = Feed(config, inputs, channels_last)
+        self.model = build_model(config.model, config.dropout, config.seed).to(device)
+        if channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(config, self.model)
+        self.history: dict[str, Any] = {
+            "learning_rate": [],
+            "training_loss": [],
+            **{name: {"loss": [], "top1": [], "top2": [], "top3": []} for name in SPLITS},
+        }
+        self.best: dict[str, dict[str, Any]] = {}  # by split: epoch, top1, weights
+        self.seconds = {"train": 0.0, "evaluation": 0.0}
+        self.resumed = 0
+
+    # -- where it stands ----------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch trained."""
+        return len(self.history["learning_rate"]) - 1
+
+    @property
+    def finished(self) -> bool:
+        patience = self.config.early_stopping
+        best = self.best.get("validation", {}).get("epoch", self.epoch)
+        return self.epoch >= self.config.epochs or (
+            patience is not None and self.epoch - best > patience
+        )
+
+    def state(self) -> State:
+        """Everything that the next epoch depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "best": self.best,
+            "seconds": self.seconds,
+            "resumed": self.resumed,
+        }
+
+    def restore(self, state: State) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history, self.best = state["history"], state["best"]
+        self.seconds, self.resumed = state["seconds"], state["resumed"] + 1
+
+    # -- training -----------------------------------------------------------------------------
+
+    def train_epoch(self, epoch: int, on_batch: Callable[[int], None] | None) -> float:
+        """Train one epoch; the mean loss over its steps."""
+        started = time.perf_counter()
+        torch.manual_seed(derive_seed(self.config.seed, "dropout", epoch))
+        self.model.train()
+        steps = -(-len(self.inputs.train) // self.config.batch_size)
+        total = torch.zeros((), device=self.device)
+        for step, (images, labels) in enumerate(self.feed.training(epoch)):
+            self._set_learning_rate((epoch - 1) * steps + step, steps)
+            with self._autocast():
+                loss = nn.functional.cross_entropy(self.model(images), labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            total += loss.detach()
+            if on_batch:
+                on_batch(len(labels))
+        mean = total.item() / steps
+        self.seconds["train"] += time.perf_counter() - started
+        return mean
+
+    def _set_learning_rate(self, step: int, steps_per_epoch: int) -> None:
+        validation = self.history["validation"]["top1"][1:]
+        rate = schedules.learning_rate_at(
+            self.config.schedule,
+            self.config.learning_rate,
+            step,
+            self.config.epochs * steps_per_epoch,
+            [100 * correct / len(self.inputs.validation) for correct in validation],
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    # -- measuring ----------------------------------------------------------------------------
+
+    def measure(self, epoch: int, loss: float | None = None) -> None:
+        """Evaluate what is due after an epoch, append it, and keep the weights if they are best."""
+        evaluation, last = self.config.evaluation, epoch == self.config.epochs
+        due = {"train": evaluation.train_every, "validation": 1, "test": evaluation.test_every}
+        rate = self.optimizer.param_groups[0]["lr"] if epoch else None
+        self.history["learning_rate"].append(rate)
+        self.history["training_loss"].append(_finite(loss))
+        for name, every in due.items():
+            for column in self.history[name].values():
+                column.append(None)
+            if every and (epoch % every == 0 or last):
+                self._evaluate(name, epoch)
+        for name in ("validation", "test"):
+            top1 = self.history[name]["top1"][epoch]
+            if epoch and top1 is not None and top1 > self.best.get(name, {"top1": -1})["top1"]:
+                weights = _copy_weights(self.model)
+                self.best[name] = {"epoch": epoch, "top1": top1, "weights": weights}
+
+    def _evaluate(self, name: str, epoch: int) -> Tensor:
+        """Evaluate one set in eval mode, enter it into the history; its logits (n, 10)."""
+        started = time.perf_counter()
+        images: ImageSet = getattr(self.inputs, name)
+        logits = self._logits(self.feed.evaluation(images, f"evaluation/{name}", epoch))
+        row = self.history[name]
+        loss = metrics.mean_loss(
+            logits, images.labels, self.config.protocol, self.config.batch_size
+        )
+        row["loss"][epoch] = _finite(loss)
+        top = metrics.top_k_correct(logits, images.labels)
+        row["top1"][epoch], row["top2"][epoch], row["top3"][epoch] = top
+        self.seconds["evaluation"] += time.perf_counter() - started
+        return logits
+
+    @torch.no_grad()
+    def _logits(self, batches: Iterator[Tensor]) -> Tensor:
+        self.model.eval()
+        with self._autocast():
+            return torch.cat([self.model(batch) for batch in batches]).float()
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def conclude(self) -> Fitted:
+        """Evaluate what is still missing at the chosen epochs, and put the record together."""
+        chosen = {"last": self.epoch} | {name: best["epoch"] for name, best in self.best.items()}
+        weights = {best["epoch"]: best["weights"] for best in self.best.values()}
+        shown = chosen[self.config.protocol.selection]
+        if self.config.protocol.checkpoint == "last":
+            shown = self.epoch
+            weights[shown] = _copy_weights(self.model)
+        logits: dict[str, Tensor] = {}
+        for epoch in sorted(weights, key=lambda epoch: epoch == shown):  # the shown one at the end
+            self.model.load_state_dict(weights[epoch])
+            for name in SPLITS:
+                if epoch == shown or self.history[name]["top1"][epoch] is None:
+                    logits[name] = self._evaluate(name, epoch)
+        sets = {name: getattr(self.inputs, name) for name in SPLITS}
+        classes, confidence = metrics.predictions(logits["test"])
+        result = Result(
+            history=History(
+                learning_rate=tuple(self.history["learning_rate"]),
+                training_loss=tuple(self.history["training_loss"]),
+                **{
+                    name: SplitHistory(
+                        images=len(sets[name]),
+                        **{column: tuple(values) for column, values in self.history[name].items()},
+                    )
+                    for name in SPLITS
+                },
+            ),
+            chosen=chosen,
+            predictions=pack_predictions(
+                shown,
+                {n: metrics.confusion_matrix(logits[n], sets[n].labels) for n in SPLITS},
+                classes,
+                confidence,
+                last_layer(self.model).weight.detach().float().cpu().numpy(),
+            ),
+        )
+        trained = self.epoch * len(self.inputs.train)
+        timing = Timing(
+            train_s=round(self.seconds["train"], 3),
+            evaluation_s=round(self.seconds["evaluation"], 3),
+            images_per_s=round(trained / self.seconds["train"], 1),
+        )
+        return Fitted(result, timing, self.resumed)
+
+
+def _copy_weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _finite(value: float | None) -> float | None:
+    """A loss to 7 significant digits; None where it is not a finite number."""
+    return None if value is None or not abs(value) < float("inf") else float(f"{value:.7g}")

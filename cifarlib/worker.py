@@ -1,0 +1,323 @@
+"""What happens inside a worker process: take a job, train it, write its record.
+
+Only here does a sweep meet torch. A worker holds the run's lock while it trains, takes up the
+run's checkpoint if there is one, and dies with the sweep that started it.
+"""
+
+import contextlib
+import fcntl
+import io
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from cifarlib import provenance
+from cifarlib.config import DATASETS, ENGINE, RunConfig
+from cifarlib.errors import CifarlibError, RecordError, UnavailableError
+from cifarlib.records import (
+    FORMAT,
+    DataRecord,
+    Provenance,
+    RecordStore,
+    RunRecord,
+    Statistics,
+    write_atomically,
+)
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """Train one configuration."""
+
+    run_id: str
+    name: str
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class DataJob:
+    """Describe one data set."""
+
+    name: str
+    dataset: str
+
+
+Job = RunJob | DataJob
+
+
+@dataclass(frozen=True)
+class Message:
+    """What a worker tells the sweep about its job."""
+
+    kind: str  # images | note | done | busy | unavailable | failed | fatal
+    images: int = 0
+    text: str = ""
+    detail: str = ""
+    record: RunRecord | None = None
+
+
+def serve(
+    connection: Connection, folder: Path, device: str, threads: int, checkpoint_every: int
+) -> None:
+    """A worker's life: jobs come through the connection, messages go back, None ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's to handle
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    store = RecordStore(folder)
+    while (job := connection.recv()) is not None:
+        try:
+            import torch
+
+            torch.set_num_threads(threads)
+            if isinstance(job, DataJob):
+                _describe(job, store, connection)
+            else:
+                _train(job, store, connection, device, threads, checkpoint_every)
+        except UnavailableError as error:
+            connection.send(Message("unavailable", text=str(error)))
+        except CifarlibError as error:  # the same for every run: no data, disk full, no device
+            connection.send(Message("fatal", text=str(error)))
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            connection.send(Message("failed", text=text, detail=traceback.format_exc()))
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+# ---------------------------------------------------------------------------------------------
+# A run
+# ---------------------------------------------------------------------------------------------
+
+
+def _train(
+    job: RunJob,
+    store: RecordStore,
+    connection: Connection,
+    device_name: str,
+    threads: int,
+    checkpoint_every: int,
+) -> None:
+    with lock(store.state / f"{job.run_id}.lock") as held:
+        if not held:
+            connection.send(Message("busy"))
+            return
+        if record := store.read_run(job.run_id):  # made by another sweep in the meantime
+            connection.send(Message("done", record=record))
+            return
+        record = train(job.config, store, device_name, threads, checkpoint_every, connection.send)
+        connection.send(Message("done", record=record))
+
+
+def train(
+    config: RunConfig,
+    store: RecordStore,
+    device_name: str,
+    threads: int,
+    checkpoint_every: int,
+    tell: Any,
+) -> RunRecord:
+    """Train a configuration, on from its checkpoint if there is one, and write its record."""
+    from cifarlib import training
+    from cifarlib.config import run_id
+
+    device = training.resolve_device(device_name)
+    name = run_id(config)
+    checkpoint = store.state / f"{name}.pt"
+    state = _read_checkpoint(checkpoint, store, tell)
+
+    def on_epoch(state: dict[str, Any]) -> None:
+        epoch = len(state["history"]["learning_rate"]) - 1
+        if checkpoint_every and epoch % checkpoint_every == 0:
+            _write_checkpoint(checkpoint, state)
+
+    fitted = training.fit(
+        config,
+        training.load_inputs(config, device),
+        device,
+        state=state,
+        on_epoch=on_epoch,
+        on_batch=lambda images: tell(Message("images", images=images)),
+    )
+    record = RunRecord(
+        format=FORMAT,
+        run_id=name,
+        engine=ENGINE,
+        data_fingerprint=DATASETS[config.data.name].fingerprint,
+        config=config,
+        result=fitted.result,
+        timing=fitted.timing,
+        provenance=_provenance(device.type, threads, fitted.resumed),
+    )
+    store.write(record)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _provenance(device_class: str, threads: int, resumed: int = 0) -> Provenance:
+    commit, dirty = provenance.commit()
+    name = provenance.processor()
+    if device_class == "cuda":
+        import torch
+
+        name = torch.cuda.get_device_name()
+    return Provenance(
+        commit=commit,
+        dirty=dirty,
+        versions=provenance.versions(),
+        device=name,
+        device_class=device_class,  # type: ignore[arg-type]
+        threads=threads,
+        finished=provenance.now(),
+        resumed=resumed,
+    )
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _read_checkpoint(path: Path, store: RecordStore, tell: Any) -> dict[str, Any] | None:
+    """A run's state, None where there is none; a damaged one is set aside and said."""
+    import torch
+
+    if not path.exists():
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        aside = store.set_aside(path, f"not a checkpoint: {error}")
+        text = f"the checkpoint is damaged and was set aside as {aside}; training from the start"
+        tell(Message("note", text=text))
+        return None
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[bool]:
+    """Hold a lock that ends with this process; False where another living process holds it."""
+    handle = _acquire(path)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _acquire(path: Path) -> int | None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The holder before us may have removed the file between our two steps.
+                if os.fstat(handle).st_ino == path.stat().st_ino:
+                    return handle
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            except FileNotFoundError:
+                pass
+            os.close(handle)
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be locked ({error.strerror}); make the folder writable or name another "
+            "with --out"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------
+# A data set
+# ---------------------------------------------------------------------------------------------
+
+
+def _describe(job: DataJob, store: RecordStore, connection: Connection) -> None:
+    store.write(describe_dataset(job.dataset))
+    connection.send(Message("done"))
+
+
+def describe_dataset(dataset: str) -> DataRecord:
+    """Everything that the report shows of a data set: counts, statistics, a few images."""
+    import numpy as np
+    import torch
+
+    from cifarlib import augment, data
+
+    info = DATASETS[dataset]
+    train, test = data.load(dataset)
+    training, validation = data.split(train.labels)
+    images = torch.from_numpy(train.images)
+    firsts = [int(np.flatnonzero(train.labels == c)[0]) for c in range(len(info.classes))]
+    mean, std = data.channel_statistics(train.images)
+    methods = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+    resized = {m: augment.resized_statistics(images, 256, 224, m) for m in methods}
+    return DataRecord(
+        format=FORMAT,
+        dataset=dataset,
+        data_fingerprint=info.fingerprint,
+        class_counts={
+            "train": tuple(data.class_counts(train.labels[training]).tolist()),
+            "validation": tuple(data.class_counts(train.labels[validation]).tolist()),
+            "test": tuple(data.class_counts(test.labels).tolist()),
+        },
+        statistics=_statistics(mean, std),
+        resized={method: _statistics(*values) for method, values in resized.items()},
+        examples=tuple(_png(train.images[index]) for index in firsts),
+        transforms=_show_transforms(images[firsts[7] : firsts[7] + 1]),
+        provenance=_provenance("cpu", torch.get_num_threads()),
+    )
+
+
+def _statistics(mean: Any, std: Any) -> Statistics:
+    return Statistics(mean=tuple(map(float, mean)), std=tuple(map(float, std)))  # type: ignore[arg-type]
+
+
+def _show_transforms(image: Any) -> dict[str, str]:
+    """One image (1, 3, 32, 32) as it is, and after each transform of the paper by itself."""
+    import torch
+
+    from cifarlib import augment
+
+    def one(angle: float = 0.0, top: int = 4, left: int = 4, flip: bool = False) -> augment.Draws:
+        return augment.Draws(
+            torch.tensor([angle]), torch.tensor([top]), torch.tensor([left]), torch.tensor([flip])
+        )
+
+    variants = {
+        "original": one(),
+        "crop": one(top=0, left=7),
+        "flip": one(flip=True),
+        "crop and flip (DAA-1)": one(top=0, left=7, flip=True),
+        "rotation by 15°": one(angle=15.0),
+        "all three (DAA-2)": one(angle=15.0, top=0, left=7, flip=True),
+    }
+    return {
+        name: _png(augment.augment(image, draws, padding=4, resize=None)[0].numpy())
+        for name, draws in variants.items()
+    }
+
+
+def _png(image: Any) -> str:
+    """A uint8 (3, h, w) image as PNG, base64."""
+    import base64
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
