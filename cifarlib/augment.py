@@ -80,7 +80,7 @@ def draw(
 
 
 class Resize(NamedTuple):
-    """Enlarge to ``size`` × ``size`` pixels by a Pillow method, then crop to ``crop`` × ``crop``."""
+    """Resample to ``size`` × ``size`` pixels as Pillow does, then crop ``crop`` × ``crop``."""
 
     size: int
     crop: int
@@ -213,13 +213,17 @@ def _round_to_pixels(values: Tensor) -> Tensor:
 def _resample_to_uint8(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     height, width = vertical.shape[-2], horizontal.shape[-2]
     result = images.new_empty((*images.shape[:2], height, width))
-    # On a CPU a few images at once, so that the float64 values stay in its cache.
-    step = max(1, 2**18 // (height * width)) if images.device.type == "cpu" else len(images) or 1
+    step = _images_at_once(images.device, height * width)
     for start in range(0, len(images), step):
         part = slice(start, start + step)
         matrices = (m[part] if m.ndim == 3 else m for m in (vertical, horizontal))
         result[part] = _resample(images[part], *matrices)
     return result
+
+
+def _images_at_once(device: torch.device, pixels: int) -> int:
+    """How many images to resample in one go: on a CPU, so few that they stay in its cache."""
+    return max(1, 2 ** (17 if device.type == "cpu" else 24) // pixels)
 
 
 PRECISION_BITS = 22  # of Pillow's fixed-point coefficients: 32 − 8 − 2 (libImaging/Resample.c)
@@ -325,26 +329,28 @@ def _channel_constants(
     return constants[0][:, None, None], constants[1][:, None, None]
 
 
-def resized_statistics(
-    images: Tensor, size: int, crop: int, method: str, chunk: int = 4
-) -> tuple[Tensor, Tensor]:
+def resized_statistics(images: Tensor, size: int, crop: int, method: str) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of pixel / 255 in each channel, of resized, cropped images.
 
-    uint8 (n, 3, h, w) → two float64 (3,) on the CPU, exact but for the last rounding: sums of
-    whole numbers, below 2⁵³. The crop is the centre; ``chunk`` images are resampled at a time.
+    uint8 (n, 3, h, w) → two float64 (3,) on the CPU; the crop is the centre. They are exact but
+    for the last rounding, since the sums are of whole numbers and below 2⁵³.
     """
     vertical, horizontal = _centre_matrices(images, Resize(size, crop, method))
+    # Where each new pixel is an old one, it is enough to count how often.
     repeats = all(bool(((m == 0) | (m == 1)).all()) for m in (vertical, horizontal))
-    if repeats:  # each new pixel is an old one: count how often
-        counts = torch.outer(vertical.sum(0), horizontal.sum(0)).flatten()
-    else:
-        counts = torch.ones(crop * crop, dtype=torch.float64, device=images.device)
+    counts = torch.outer(vertical.sum(0), horizontal.sum(0))
     sums = torch.zeros((2, 3), dtype=torch.float64, device=images.device)
-    for part in images.split(chunk):
-        pixels = part.double() if repeats else _resample(part, vertical, horizontal)
-        pixels = pixels.flatten(2)
-        sums[0] += (pixels @ counts).sum(0)
-        sums[1] += (pixels.square_() @ counts).sum(0)
+    for part in images.split(_images_at_once(images.device, crop * crop)):
+        if repeats:
+            pixels = part.double()
+            sums[0] += (pixels * counts).sum((0, 2, 3))
+            sums[1] += (pixels.square_() * counts).sum((0, 2, 3))
+        else:
+            pixels = _resample(part, vertical, horizontal)
+            sums[0] += pixels.sum((0, 2, 3))
+            # The norm reads the pixels once and writes nothing, thus several times as fast.
+            norms = torch.linalg.vector_norm(pixels, dim=(2, 3))
+            sums[1] += norms.square().round().sum(0)
     return _moments(sums.tolist(), len(images) * crop * crop)
 
 

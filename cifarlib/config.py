@@ -84,13 +84,13 @@ DATASETS = {
         title="a generated stand-in set",
         folder="synthetic-batches-py",
         train_files={
-            "data_batch_1": "27977f6c7205a08d80681a6a1a6e8a3e",
-            "data_batch_2": "f20bef9459b9e8eaec7f3f340279171f",
-            "data_batch_3": "37753e9e4dce0003e78ec39a2aa3ecc0",
-            "data_batch_4": "a04d88563e2f81f8f493745af4ae671a",
-            "data_batch_5": "986ab2a56c950ba1ab08d71a4214ac06",
+            "data_batch_1": "bb044f8c2c2aa198b5ed327d2be53e0d",
+            "data_batch_2": "a626e1ef44652995147c2ecd3b0b390a",
+            "data_batch_3": "31f274d56ab53e96d42255aa4d2f00e4",
+            "data_batch_4": "ceec65dd75bf8b3b262649bd13bae366",
+            "data_batch_5": "19c6c3421cc466356458ffa28a9bc4ac",
         },
-        test_files={"test_batch": "4d2bfb20863dbb2c207edc6775aeaa42"},
+        test_files={"test_batch": "e0a56f1256834793f1575215ecc252eb"},
         meta_files={"batches.meta": "78e78d7f7304e1c53001b2a9f239fa40"},
         train_images=10_000,
         test_images=2_000,
@@ -237,7 +237,7 @@ class CosineSchedule(Strict):
 
 
 class ProtocolConfig(Strict):
-    """How a run is trained, measured and reported: where the paper's listings differ from custom."""
+    """How a run is trained, measured and reported, where the paper's listings leave custom."""
 
     shuffle: bool  # new order in every epoch; the listing never shuffles
     augmented_evaluation: bool  # validation and test images augmented, too (Listing 2, __main__)
@@ -588,7 +588,9 @@ def validate(model: type[Model], content: Any, source: str) -> Model:
         # As JSON, because strict models take a list for a tuple only from there.
         return model.model_validate_json(json.dumps(content, default=str))
     except pydantic.ValidationError as error:
-        raise ConfigError(_sentence(model, error.errors()[0], source)) from error
+        # A mistyped key is also a missing one: the unknown name says more.
+        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+        raise ConfigError(_sentence(model, faults[0], source)) from error
 
 
 def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
@@ -608,7 +610,8 @@ def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
             hint = "write it without quotes"
             if match := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", given):
                 whole, fraction, sign, exponent = match.groups()
-                hint = f"YAML takes that for text, write {whole}{fraction or '.0'}e{sign or '+'}{exponent}"
+                number = f"{whole}{fraction or '.0'}e{sign or '+'}{exponent}"
+                hint = f"YAML takes that for text, write {number}"
             return f"{source}: {place} must be a number, not the text {given!r}; {hint}"
         case _:
             message = fault["msg"][0].lower() + fault["msg"][1:]

@@ -90,20 +90,29 @@ def _info(name: str) -> DatasetInfo:
 
 def _places(info: DatasetInfo) -> list[Path]:
     """The folders a data set may be in, in the order they are looked at."""
-    places = [paths.DATA / info.folder]
-    if info.real and (root := os.environ.get("CIFAR10_ROOT")):
-        places.insert(0, Path(root).expanduser() / info.folder)
-    return places
+    root = _root(info)
+    return [*([root / info.folder] if root else []), paths.DATA / info.folder]
+
+
+def _root(info: DatasetInfo) -> Path | None:
+    """What the environment says of where a real data set is."""
+    root = os.environ.get("CIFAR10_ROOT") if info.real else None
+    try:
+        return Path(root).expanduser() if root else None
+    except RuntimeError as error:
+        raise DataError(f"CIFAR10_ROOT={root} names no folder: {error}") from error
 
 
 def _locate(name: str) -> Path | None:
     """The first folder that holds a data set, complete or not."""
     info = _info(name)
-    if info.real and (root := os.environ.get("CIFAR10_ROOT")):
-        itself = Path(root).expanduser()
-        if any((itself / file).is_file() for file in info.files):
-            return itself
-    return next((place for place in _places(info) if place.is_dir()), None)
+    root = _root(info)
+    try:
+        if root and any((root / file).is_file() for file in info.files):
+            return root
+        return next((place for place in _places(info) if place.is_dir()), None)
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be looked at: {error.strerror}") from error
 
 
 def _generate(info: DatasetInfo) -> Path:
@@ -203,7 +212,7 @@ def download(
     info = _info(name)
     if not info.real:
         return find(name)
-    target = root / info.folder if root else _locate(name) or paths.DATA / info.folder
+    target = Path(root) / info.folder if root else _locate(name) or paths.DATA / info.folder
     if target.is_dir():
         with contextlib.suppress(DataError):
             verify(info, target)
@@ -305,10 +314,11 @@ def _writing(target: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside the target, which is removed whatever happens."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """A folder on the target's file system, which is removed whatever happens."""
+    place = target if target.is_dir() else target.parent
+    place.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
-        prefix=f".{target.name}-", dir=target.parent, ignore_cleanup_errors=True
+        prefix=f".{target.name}-", dir=place, ignore_cleanup_errors=True
     ) as temporary:
         yield Path(temporary)
 

@@ -13,9 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cifarlib.config import DATASETS, Condition
+from cifarlib.published import TITLES
 from cifarlib.records import Results
 
 PENDING = "pending"
+ABSENT = "–"  # neither the paper nor the study has it
 
 Format = str | Callable[[Any], str]
 
@@ -75,25 +77,28 @@ def _format_of(column: Any, formats: Mapping[Any, Format]) -> Format:
 
 
 def _table_html(frame: pd.DataFrame, formats: Mapping[Any, Format], best: set[Any]) -> str:
-    top = {column: frame[column].max() for column in best}
+    top = {column: pd.to_numeric(frame[column], errors="coerce").max() for column in best}
     rows = []
-    for _, row in frame.iterrows():
+    for row in frame.itertuples(index=False, name=None):
         cells = []
-        for column in frame.columns:
-            value = row[column]
+        for column, value in zip(frame.columns, row, strict=True):
             classes = [_kind(column)]
             if pd.isna(value):
-                text = PENDING
+                text = ABSENT if classes == ["paper"] else PENDING
                 classes.append("pending")
             else:
                 form = formats[column]
+                if isinstance(value, str):
+                    form = str
                 text = form.format(value) if isinstance(form, str) else form(value)
                 if column in top and value == top[column]:
                     classes.append("best")
             names = " ".join(filter(None, classes))
             cells.append(f"<td{f' class={names!r}' if names else ''}>{html.escape(text)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<table class="data"><thead>{_head(frame)}</thead><tbody>{"".join(rows)}</tbody></table>'
+    return (
+        f'<table class="data"><thead>{_head(frame)}</thead><tbody>{"".join(rows)}</tbody></table>'
+    )
 
 
 def _kind(column: Any) -> str:
@@ -118,6 +123,30 @@ def _head(frame: pd.DataFrame) -> str:
     return f"<tr>{''.join(first)}</tr><tr>{''.join(second)}</tr>"
 
 
+def show_comparison(
+    frame: pd.DataFrame, number: str, results: Results, stages: Iterable[str], decimals: int = 1
+) -> Shown:
+    """A table of the paper beside ours, with its title, the runs behind it, and the best marked."""
+    formats: dict[Any, Format] = {
+        "paper": f"{{:.{decimals}f}}",
+        "ours": f"{{:.{decimals}f}}",
+        "difference": signed(decimals),
+        ("", "Learning rate"): "{:g}",
+        ("", "L2"): "{:g}",
+    }
+    for name in ("paper", "ours"):
+        formats |= {("Best epoch", name): "{:.0f}", ("Time, s", name): "{:.1f}"}
+    conditions = [c for c in results.conditions if c.stage in set(stages)]
+    return show_table(
+        frame,
+        number,
+        TITLES[number],
+        note=describe_runs(results, conditions),
+        formats=formats,
+        best=[c for c in frame.columns if c in (("Test", "paper"), ("Test", "ours"))],
+    )
+
+
 def signed(decimals: int) -> Callable[[float], str]:
     """Formats a difference: +1.2, −0.4, 0.0."""
 
@@ -133,37 +162,41 @@ def signed(decimals: int) -> Callable[[float], str]:
 # ---------------------------------------------------------------------------------------------
 
 
-def show_figure(figure: Figure, number: str, title: str, *, alt: str, note: str = "") -> Shown:
-    """A matplotlib figure as a numbered vector image; the figure is closed."""
-    with plt.rc_context({"svg.hashsalt": "cifarlib"}):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-    source = base64.b64encode(buffer.getvalue()).decode()
+def show_figure(
+    figure: Figure | None, number: str, title: str, *, alt: str, note: str = ""
+) -> Shown:
+    """A matplotlib figure as a numbered vector image; None, for want of records, reads “pending”.
+
+    The figure is closed. ``alt`` says in words what the image shows.
+    """
+    if figure is None:
+        body = f'<p class="pending">{PENDING}</p>'
+    else:
+        with plt.rc_context({"svg.hashsalt": "cifarlib"}):  # the same bytes every time
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+        plt.close(figure)
+        source = base64.b64encode(buffer.getvalue()).decode()
+        body = f'<img src="data:image/svg+xml;base64,{source}" alt="{html.escape(alt)}">'
     foot = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return Shown(
-        f'<figure class="plot" id="{anchor("figure", number)}">'
-        f'<img src="data:image/svg+xml;base64,{source}" alt="{html.escape(alt)}">'
+        f'<figure class="plot" id="{anchor("figure", number)}">{body}'
         f'<figcaption><span class="number">Figure {html.escape(number)}</span> '
         f"{html.escape(title)}</figcaption>{foot}</figure>",
-        f"Figure {number}: {title}\n{alt}\n{note}",
-    )
-
-
-def show_pending(number: str, title: str, *, need: str) -> Shown:
-    """The place of a figure whose records are missing."""
-    label = html.escape(f"Figure {number}")
-    return Shown(
-        f'<figure class="plot pending" id="{anchor("figure", number)}">'
-        f"<p>{PENDING}: {html.escape(need)}</p>"
-        f'<figcaption><span class="number">{label}</span> {html.escape(title)}</figcaption></figure>',
-        f"Figure {number}: {title}\n{PENDING}: {need}",
+        f"Figure {number}: {title}\n{alt if figure else PENDING}\n{note}",
     )
 
 
 # ---------------------------------------------------------------------------------------------
 # Captions
 # ---------------------------------------------------------------------------------------------
+
+
+def describe_data(results: Results) -> str:
+    """Which data set a table or figure of the data stage shows."""
+    info = DATASETS[results.scale.data.name]
+    name = info.title if info.real else f"{info.title}, not CIFAR-10"
+    return f"{name} ({info.train_images} training images); fingerprint {info.fingerprint}."
 
 
 def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:

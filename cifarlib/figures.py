@@ -40,8 +40,10 @@ def _image(png: str) -> np.ndarray:
     return plt.imread(io.BytesIO(base64.b64decode(png)))
 
 
-def plot_examples(data: DataRecord) -> Figure:
+def plot_examples(data: DataRecord | None) -> Figure | None:
     """Figure 1: one training image of each of the ten classes."""
+    if data is None:
+        return None
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(2, 5, figsize=(7, 3.2), layout="constrained")
         names = DATASETS[data.dataset].classes
@@ -54,8 +56,10 @@ def plot_examples(data: DataRecord) -> Figure:
     return figure
 
 
-def plot_transforms(data: DataRecord) -> Figure:
+def plot_transforms(data: DataRecord | None) -> Figure | None:
     """Figure 2: one training image after each transform."""
+    if data is None:
+        return None
     with mpl.rc_context(STYLE):
         count = len(data.transforms)
         figure, axes = plt.subplots(1, count, figsize=(1.6 * count, 1.9), layout="constrained")
@@ -66,7 +70,7 @@ def plot_transforms(data: DataRecord) -> Figure:
     return figure
 
 
-def plot_base_search(results: Results, threshold: float = 70.0) -> Figure:
+def plot_base_search(results: Results, threshold: float = 70.0) -> Figure | None:
     """Figure 5, accuracy row: test top-1 by epoch, for each optimiser and for the best runs.
 
     The fourth panel holds the runs above ``threshold`` % test top-1. A red dot marks the best
@@ -77,6 +81,8 @@ def plot_base_search(results: Results, threshold: float = 70.0) -> Figure:
         for condition in results.conditions
         if condition.stage == "stage1-base" and (record := results.record(condition))
     ]
+    if not runs:
+        return None
     panels = {
         name: [(c, r) for c, r in runs if c.settings["optimizer"] == key]
         for key, name in (("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW"))
@@ -134,11 +140,13 @@ def _run_legend() -> list[Line2D]:
     return [*handles, best]
 
 
-def plot_confusion(record: RunRecord) -> Figure:
+def plot_confusion(record: RunRecord | None) -> Figure | None:
     """Figures 6, 7 and 10: confusion matrices of the training and the test set.
 
     Cells are % of their true class; the paper calls the test set's “Validation”.
     """
+    if record is None:
+        return None
     names = DATASETS[record.config.data.name].classes
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
@@ -169,27 +177,28 @@ def plot_confusion(record: RunRecord) -> Figure:
     return figure
 
 
-def plot_agreement(tables: dict[str, pd.DataFrame], rates: dict[str, pd.Series]) -> Figure:
-    """Ours against the paper's test top-1 of stage 1, a point for each run.
+def plot_agreement(searches: dict[str, pd.DataFrame]) -> Figure | None:
+    """Ours against the paper's test top-1, a point for each run of each search.
 
-    ``tables`` are those of the stage's searches by title, with columns (Test, paper | ours);
-    ``rates`` the learning rate of each row.
+    ``searches`` are tables as ``tables`` makes them, by title, with the columns
+    (Test, paper | ours) and ("", Learning rate).
     """
+    if all(table["Test", "ours"].isna().all() for table in searches.values()):
+        return None
     with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, len(tables), figsize=(3.3 * len(tables), 3.3), layout="constrained"
-        )
-        for axis, (title, table) in zip(np.atleast_1d(axes), tables.items(), strict=True):
+        size = (3.3 * len(searches), 3.5)
+        figure, axes = plt.subplots(1, len(searches), figsize=size, layout="constrained")
+        for axis, (title, table) in zip(np.atleast_1d(axes), searches.items(), strict=True):
             paper, ours = table["Test", "paper"], table["Test", "ours"]
             for rate, colour in RATE_COLOURS.items():
-                chosen = rates[title] == rate
+                chosen = table["", "Learning rate"] == rate
                 if chosen.any():
                     label = f"learning rate {rate:g}"
                     axis.scatter(paper[chosen], ours[chosen], color=colour, s=22, label=label)
             rank = paper.corr(ours, method="spearman")
             note = "pending" if pd.isna(rank) else f"rank correlation {rank:.2f}"
-            axis.set_title(f"{title}\n{note}")
+            axis.set_title(f"{title}: {note}")
             axis.set_xlabel("paper, test top-1 in %")
-            axis.legend(fontsize=7, loc="best")
+            axis.legend(fontsize=7)
         np.atleast_1d(axes)[0].set_ylabel("ours, test top-1 in %")
     return figure

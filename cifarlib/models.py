@@ -172,7 +172,7 @@ def _modern(key: str) -> str:
     """DenseNet's file is older than torch 0.4 and says ``norm.1`` where ``norm1`` is meant."""
     parts = key.split(".")
     if "denselayer" in key and len(parts) > 2 and parts[-2] in ("1", "2"):
-        return ".".join(parts[:-3] + [parts[-3] + parts[-2], parts[-1]])
+        return ".".join([*parts[:-3], parts[-3] + parts[-2], parts[-1]])
     return key
 
 

@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pydantic
-from pydantic import Field
 
 from cifarlib import paths
 from cifarlib.config import (

@@ -6,6 +6,7 @@ command goes on.
 """
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import sys
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from statistics import median
 
 from tqdm import tqdm
@@ -70,11 +72,9 @@ def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageSta
     return rows
 
 
-def _is_locked(path: os.PathLike[str]) -> bool:
-    import fcntl
-
+def _is_locked(path: Path) -> bool:
     try:
-        with open(path) as file:
+        with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -159,7 +159,7 @@ class _Worker:
 def default_workers(device: str, threads: int | None = None) -> tuple[int, int]:
     """Worker processes and threads of each: one thread a core, or all of them for CUDA."""
     cores = len(os.sched_getaffinity(0))
-    if device == "cuda" or (device == "auto" and os.path.exists("/dev/nvidiactl")):
+    if device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists()):
         return 1, cores
     threads = threads or 1
     return max(1, cores // threads), threads

@@ -8,8 +8,8 @@ percentage points. A missing outcome is NaN. Several seeds are averaged.
 import pandas as pd
 
 from cifarlib import published
-from cifarlib.config import DATASETS, Condition
-from cifarlib.records import Results
+from cifarlib.config import DATASETS
+from cifarlib.records import SPLITS, Results
 
 METRICS = {
     "best_epoch": "Best epoch",
@@ -30,11 +30,21 @@ MODELS = {
 }
 
 
+def tabulate_classes(results: Results) -> pd.DataFrame:
+    """Ours alone: images of each class in the three sets, before any subset is taken."""
+    names = DATASETS[results.scale.data.name].classes
+    counts = results.data.class_counts if results.data else {}
+    frame = pd.DataFrame({"Class": names})
+    for split in SPLITS:
+        frame[split.capitalize()] = counts.get(split, [float("nan")] * len(names))
+    return frame
+
+
 def tabulate_normalization(results: Results) -> pd.DataFrame:
     """Table I: mean and standard deviation of each channel of the training images.
 
     Six rows; ``paper`` as printed, ``listing`` as in Listing 4, ``ours`` over the data set's
-    training images, ``difference`` ours − listing.
+    training images, ``difference`` ours − listing, and their ratio.
     """
     mean, std = published.read_normalization()["32"]
     printed = published.read_table(1).iloc[0]
@@ -51,9 +61,10 @@ def tabulate_normalization(results: Results) -> pd.DataFrame:
                     "listing": listed,
                     "ours": value,
                     "difference": None if value is None else value - listed,
+                    "ours / listing": None if value is None else value / listed,
                 }
             )
-    return pd.DataFrame(rows).astype({"ours": float, "difference": float})
+    return pd.DataFrame(rows).astype(dict.fromkeys(list(rows[0])[2:], float))
 
 
 def tabulate_interpolation_statistics(results: Results) -> pd.DataFrame:
@@ -119,6 +130,10 @@ def tabulate_models(results: Results) -> pd.DataFrame:
     paper = paper.assign(model=list(MODELS))
     metrics = ["train_top1", "validation_top1", "test_top1"]
     frame = _compare(paper, ours, ["model"], {}, metrics)
+    frame = frame.astype(object)
+    for column in frame.columns:  # a model of another study: nothing of ours can stand beside it
+        if column[1] in ("ours", "difference"):
+            frame.loc[frame["", "Model"] == "published", [column]] = "–"
     frame["", "Model"] = frame["", "Model"].map(MODELS)
     return frame
 
@@ -128,7 +143,7 @@ def tabulate_interpolation_accuracy(results: Results) -> pd.DataFrame:
     frame = results.stage("interpolation")
     frame["method"] = [resize["method"] for resize in frame["resize"]]
     columns = {"method": "Method", "best_epoch": "Best epoch"}
-    columns |= {f"{split}_top1": METRICS[f"{split}_top1"] for split in ("train", "validation", "test")}
+    columns |= {f"{split}_top1": METRICS[f"{split}_top1"] for split in SPLITS}
     means = frame.groupby("method", sort=False)[list(columns)[1:]].mean().reset_index()
     return means.rename(columns=columns)
 

@@ -179,9 +179,17 @@ class Feed:
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """PyTorch's optimiser for a configuration, over all parameters of a model."""
+    """PyTorch's optimiser for a configuration, over all parameters of a model.
+
+    Fused, and three times as fast, only in bf16: its last bits differ from the plain optimiser's,
+    and in fp32 fifty steps of this network grow that to some per cent of the loss.
+    """
     settings = config.optimizer
-    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
+    shared = {
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "fused": config.precision == "bf16",
+    }
     if isinstance(settings, AdamConfig):
         kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
         betas = (settings.beta1, settings.beta2)

@@ -1,0 +1,256 @@
+"""What the report's title page and its section on provenance say, in words, from the records."""
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from cifarlib import provenance
+from cifarlib.config import DATASETS, ENGINE, Condition, Scale
+from cifarlib.records import Provenance, Results, RunRecord
+from cifarlib.sweep import duration, status
+
+IMAGE_SIZE = 224  # pixels after the crop, the paper's stage 3
+
+
+def describe(results: Results, options: str) -> dict[str, Any]:
+    """What the title page and the section on provenance say of a build folder's records.
+
+    ``options`` are the command line options that name the records.
+    """
+    names: dict[str, list[Condition]] = {}
+    for condition in results.conditions:
+        names.setdefault(condition.run_id, []).append(condition)
+    done, total = len(results.records), len(names)
+    scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
+    kind, short, banner = _budget_banner(results)
+    label = f"{scale_title}: {short}" if short else scale_title
+    return {
+        "label": f"{label} · {done} of {total} runs",
+        "print_label": _css_text(f"{label} · {done} of {total} runs"),
+        "kind": kind,
+        "banner_title": label,
+        "banner": banner,
+        "counts": _count_runs(done, total),
+        "faults": results.faults,
+        "stages": _stage_rows(results),
+        "budget": _budget(results.scale, results.overrides),
+        "protocol_name": _protocol_name(results),
+        "protocol": _protocol(results.scale),
+        "provenance": _provenance(results),
+        "command": f"cifarlib report {options}",
+        "sweep_command": f"cifarlib sweep {options}",
+        "runs": [_run_row(results, conditions, options) for conditions in names.values()],
+        "done": done,
+        "total": total,
+        "shared": len(results.conditions) > total,
+    }
+
+
+def _css_text(text: str) -> str:
+    return "".join(c if c.isalnum() or c == " " else f"\\{ord(c):x} " for c in text)
+
+
+def _count_runs(done: int, total: int) -> str:
+    if done == total:
+        return f"All {total} runs are recorded."
+    missing = "Everything else" if done else "Everything"
+    return (
+        f"{done or 'None'} of {total} runs {'is' if done == 1 else 'are'} recorded. "
+        f"{missing} is marked pending, and every verdict is provisional."
+    )
+
+
+def _budget_banner(results: Results) -> tuple[str, str, str]:
+    """(kind, short label, sentence): what the numbers of this report can stand for."""
+    info = DATASETS[results.scale.data.name]
+    if not info.real:
+        return (
+            "standin",
+            "generated stand-in set, not CIFAR-10",
+            "The images are generated and only look a little like CIFAR-10. These numbers show "
+            "that the machinery works; they say nothing about the paper.",
+        )
+    if _is_reduced(results.scale):
+        return (
+            "reduced",
+            f"reduced budget on {info.title}, not the paper's",
+            "Fewer images or epochs, or smaller images, than in the paper. Effects may point the "
+            "same way; accuracies must not be compared with the paper's as if they were equal.",
+        )
+    return (
+        "full",
+        f"the paper's budget on {info.title}",
+        "Data, epochs and image sizes as published.",
+    )
+
+
+def _is_reduced(scale: Scale) -> bool:
+    info = DATASETS[scale.data.name]
+    held_out = info.train_images // 10
+    sizes = (scale.data.train_size, scale.data.validation_size, scale.data.test_size)
+    return (
+        sizes != (info.train_images - held_out, held_out, info.test_images)
+        or any(published != ours for published, ours in scale.epochs.items())
+        or scale.image_size != IMAGE_SIZE
+    )
+
+
+def _stage_rows(results: Results) -> list[dict[str, Any]]:
+    return [
+        {
+            "title": results.study.stages[row.stage].title,
+            "conditions": row.conditions,
+            "done": row.done,
+            "pending": row.conditions - row.done,
+            "cost": f"about {duration(row.seconds_left)}" if row.conditions > row.done else "–",
+        }
+        for row in status(results.conditions, results.store)
+    ]
+
+
+def _budget(scale: Scale, overrides: Iterable[str]) -> list[tuple[str, str]]:
+    info = DATASETS[scale.data.name]
+    held_out = info.train_images // 10
+    train, validation, test = (
+        f"{ours:,} of {available:,} {name}"
+        for ours, available, name in (
+            (scale.data.train_size, info.train_images - held_out, "training"),
+            (scale.data.validation_size, held_out, "validation"),
+            (scale.data.test_size, info.test_images, "test"),
+        )
+    )
+    epochs = [
+        f"{published}, as published" if ours == published else f"{ours} for the paper's {published}"
+        for published, ours in scale.epochs.items()
+    ]
+    paper = "as published" if scale.image_size == IMAGE_SIZE else f"the paper: {IMAGE_SIZE}"
+    rows = [
+        ("Data", f"{info.title}: {train}, {validation} and {test} images"),
+        ("Epochs", "; ".join(epochs)),
+        ("Stage 3 images", f"{scale.image_size} pixels square after the crop ({paper})"),
+        ("Seeds", ", ".join(map(str, scale.seeds))),
+        (
+            "Precision",
+            {"fp32": "32-bit floating point", "bf16": "bfloat16 (autocast)"}[scale.precision],
+        ),
+    ]
+    if settings := ", ".join(overrides):
+        rows.append(("Changed by hand", settings))
+    return rows
+
+
+def _protocol_name(results: Results) -> str:
+    used = results.scale.protocol.model_dump()
+    for name, settings in results.study.presets.get("protocol", {}).items():
+        if settings == used:
+            return name
+    return "custom"
+
+
+def _protocol(scale: Scale) -> list[tuple[str, str]]:
+    """The protocol in words; where it departs from the paper's listings, it says so."""
+    used = scale.protocol
+    return [
+        (
+            "Training order",
+            "images shuffled anew in every epoch (the paper's listing never shuffles)"
+            if used.shuffle
+            else "images in one fixed order, never shuffled, as in the paper's listing",
+        ),
+        (
+            "Evaluation",
+            "validation and test images augmented like training images, as in the paper's listing"
+            if used.augmented_evaluation
+            else "on clean images (the paper's listing augments validation and test images, too)",
+        ),
+        (
+            "Chosen epoch",
+            "the best on the test set, as in the paper's listing"
+            if used.selection == "test"
+            else "the best on the validation set (the paper's listing: the best on the test set)",
+        ),
+        (
+            "Weights",
+            "predictions from the last epoch's weights, as in the paper's listing"
+            if used.checkpoint == "last"
+            else "predictions from the chosen epoch's weights (the listing keeps the last epoch's)",
+        ),
+        (
+            "Normalisation",
+            "the constants of the paper's listing"
+            if used.normalization == "published"
+            else "channel statistics computed from the training images",
+        ),
+        (
+            "Loss shown",
+            "sum of batch means divided by the number of images, as in the paper's listing"
+            if used.loss == "batch_means"
+            else "mean cross-entropy per image",
+        ),
+    ]
+
+
+def _provenance(results: Results) -> list[tuple[str, list[str]]]:
+    """(what, its distinct values): where page, records and data come from."""
+    records = list(results.records.values())
+    info = DATASETS[results.scale.data.name]
+
+    def distinct(value: Callable[[RunRecord], Any]) -> list[str]:
+        count = Counter(str(value(record)) for record in records)
+        many = len(count) > 1
+        return [
+            f"{text} ({n} {'run' if n == 1 else 'runs'})" if many else text
+            for text, n in sorted(count.items())
+        ] or ["no run is recorded yet"]
+
+    seconds = sum(r.timing.train_s + r.timing.evaluation_s for r in records)
+
+    def of(package: str) -> str:
+        return ", ".join(sorted({r.provenance.versions.get(package, "–") for r in records}))
+
+    packages = list(dict.fromkeys(name for r in records for name in r.provenance.versions))
+    commit, dirty = provenance.commit()
+    described = "described in the records" if results.data else "not yet described in the records"
+    return [
+        ("Code of this page", [_name_commit(commit, dirty)]),
+        ("Code of the runs", distinct(lambda r: _commit_of(r.provenance))),
+        ("Engine", distinct(lambda r: r.engine) if records else [str(ENGINE)]),
+        ("Data set", [f"{info.title}, fingerprint {info.fingerprint}, {described}"]),
+        ("Versions", [f"{name} {of(name)}" for name in packages] or ["no run is recorded yet"]),
+        ("Devices", distinct(lambda r: f"{r.provenance.device} ({r.provenance.device_class})")),
+        ("Threads of a run", distinct(lambda r: r.provenance.threads)),
+        ("Precision", distinct(lambda r: r.config.precision)),
+        ("Seeds", distinct(lambda r: r.config.seed)),
+        ("Runs", [f"{len(records)} of {len({c.run_id for c in results.conditions})}"]),
+        ("Training and evaluation", [f"{duration(seconds)} in all"]),
+        ("Last record", [max((r.provenance.finished for r in records), default="none")]),
+    ]
+
+
+def _commit_of(origin: Provenance) -> str:
+    return _name_commit(origin.commit, origin.dirty)
+
+
+def _name_commit(commit: str | None, dirty: bool | None) -> str:
+    if commit is None:
+        return "outside a git checkout"
+    return f"commit {commit[:12]}{', with uncommitted changes' if dirty else ''}"
+
+
+def _run_row(results: Results, conditions: list[Condition], options: str) -> dict[str, Any]:
+    condition = conditions[0]
+    row: dict[str, Any] = {"names": [c.name for c in conditions], "run_id": condition.run_id}
+    record = results.record(condition)
+    if record is None:
+        name = shlex.quote(condition.name)
+        return row | {"done": False, "command": f"cifarlib run {name} {options}"}
+    origin = record.provenance
+    return row | {
+        "done": True,
+        "epochs": record.result.history.epochs,
+        "chosen": record.reported_epoch,
+        "time": duration(record.timing.train_s + record.timing.evaluation_s),
+        "device": origin.device,
+        "commit": (origin.commit or "–")[:12] + ("*" if origin.dirty else ""),
+    }

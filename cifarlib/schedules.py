@@ -1,0 +1,67 @@
+"""The learning rate at a step, a pure function of the schedule and what happened so far."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def learning_rate_at(
+    schedule: Any,
+    base: float,
+    step: int,
+    total_steps: int,
+    validation_top1: Sequence[float] = (),
+) -> float:
+    """The rate with which step ``step`` of 0 … ``total_steps`` − 1 is taken.
+
+    ``schedule`` is one of the schedule models of the configuration, ``base`` the run's learning
+    rate, ``validation_top1`` the accuracy (%) after each completed epoch, from the first on.
+    """
+    match schedule.name:
+        case "constant":
+            return base
+        case "validation_step":
+            exceeded = any(top1 > schedule.threshold for top1 in validation_top1)
+            return schedule.learning_rate if exceeded else base
+        case "plateau":
+            return _plateau(schedule, base, validation_top1)
+        case "multi_step":
+            passed = sum(step >= round(share * total_steps) for share in schedule.milestones)
+            return base * schedule.factor**passed
+        case "cosine":
+            return _cosine(schedule, base, step, total_steps)
+    raise ValueError(f"there is no schedule {schedule.name!r}")
+
+
+SMALLEST_REDUCTION = 1e-8  # a smaller one is not made; ``eps`` of ReduceLROnPlateau
+
+
+def _plateau(schedule: Any, base: float, validation_top1: Sequence[float]) -> float:
+    """A replay of ``torch.optim.lr_scheduler.ReduceLROnPlateau``, mode max, relative threshold."""
+    rate, best, bad_epochs, cooldown = base, -math.inf, 0, 0
+    for top1 in validation_top1:
+        if top1 > best * (1 + schedule.threshold):
+            best, bad_epochs = top1, 0
+        else:
+            bad_epochs += 1
+        if cooldown > 0:
+            cooldown, bad_epochs = cooldown - 1, 0
+        if bad_epochs > schedule.patience:
+            reduced = rate * schedule.factor
+            rate = reduced if rate - reduced > SMALLEST_REDUCTION else rate
+            cooldown, bad_epochs = schedule.cooldown, 0
+    return rate
+
+
+def _cosine(schedule: Any, base: float, step: int, total_steps: int) -> float:
+    """Linear warm-up, then half a cosine that would reach its end at step ``total_steps``.
+
+    The second part is ``torch.optim.lr_scheduler.CosineAnnealingLR`` (Loshchilov and Hutter,
+    SGDR, Eq. 5).
+    """
+    warmup_steps = min(round(schedule.warmup * total_steps), total_steps - 1)
+    if step < warmup_steps:
+        return base * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / (total_steps - warmup_steps)
+    share = (1 + math.cos(math.pi * progress)) / 2
+    return base * (schedule.final + (1 - schedule.final) * share)

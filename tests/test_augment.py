@@ -1,0 +1,280 @@
+"""Batched transforms against torchvision's and Pillow's, image by image."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.functional as reference
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from cifarlib import augment
+
+METHODS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+DAA1 = {"rotation_degrees": 0.0, "rotation_probability": 0.0, "padding": 4, "flip_probability": 0.5}
+DAA2 = DAA1 | {"rotation_degrees": 15.0, "rotation_probability": 0.5}
+
+
+def draw(count: int, settings: dict, seed: int = 0, margin: int = 0) -> augment.Draws:
+    generator = torch.Generator().manual_seed(seed)
+    return augment.draw(count, **settings, margin=margin, generator=generator)
+
+
+def make_images(count: int, size: int = 32) -> torch.Tensor:
+    """A half of noise, which overshoots every filter, and a half of smooth gradients."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    corners = torch.randint(256, (count, 3, 3, 3), generator=generator, dtype=torch.uint8)
+    smooth = reference.resize(corners, [size, size], InterpolationMode.BILINEAR)
+    return torch.where(torch.arange(count)[:, None, None, None] % 2 == 0, noise, smooth)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return make_images(200)
+
+
+@pytest.fixture(scope="module")
+def cifar10() -> torch.Tensor:
+    """The 50,000 training images."""
+    data = pytest.importorskip("cifarlib.data")
+    from cifarlib.errors import DataError
+
+    try:
+        return torch.from_numpy(data.load("cifar10")[0].images)
+    except DataError as error:
+        pytest.skip(f"CIFAR-10 is not here: {error}")
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+
+
+def from_pil(images: list[Image.Image]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).movedim(3, 1)
+
+
+def resize_by_pillow(images: torch.Tensor, size: int, method: str) -> torch.Tensor:
+    resampling = Image.Resampling[method.upper()]
+    return from_pil([to_pil(image).resize((size, size), resampling) for image in images])
+
+
+def share_equal(one: torch.Tensor, other: torch.Tensor) -> float:
+    return (one == other).double().mean().item()
+
+
+# -- random numbers ---------------------------------------------------------------------------
+
+
+def test_same_seed_same_draws():
+    one, same, other = draw(100, DAA2, 3), draw(100, DAA2, 3), draw(100, DAA2, 4)
+    for field in ("angles", "top", "left", "flip"):
+        assert torch.equal(getattr(one, field), getattr(same, field))
+        assert not torch.equal(getattr(one, field), getattr(other, field))
+
+
+def test_types():
+    draws = draw(5, DAA2)
+    assert draws.angles.dtype == torch.float32
+    assert draws.top.dtype == draws.left.dtype == torch.int64
+    assert draws.flip.dtype == torch.bool
+    assert draws.rotated
+    assert not draw(5, DAA1).rotated
+
+
+def test_distributions():
+    count = 100_000
+    draws = draw(count, DAA2)
+    rotated = draws.angles[draws.angles != 0]
+    assert len(rotated) / count == pytest.approx(0.5, abs=0.008)  # 5 standard errors
+    assert rotated.abs().max() <= 15
+    assert rotated.mean().item() == pytest.approx(0, abs=0.2)
+    assert rotated.std().item() == pytest.approx(15 / 3**0.5, abs=0.1)
+    assert draws.flip.double().mean().item() == pytest.approx(0.5, abs=0.008)
+    for offsets in (draws.top, draws.left):
+        assert (torch.bincount(offsets, minlength=9) / count - 1 / 9).abs().max() < 0.005
+    values = torch.stack([draws.angles, draws.top, draws.left, draws.flip]).double()
+    assert (torch.corrcoef(values) - torch.eye(4)).abs().max() < 0.02
+
+
+def test_crop_offsets_of_a_resized_image():
+    top = draw(20_000, DAA1 | {"padding": 0}, margin=32).top
+    assert torch.equal(top.unique(), torch.arange(33))
+
+
+def test_nothing_random():
+    settings = dict.fromkeys(DAA1, 0)
+    draws = draw(50, settings)
+    assert not (draws.angles.any() or draws.top.any() or draws.left.any() or draws.flip.any())
+    batch = make_images(50)
+    assert torch.equal(augment.augment(batch, draws, padding=0), batch)
+
+
+def test_a_kind_of_draw_does_not_depend_on_the_others():
+    one, other = draw(100, DAA1), draw(100, DAA2)
+    assert torch.equal(one.top, other.top)
+    assert torch.equal(one.flip, other.flip)
+    wide = draw(100, DAA1 | {"padding": 8})
+    assert torch.equal(one.flip, wide.flip)
+
+
+# -- augmentation -----------------------------------------------------------------------------
+
+
+def augment_by_torchvision(images: torch.Tensor, draws: augment.Draws, padding: int):
+    """Each image by itself with the same random numbers."""
+    results = []
+    for k, image in enumerate(images):
+        if angle := draws.angles[k].item():
+            image = reference.rotate(image, angle, InterpolationMode.NEAREST)
+        image = reference.pad(image, [padding])
+        image = reference.crop(image, int(draws.top[k]), int(draws.left[k]), *images.shape[-2:])
+        results.append(reference.hflip(image) if draws.flip[k] else image)
+    return torch.stack(results)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4, 16])
+def test_padding_crop_and_flip_are_torchvisions(images, padding):
+    draws = draw(len(images), DAA1 | {"padding": padding})
+    ours = augment.augment(images, draws, padding=padding)
+    assert ours.dtype == torch.uint8
+    assert torch.equal(ours, augment_by_torchvision(images, draws, padding))
+
+
+def test_rotation_padding_crop_and_flip_are_torchvisions(images):
+    draws = draw(len(images), DAA2)
+    ours = augment.augment(images, draws, padding=4)
+    assert share_equal(ours, augment_by_torchvision(images, draws, 4)) > 0.9999
+
+
+def test_rotation_is_torchvisions(images):
+    angles = torch.linspace(-180, 180, len(images))
+    angles[:4] = torch.tensor([45.0, 90.0, -90.0, 180.0])
+    ours = augment.rotate(images, angles)
+    expected = torch.stack(
+        [reference.rotate(i, a.item()) for i, a in zip(images, angles, strict=True)]
+    )
+    assert share_equal(ours, expected) > 0.9999
+    assert torch.equal(ours[1], images[1].rot90(1, (1, 2)))  # counter-clockwise
+
+
+def test_rotation_is_pillows(images):
+    angles = draw(len(images), DAA2 | {"rotation_probability": 1.0}).angles
+    ours = augment.rotate(images, angles)
+    expected = from_pil(
+        [reference.rotate(to_pil(i), a.item()) for i, a in zip(images, angles, strict=True)]
+    )
+    assert share_equal(ours, expected) > 0.998
+
+
+def test_rotation_leaves_the_others_and_its_input_alone(images):
+    angles = draw(len(images), DAA2).angles
+    before = images.clone()
+    ours = augment.rotate(images, angles)
+    assert torch.equal(ours[angles == 0], images[angles == 0])
+    assert torch.equal(images, before)
+    # What an accelerator does, rotating all of them, gives the same.
+    assert torch.equal(augment._rotate(images, angles), ours)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("padding", [0, 2])
+def test_resize_crop_and_flip_are_torchvisions(images, method, padding):
+    resize = augment.Resize(64, 56, method)
+    settings = DAA2 | {"padding": padding}
+    batch, draws = images[:40], draw(40, settings, margin=8)
+    ours = augment.augment(batch, draws, padding=padding, resize=resize)
+    enlarged = resize_by_pillow(augment.rotate(batch, draws.angles), 64, method)
+    enlarged = reference.pad(enlarged, [padding])
+    for k, image in enumerate(enlarged):
+        image = reference.crop(image, int(draws.top[k]), int(draws.left[k]), 56, 56)
+        assert torch.equal(ours[k], reference.hflip(image) if draws.flip[k] else image)
+
+
+@pytest.mark.parametrize("resize", [None, augment.Resize(73, 64, "lanczos")])
+def test_images_do_not_depend_on_the_batches(images, resize):
+    margin = 9 if resize else 0
+    draws = draw(len(images), DAA2, margin=margin)
+    whole = augment.augment(images, draws, padding=4, resize=resize)
+    parts = [slice(0, 101), torch.arange(101, len(images))]
+    halves = [augment.augment(images[p], draws[p], padding=4, resize=resize) for p in parts]
+    assert torch.equal(torch.cat(halves), whole)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("resize", [None, augment.Resize(73, 64, "lanczos")])
+def test_devices_agree(images, resize):
+    draws = draw(len(images), DAA2, margin=9 if resize else 0)
+    here = augment.augment(images, draws, padding=4, resize=resize)
+    there = augment.augment(images.cuda(), draws.to("cuda"), padding=4, resize=resize).cpu()
+    assert share_equal(here, there) > (0.9999 if resize is None else 0.999)
+
+
+def test_centre_crop_is_torchvisions():
+    for size, crop in ((256, 224), (73, 64), (32, 32), (35, 32)):
+        batch = make_images(2, size)
+        expected = reference.center_crop(batch, [crop])
+        assert torch.equal(augment.centre_crop(batch, crop), expected)
+
+
+# -- resizing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [256, 73, 33, 32, 31, 7])
+@pytest.mark.parametrize("method", METHODS)
+def test_resize_is_pillows(images, method, size):
+    ours = augment.resize(images[:20], size, method)
+    assert ours.dtype == torch.uint8
+    assert torch.equal(ours, resize_by_pillow(images[:20], size, method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resize_is_torchvisions(images, method):
+    transform = transforms.Compose(
+        [transforms.Resize((256, 256), InterpolationMode(method)), transforms.CenterCrop(224)]
+    )
+    expected = from_pil([transform(to_pil(image)) for image in images[:20]])
+    resize = augment.Resize(256, 224, method)
+    assert torch.equal(augment.resize_and_centre_crop(images[:20], resize), expected)
+
+
+def test_resize_of_an_oblong_image():
+    batch = make_images(6, 40)[..., :24]
+    assert torch.equal(augment.resize(batch, 50, "bicubic"), resize_by_pillow(batch, 50, "bicubic"))
+
+
+# -- normalising ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_normalize_is_torchvisions(images, channels_last):
+    mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
+    ours = augment.normalize(images[:20], mean, std, channels_last=channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    assert ours.is_contiguous(memory_format=memory_format)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, torch.stack([transform(to_pil(image)) for image in images[:20]]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resized_statistics_are_those_of_pillows_images(cifar10, method):
+    batch = cifar10[:2_000]
+    sums = np.zeros((2, 3))
+    for part in batch.split(250):
+        pixels = resize_by_pillow(part, 256, method)[..., 16:240, 16:240].numpy().astype(np.int32)
+        sums += pixels.sum((0, 2, 3)), (pixels * pixels).sum((0, 2, 3), dtype=np.int64)
+    count = 2_000 * 224 * 224
+    mean = sums[0] / count
+    expected_std = np.sqrt(sums[1] / count - mean**2) / 255
+    mean_of_ours, std_of_ours = augment.resized_statistics(batch, 256, 224, method)
+    np.testing.assert_allclose(mean_of_ours, mean / 255, rtol=1e-14)
+    np.testing.assert_allclose(std_of_ours, expected_std, rtol=1e-12)
+
+
+def test_resized_statistics_of_all_training_images(cifar10):
+    """Table II, nearest; Listing 4 gives the same numbers with the rounding of float32."""
+    mean, std = augment.resized_statistics(cifar10, 256, 224, "nearest")
+    assert mean.dtype == std.dtype == torch.float64
+    np.testing.assert_allclose(mean, [0.488720, 0.475235, 0.439246], atol=5e-7)
+    np.testing.assert_allclose(std, [0.243068, 0.239364, 0.255938], atol=5e-7)

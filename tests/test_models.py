@@ -1,0 +1,153 @@
+"""The networks: shapes, sizes, first weights, and ImageNet weights from local files."""
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import densenet121, resnet18
+
+from cifarlib import models
+from cifarlib.config import ModelConfig
+from cifarlib.errors import RunError, UnavailableError
+
+RESIDUAL = ModelConfig(name="residual", initialization="kaiming")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.build_model(RESIDUAL, dropout=0.2, seed=42)
+
+
+def test_the_residual_network_is_listing_1s(network):
+    assert models.count_parameters(network) == 4_869_066
+    sizes = {name: models.count_parameters(part) for name, part in network.named_children()}
+    assert sizes == {
+        "stem1": 1_920,
+        "stem2": 37_056,
+        "stage1": 230_528,
+        "stage2": 919_808,
+        "stage3": 3_674_624,
+        "pool": 0,
+        "dropout": 0,
+        "fc": 5_130,
+    }
+    assert network.dropout.p == 0.2
+
+
+def test_each_part_gives_the_shape_of_figure_3(network):
+    shapes = {}
+    for name, part in network.named_children():
+        part.register_forward_hook(
+            lambda _m, _i, out, name=name: shapes.update({name: tuple(out.shape[1:])})
+        )
+    network.eval()
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert shapes["stem1"] == (64, 17, 17)
+    assert shapes["stem2"] == (64, 17, 17)
+    assert shapes["stage1"] == (128, 9, 9)
+    assert shapes["stage2"] == (256, 5, 5)
+    assert shapes["stage3"] == (512, 3, 3)
+    assert shapes["pool"] == (512, 1, 1)
+
+
+def test_first_weights_are_he_with_fan_out(network):
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
+            deviation = module.weight.std().item()
+            assert deviation == pytest.approx(math.sqrt(2 / fan_out), rel=0.08)
+            assert not module.bias.any()
+        elif isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert not module.bias.any()
+    # The last layer, too: fan-out 10, so σ = 0.447 and a first loss far above ln 10.
+    assert network.fc.weight.std().item() == pytest.approx(math.sqrt(2 / 10), rel=0.05)
+    assert not network.fc.bias.any()
+
+
+def test_first_weights_are_what_listing_1_draws_from_the_seed():
+    """Layers made in Listing 1's order draw the same numbers from the same generator."""
+    torch.manual_seed(42)
+    convolutions = [(3, 64, 3), (64, 64, 3)]
+    for inputs, outputs in ((64, 128), (128, 256), (256, 512)):
+        convolutions += [(inputs, outputs, 3), (outputs, outputs, 3), (inputs, outputs, 1)]
+    layers = [nn.Conv2d(i, o, k) for i, o, k in convolutions]
+    layers.append(nn.Linear(512, 10))
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    ours = models.build_model(RESIDUAL, dropout=0.0, seed=42)
+    weighted = [m for m in ours.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(layers, weighted, strict=True))
+
+
+def test_building_a_model_leaves_the_global_generator_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    models.build_model(RESIDUAL, dropout=0.0, seed=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_flops_are_counted(network):
+    assert models.count_flops(network, 32) == 272_860_544
+    assert network.fc.weight.grad is None
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18", 11_181_642), ("densenet121", 6_964_106)])
+def test_the_published_architectures_have_ten_classes(name, size):
+    model = models.build_model(ModelConfig(name=name, initialization="kaiming"), 0.0, seed=1)
+    assert models.count_parameters(model) == size
+    model.eval()
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+    head = models.last_layer(model)
+    assert head.weight.std().item() == pytest.approx(math.sqrt(2 / 10), rel=0.05)
+
+
+# -- ImageNet weights -------------------------------------------------------------------------
+
+
+def weight_file(folder, name):
+    return folder / models.WEIGHTS[name].url.rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "builder"), [("resnet18", resnet18), ("densenet121", densenet121)]
+)
+def test_imagenet_weights_come_from_a_local_file(tmp_path, monkeypatch, name, builder):
+    torch.manual_seed(3)
+    state = builder().state_dict()
+    # DenseNet's published file still has the layer names of before torch 0.4.
+    pattern = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])")
+    torch.save(
+        {pattern.sub(r"\1.\2", key): value for key, value in state.items()},
+        weight_file(tmp_path, name),
+    )
+    monkeypatch.setenv("CIFARLIB_WEIGHTS", str(tmp_path))
+    model = models.build_model(ModelConfig(name=name, initialization="imagenet"), 0.0, seed=1)
+    ours = model.state_dict()
+    same = [k for k in state if k in ours and ours[k].shape == state[k].shape]
+    assert len(same) == len(state) - 2  # all but the last layer's weight and bias
+    assert all(torch.equal(ours[k], state[k]) for k in same)
+    assert models.last_layer(model).out_features == 10
+
+
+def test_missing_weights_are_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFARLIB_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(UnavailableError, match="weights not available offline; download https"):
+        models.build_model(ModelConfig(name="resnet18", initialization="imagenet"), 0.0, seed=1)
+
+
+def test_a_damaged_weight_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFARLIB_WEIGHTS", str(tmp_path))
+    path = weight_file(tmp_path, "resnet18")
+    for content in (b"", b"garbage"):
+        path.write_bytes(content)
+        with pytest.raises(RunError, match="is not a weight file of resnet18"):
+            models.build_model(ModelConfig(name="resnet18", initialization="imagenet"), 0.0, seed=1)
+    torch.save({"fc.weight": torch.zeros(2)}, path)
+    with pytest.raises(RunError, match="is not a weight file of resnet18") as caught:
+        models.build_model(ModelConfig(name="resnet18", initialization="imagenet"), 0.0, seed=1)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,417 @@
+import base64
+import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from cifarlib import front, paths, report
+from cifarlib.config import DATASETS, ENGINE, Condition
+from cifarlib.errors import ConfigError, ReportError
+from cifarlib.records import (
+    History,
+    Provenance,
+    RecordStore,
+    Result,
+    RunRecord,
+    SplitHistory,
+    Timing,
+    open_results,
+    pack_predictions,
+)
+
+DEFAULTS = 'scale = "smoke"\noverrides = []\nbuild = ""  # empty: build/<scale>'
+DRAWING = (
+    '<svg viewBox="0 0 9 9"><defs><path id="glyph" d="M0 0h9"/></defs><use href="#glyph"/>'
+    '<g clip-path="url(#glyph)"></g></svg>'
+)
+FIRST = f"""\
+class Show:
+    def __init__(self, html):
+        self.html = html
+    def _repr_html_(self):
+        return self.html
+drawing = {DRAWING!r}
+"""
+
+
+def write_notebook(path: Path, *cells: str, parameters: str | None = DEFAULTS) -> Path:
+    """Cells beginning with # are prose; the parameters come first."""
+    content = [new_markdown_cell(c) if c.startswith("# ") else new_code_cell(c) for c in cells]
+    if parameters is not None:
+        content.insert(1, new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    nbformat.write(new_notebook(cells=content), path)
+    return path
+
+
+def executed_notebook(path: Path, *html: str, prose: str = "# A title") -> Path:
+    """A notebook as execution leaves it, made without a kernel."""
+    cells = [new_markdown_cell(prose)]
+    for text in html:
+        output = nbformat.v4.new_output("display_data", data={"text/html": text})
+        cells.append(new_code_cell("show()", outputs=[output]))
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def make_record(condition: Condition) -> RunRecord:
+    """A record that could be the condition's, without training."""
+    config = condition.config
+    epochs, classes = config.epochs, np.eye(10, dtype=int)
+    counts = tuple(range(1, epochs + 2))
+    split = SplitHistory(
+        images=100, loss=(1.0,) * (epochs + 1), top1=counts, top2=counts, top3=counts
+    )
+    confusion = {
+        name: tuple(map(tuple, classes.tolist())) for name in ("train", "validation", "test")
+    }
+    return RunRecord(
+        format=1,
+        run_id=condition.run_id,
+        engine=ENGINE,
+        data_fingerprint=DATASETS[config.data.name].fingerprint,
+        config=config,
+        result=Result(
+            history=History(
+                learning_rate=(None, *(config.learning_rate,) * epochs),
+                training_loss=(None, *(1.0,) * epochs),
+                train=split,
+                validation=split,
+                test=split,
+            ),
+            chosen={"validation": epochs, "test": epochs, "last": epochs},
+            predictions=pack_predictions(
+                epochs, confusion, list(range(10)), [0.5] * 10, np.ones((10, 4))
+            ),
+        ),
+        timing=Timing(train_s=60.0, evaluation_s=3.0, images_per_s=400.0),
+        provenance=Provenance(
+            commit="0123456789abcdef",
+            dirty=True,
+            versions={"python": "3.11.2", "torch": "2.11.0"},
+            device="A <b>bold</b> processor",
+            device_class="cpu",
+            threads=1,
+            finished="2025-01-02T03:04:05+00:00",
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    """Two small notebooks rendered over a build folder with one good and one damaged record."""
+    folder = tmp_path_factory.mktemp("{report} of a study")
+    notebooks, build = folder / "notebooks", folder / "build"
+    notebooks.mkdir()
+    write_notebook(
+        notebooks / "01_data.ipynb",
+        "# The data\n\nSee [Table I](#table-I).\n\n## Results\n\nOne.\n\n## Results\n\nTwo.",
+        FIRST,
+        "cell = f'<td>{scale} {overrides}</td>'\n"
+        "Show(f'<figure id=\"table-I\"><table><tr>{cell}</tr></table></figure>')",
+        "import sys; print('a < b'); print('noted', file=sys.stderr)",
+        "Show(drawing + drawing)",
+        "'<i>text</i>'",
+    )
+    write_notebook(
+        notebooks / "02_more.ipynb",
+        "# More & more\n\n## Results",
+        FIRST,
+        "import os; from pathlib import Path\nassert Path.cwd().name == 'notebooks'\n"
+        "Show(drawing + f'<p>held: {os.path.isdir(build)}</p>')",
+    )
+    content = nbformat.read(notebooks / "02_more.ipynb", as_version=4)
+    content.cells[-1].metadata.tags = ["front"]
+    nbformat.write(content, notebooks / "02_more.ipynb")
+
+    results = open_results("smoke", ["seeds=[1]"], build)
+    results.store.write(make_record(results.conditions[0]))
+    damaged = results.store.write(make_record(results.conditions[1]))
+    damaged.write_text(damaged.read_text().replace("400.0", "4000.0"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "NOTEBOOKS", notebooks)
+        page = report.render("smoke", ["seeds=[1]"], build)
+    return page
+
+
+@pytest.fixture(scope="module")
+def html(rendered):
+    return rendered.read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------
+# Parameters
+# ---------------------------------------------------------------------------------------------
+
+
+def test_parameters_that_fit_pass(tmp_path):
+    notebook = write_notebook(
+        tmp_path / "a.ipynb", "# A", parameters='"""Why."""\nrate: float = 0.5\nn = 3\nother = None'
+    )
+    report.check_parameters(notebook, {"rate": 1, "n": 4, "other": "anything"})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"scal": "lite"}, ["a.ipynb", "'scal'", "did you mean 'scale'?"]),
+        ({"zzz": 1}, ["'zzz'", "scale, overrides, build"]),
+        ({"scale": 3}, ["'scale'", "int", "give a str"]),
+        ({"overrides": "seeds=[1]"}, ["'overrides'", "give a list"]),
+        ({"n": True}, ["'n'", "bool", "give a int"]),
+        ({"n": 1.0}, ["'n'", "float"]),
+        ({"rate": True}, ["'rate'", "bool"]),
+    ],
+)
+def test_wrong_parameters_are_named(tmp_path, parameters, words):
+    notebook = write_notebook(
+        tmp_path / "a.ipynb", "# A", parameters=f"{DEFAULTS}\nn = 3\nrate = 0.5"
+    )
+    if "zzz" in parameters:
+        notebook = write_notebook(tmp_path / "a.ipynb", "# A")
+    with pytest.raises(ConfigError) as caught:
+        report.check_parameters(notebook, parameters)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (None, "no code cell tagged 'parameters'"),
+        ("scale = ", "not valid Python"),
+        ("import os", "no assignment"),
+        ("scale = str(3)", "must be a plain value"),
+    ],
+)
+def test_a_notebook_with_a_wrong_parameters_cell_is_refused(tmp_path, source, words):
+    notebook = write_notebook(tmp_path / "a.ipynb", "# A", parameters=source)
+    with pytest.raises(ConfigError, match=words):
+        report.check_parameters(notebook, {})
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", "[1]", '{"cells": 3}', "no notebook"])
+def test_what_is_no_notebook_is_refused(tmp_path, content):
+    notebook = tmp_path / "a.ipynb"
+    if content is not None:
+        notebook.write_text(content)
+    with pytest.raises(ConfigError, match=r"a\.ipynb"):
+        report.check_parameters(notebook, {})
+
+
+def test_parameters_are_checked_before_anything_is_executed(tmp_path, monkeypatch):
+    write_notebook(tmp_path / "01_a.ipynb", "# A")
+    write_notebook(tmp_path / "02_b.ipynb", "# B", parameters='scale = "smoke"\noverrides = []')
+    calls = []
+    monkeypatch.setattr("papermill.execute_notebook", lambda *a, **k: calls.append(a))
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    with pytest.raises(ConfigError, match=r"02_b\.ipynb has no parameter 'build'"):
+        report.render("smoke", build=tmp_path / "build")
+    assert not calls
+
+
+def test_a_folder_without_notebooks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    with pytest.raises(ReportError, match=str(tmp_path)):
+        report.render("smoke", build=tmp_path / "build")
+
+
+# ---------------------------------------------------------------------------------------------
+# Execution
+# ---------------------------------------------------------------------------------------------
+
+
+def test_failed_notebooks_are_kept_and_named_and_the_old_report_stays(tmp_path, monkeypatch):
+    notebooks, build = tmp_path / "notebooks", tmp_path / "build"
+    notebooks.mkdir()
+    build.mkdir()
+    write_notebook(notebooks / "01_a.ipynb", "# A", "1 + 1", "\ncount = {}\ncount['x']")
+    write_notebook(notebooks / "02_b.ipynb", "# B", "import os; os._exit(3)")
+    (build / "report.html").write_text("old")
+    monkeypatch.setattr(paths, "NOTEBOOKS", notebooks)
+    with pytest.raises(ReportError) as caught:
+        report.render("smoke", build=build)
+    message = str(caught.value)
+    assert re.search(r"01_a\.ipynb failed in cell \[4\] \(count = \{\}\): KeyError: 'x'", message)
+    assert str(build / "notebooks" / "01_a.ipynb") in message
+    assert re.search(r"02_b\.ipynb failed: .*[Kk]ernel", message)
+    assert (build / "report.html").read_text() == "old"
+
+    kept = (build / "notebooks" / "01_a.ipynb").read_text()
+    assert "KeyError" in kept
+    assert "papermill-error-cell" in kept
+    with pytest.raises(ReportError, match="failed"):
+        report.assemble([build / "notebooks" / "01_a.ipynb"], tmp_path / "x.html")
+
+
+def test_executed_notebooks_open_in_jupyterlab(rendered):
+    path = rendered.parent / "notebooks" / "01_data.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "papermill" not in path.read_text()
+    assert not [
+        p for p in path.parent.iterdir() if p.name not in ("01_data.ipynb", "02_more.ipynb")
+    ]
+
+
+# ---------------------------------------------------------------------------------------------
+# The page
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_one_file_that_loads_nothing(html):
+    assert len(html.encode()) < 100_000
+    assert html.count("<html") == 1
+    assert '<html lang="en">' in html
+    for tag in re.findall(r"<(?:link|script|img|iframe|object|source)\b[^>]*>", html):
+        assert "http" not in tag
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", html)
+    assert not re.search(r"mathjax|require\.js|jquery", html, flags=re.IGNORECASE)
+
+
+def test_outputs_are_shown_and_parameters_left_out(html):
+    assert "smoke ['seeds=[1]']" in html
+    assert '<pre class="stream">a &lt; b' in html
+    assert "noted" in html
+    assert "&lt;i&gt;text&lt;/i&gt;" in html
+    assert "empty: build/" not in html  # the parameters cell
+    assert "# Parameters" not in html  # the injected one
+    assert html.count('<details class="source">') == 7
+    assert html.index("held: True") < html.index("What was run")  # tagged `front`
+
+
+def test_headings_are_nested_numbered_and_listed(html):
+    levels = [int(level) for level in re.findall(r"<h([1-6])", html)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    contents = html[html.index("<nav") : html.index("</nav>")]
+    text = re.sub(r"<[^>]+>", "", contents.replace("</a>", "\n"))
+    assert [line.strip() for line in text.splitlines() if line.strip()] == [
+        "Contents", "What was run", "1 The data", "1.1 Results", "1.2 Results",
+        "2 More &amp; more", "2.1 Results", "3 Provenance",
+    ]  # fmt: skip
+    assert re.findall(r'href="#([^"]+)"', contents) == [
+        "what-was-run", "the-data", "results", "the-data-results",
+        "more-more", "more-more-results", "provenance",
+    ]  # fmt: skip
+
+
+def test_ids_of_drawings_are_kept_apart(html):
+    assert len(re.findall(r'id="svg\d-glyph"', html)) == 3
+    assert 'href="#svg1-glyph"' in html
+    assert "url(#svg3-glyph)" in html
+
+
+def test_the_page_says_what_it_stands_for(html):
+    assert html.count("Smoke scale: generated stand-in set, not CIFAR-10") == 3
+    assert "1 of 120 runs is recorded" in html
+    assert "Damaged records are treated as missing" in html
+    assert "does not match its digest" in html
+    assert "cifarlib run stage1-base/2 --scale smoke --set &#39;seeds=[1]&#39;" in html.replace(
+        "'seeds=[1]'", "&#39;seeds=[1]&#39;"
+    )
+    for text in ("2025-01-02T03:04:05", "0123456789ab, with uncommitted changes", "torch 2.11.0"):
+        assert text in html
+
+
+def test_text_from_records_is_escaped(html):
+    assert "A &lt;b&gt;bold&lt;/b&gt; processor" in html
+    assert "<b>bold" not in html
+
+
+def test_the_same_records_give_the_same_page(rendered, html):
+    executed = sorted((rendered.parent / "notebooks").glob("*.ipynb"))
+    results = open_results("smoke", ["seeds=[1]"], rendered.parent)
+    options = report.name_records("smoke", ["seeds=[1]"], rendered.parent)
+    again = report.assemble(
+        executed, rendered.parent / "again.html", front.describe(results, options)
+    )
+    assert again.read_text(encoding="utf-8") == html
+    assert not re.search(r"\b20(?!25-01-02)\d\d-\d\d-\d\dT", html)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (['<a href="#table-IX">Table IX</a>'], ["a.ipynb", "'Table IX'", "#table-IX"]),
+        (['<p id="x">1</p>', '<p id="x">2</p>'], ["'x'", "2 times", "a.ipynb"]),
+        (['<img src="https://example.org/a.png" alt="">'], ["img", "https://example.org/a.png"]),
+        (['<script src="x.js"></script>'], ["script", "x.js"]),
+        (['<link rel="stylesheet" href="//x.css">'], ["link"]),
+        (['<p style="background: url(a.png)">x</p>'], ["a.png"]),
+        (['<style>@import "a.css";</style>'], ["a.css"]),
+        (["<p>" + "x" * 5_000_000 + "</p>"], ["5.0 MB", "a.ipynb"]),
+    ],
+)
+def test_a_broken_page_is_refused(tmp_path, parts, words):
+    with pytest.raises(ReportError) as caught:
+        report.assemble([executed_notebook(tmp_path / "a.ipynb", *parts)], tmp_path / "x.html")
+    for word in words:
+        assert word in str(caught.value)
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_links_out_and_data_uris_are_allowed(tmp_path):
+    picture = base64.b64encode(DRAWING.encode()).decode()
+    notebook = executed_notebook(
+        tmp_path / "a.ipynb",
+        '<a href="https://example.org/">licence</a><a href="data:text/csv,a" download>CSV</a>'
+        f'<img alt="A drawing" src="data:image/svg+xml;base64,{picture}">',
+    )
+    page = report.assemble([notebook], tmp_path / "x.html").read_text(encoding="utf-8")
+    assert 'alt="A drawing"' in page
+    assert "https://example.org/" in page
+
+
+def test_names_with_markup_are_shown_as_text(tmp_path):
+    scale = tmp_path / "<b>'x'&.yaml"
+    scale.write_text((paths.PARAMS / "smoke.yaml").read_text())
+    results = open_results(str(scale), build=tmp_path / "<i>")
+    told = front.describe(results, report.name_records(str(scale), ["a=<u>"], tmp_path / "<i>"))
+    notebook = executed_notebook(tmp_path / "a.ipynb")
+    page = report.assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
+    assert not re.search(r"<[biu]>", page)
+    assert "&lt;b&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind"), [("smoke", "standin"), ("lite", "reduced"), ("full", "full")]
+)
+def test_a_reduced_number_never_passes_for_the_papers(tmp_path, scale, kind):
+    assert front.describe(open_results(scale, build=tmp_path), "")["kind"] == kind
+
+
+@pytest.mark.parametrize("change", ["data.test_size=9999", "epochs.200=199", "image_size=192"])
+def test_anything_less_than_the_papers_budget_is_reduced(tmp_path, change):
+    assert front.describe(open_results("full", [change], tmp_path), "")["kind"] == "reduced"
+
+
+def test_all_runs_recorded_is_said(tmp_path):
+    results = open_results("smoke", build=tmp_path)
+    store = RecordStore(tmp_path)
+    for condition in results.conditions:
+        store.write(make_record(condition))
+    told = front.describe(open_results("smoke", build=tmp_path), "--scale smoke")
+    assert told["counts"] == "All 120 runs are recorded."
+    assert {stage["pending"] for stage in told["stages"]} == {0}
+    assert {stage["cost"] for stage in told["stages"]} == {"–"}
+    assert dict(told["provenance"])["Devices"] == ["A <b>bold</b> processor (cpu)"]
+
+
+@pytest.mark.parametrize("module", ["report", "front", "records", "config", "published", "sweep"])
+def test_no_torch_is_imported(module):
+    code = f"import sys, cifarlib.{module}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_importing_the_report_is_quick():
+    code = "import sys, cifarlib.report; assert not {'nbconvert', 'papermill'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,111 @@
+"""The learning rate, step by step, against PyTorch's own schedulers."""
+
+import itertools
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cifarlib.schedules import learning_rate_at
+
+
+def make(name: str, **settings) -> SimpleNamespace:
+    return SimpleNamespace(name=name, **settings)
+
+
+def optimizer(rate: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def rates_of(scheduler, steps: int) -> list[float]:
+    """The rate of each step under one of PyTorch's schedulers."""
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.optimizer.param_groups[0]["lr"])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_models_of_the_configuration_are_schedules():
+    from cifarlib import config
+
+    schedule = config.CosineSchedule(name="cosine", warmup=0.0, final=0.0)
+    assert learning_rate_at(schedule, 0.1, 0, 10, []) == 0.1
+
+
+def test_constant():
+    assert learning_rate_at(make("constant"), 0.1, 99, 100, [10.0, 20.0]) == 0.1
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="no schedule 'linear'"):
+        learning_rate_at(make("linear"), 0.1, 0, 1, [])
+
+
+def test_validation_step_sets_the_rate_once_exceeded_and_keeps_it():
+    schedule = make("validation_step", threshold=80.0, learning_rate=1e-4)
+    rates = [
+        learning_rate_at(schedule, 1e-3, 0, 100, top1)
+        for top1 in ([], [79.0], [79.0, 80.0], [79.0, 80.0, 80.1], [79.0, 80.0, 80.1, 70.0])
+    ]
+    assert rates == [1e-3, 1e-3, 1e-3, 1e-4, 1e-4]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_plateau_is_pytorchs(seed):
+    draw = random.Random(seed)
+    settings = {
+        "factor": draw.choice([0.1, 0.5, 0.9]),
+        "patience": draw.choice([0, 1, 3]),
+        "cooldown": draw.choice([0, 1, 4]),
+        "threshold": draw.choice([0.0, 1e-4, 0.05]),
+    }
+    base = draw.choice([1e-1, 1e-7])  # the second meets the smallest reduction
+    steps = [draw.choice([-1.0, 0.0, 0.005, 1.0, 4.0]) for _ in range(60)]
+    history = [20.0 + sum(steps[: k + 1]) for k in range(len(steps))]
+    reference = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer(base), mode="max", threshold_mode="rel", **settings
+    )
+    schedule = make("plateau", **settings)
+    for epoch, top1 in enumerate(history):
+        ours = learning_rate_at(schedule, base, 0, 1, history[:epoch])
+        assert ours == reference.optimizer.param_groups[0]["lr"]
+        reference.step(top1)
+
+
+@pytest.mark.parametrize("total", [8, 97, 400])
+def test_multi_step_is_pytorchs(total):
+    schedule = make("multi_step", milestones=(0.5, 0.7, 0.9), factor=0.1)
+    reference = torch.optim.lr_scheduler.MultiStepLR(
+        optimizer(0.1), [round(share * total) for share in schedule.milestones], gamma=0.1
+    )
+    ours = [learning_rate_at(schedule, 0.1, step, total, []) for step in range(total)]
+    assert ours == pytest.approx(rates_of(reference, total), rel=1e-12)
+
+
+@pytest.mark.parametrize("final", [0.0, 0.01, 1.0])
+def test_cosine_without_warmup_is_pytorchs(final):
+    total = 50
+    schedule = make("cosine", warmup=0.0, final=final)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer(0.1), T_max=total, eta_min=0.1 * final
+    )
+    ours = [learning_rate_at(schedule, 0.1, step, total, []) for step in range(total)]
+    assert ours == pytest.approx(rates_of(reference, total), rel=1e-9)
+
+
+def test_cosine_rises_then_falls():
+    schedule = make("cosine", warmup=0.1, final=0.02)
+    rates = [learning_rate_at(schedule, 0.5, step, 200, []) for step in range(201)]
+    assert rates[:20] == pytest.approx([0.5 * k / 20 for k in range(1, 21)])
+    assert rates[20] == 0.5
+    assert all(now > then for now, then in itertools.pairwise(rates[20:]))
+    assert rates[110] == pytest.approx(0.5 * (1 + 0.02) / 2)  # half-way down
+    assert rates[200] == pytest.approx(0.5 * 0.02)
+
+
+def test_cosine_of_a_single_step():
+    schedule = make("cosine", warmup=0.9, final=0.0)
+    assert learning_rate_at(schedule, 0.5, 0, 1, []) == 0.5
