@@ -5,6 +5,7 @@ epoch on the CPU, so that every device and every partition into batches sees the
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -223,7 +224,7 @@ def _resample_to_uint8(images: Tensor, vertical: Tensor, horizontal: Tensor) -> 
 
 def _images_at_once(device: torch.device, pixels: int) -> int:
     """How many images to resample in one go: on a CPU, so few that they stay in its cache."""
-    return max(1, 2 ** (17 if device.type == "cpu" else 24) // pixels)
+    return max(1, 2 ** (16 if device.type == "cpu" else 24) // pixels)
 
 
 PRECISION_BITS = 22  # of Pillow's fixed-point coefficients: 32 − 8 − 2 (libImaging/Resample.c)
@@ -315,7 +316,9 @@ def normalize(
 
     The same operations in the same order as torchvision's ``ToTensor`` and ``Normalize``.
     """
-    offsets, scales = _channel_constants(tuple(mean), tuple(std), images.device)
+    offsets, scales = _channel_constants(
+        tuple(map(float, mean)), tuple(map(float, std)), images.device
+    )
     values = images.float().div_(255).sub_(offsets).div_(scales)
     return values.contiguous(memory_format=torch.channels_last) if channels_last else values
 
@@ -338,10 +341,30 @@ def resized_statistics(images: Tensor, size: int, crop: int, method: str) -> tup
     vertical, horizontal = _centre_matrices(images, Resize(size, crop, method))
     # Where each new pixel is an old one, it is enough to count how often.
     repeats = all(bool(((m == 0) | (m == 1)).all()) for m in (vertical, horizontal))
-    counts = torch.outer(vertical.sum(0), horizontal.sum(0))
+    counts = torch.outer(vertical.sum(0), horizontal.sum(0)) if repeats else None
+    # Whole images for each thread: threads that share one meet after every operation, and wait
+    # there for seconds where other processes use the cores.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = pool.map(
+                lambda part: _sums(part, vertical, horizontal, counts), images.split(256)
+            )
+            sums = sum(parts, torch.zeros((2, 3), dtype=torch.float64))
+    finally:
+        torch.set_num_threads(threads)
+    return _moments(sums.tolist(), len(images) * crop * crop)
+
+
+def _sums(images: Tensor, vertical: Tensor, horizontal: Tensor, counts: Tensor | None) -> Tensor:
+    """Sums of the resampled pixels and of their squares, float64 (2, 3).
+
+    With ``counts`` (h, w), those of the given pixels, each taken so many times.
+    """
     sums = torch.zeros((2, 3), dtype=torch.float64, device=images.device)
-    for part in images.split(_images_at_once(images.device, crop * crop)):
-        if repeats:
+    for part in images.split(_images_at_once(images.device, len(vertical) * len(horizontal))):
+        if counts is not None:
             pixels = part.double()
             sums[0] += (pixels * counts).sum((0, 2, 3))
             sums[1] += (pixels.square_() * counts).sum((0, 2, 3))
@@ -351,7 +374,7 @@ def resized_statistics(images: Tensor, size: int, crop: int, method: str) -> tup
             # The norm reads the pixels once and writes nothing, thus several times as fast.
             norms = torch.linalg.vector_norm(pixels, dim=(2, 3))
             sums[1] += norms.square().round().sum(0)
-    return _moments(sums.tolist(), len(images) * crop * crop)
+    return sums.cpu()
 
 
 def _moments(sums: list[list[float]], pixels: int) -> tuple[Tensor, Tensor]:

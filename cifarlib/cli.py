@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifarlib import __version__
-from cifarlib.config import DATASETS, Condition, flatten
+from cifarlib.config import DATASETS, ENGINE, Condition, flatten
 from cifarlib.errors import CifarlibError, ConfigError
 from cifarlib.records import Results, RunRecord, open_results
 
@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call one function, print; the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return options.call(options)
+        code = options.call(options)
+        sys.stdout.flush()
+        return code
     except CifarlibError as error:
         print(f"cifarlib: {error}", file=sys.stderr)
         return 2
@@ -171,14 +173,17 @@ def _explain(condition: Condition, results: Results) -> str:
     if results.store.read_run(condition.run_id):
         return f"{title}: recorded in {results.store.run_path(condition.run_id)}"
     wanted = flatten(condition.config.model_dump(mode="json"))
-    wanted |= {"data fingerprint": DATASETS[condition.config.data.name].fingerprint}
+    wanted |= {
+        "data fingerprint": DATASETS[condition.config.data.name].fingerprint,
+        "engine": ENGINE,
+    }
     records, _ = results.store.read_runs(results.store.run_ids())
     differences = []
     for record in records.values():
         there = flatten(record.config.model_dump(mode="json"))
-        there |= {"data fingerprint": record.data_fingerprint}
+        there |= {"data fingerprint": record.data_fingerprint, "engine": record.engine}
         keys = dict.fromkeys([*wanted, *there])
-        differ = [k for k in keys if wanted.get(k) != there.get(k)] or ["engine"]
+        differ = [k for k in keys if wanted.get(k) != there.get(k)]
         differences.append((len(differ), record.run_id, differ, there))
     if not differences:
         return f"{title}: not recorded, and {results.store.runs} holds no record to compare it with"

@@ -62,6 +62,10 @@ CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 
+SHAPES = (
+    "disc", "ring", "square", "frame", "triangle", "plus", "saltire", "bars", "pillars", "dots",
+)  # fmt: skip
+
 DATASETS = {
     "cifar10": DatasetInfo(
         title="CIFAR-10",
@@ -94,10 +98,7 @@ DATASETS = {
         meta_files={"batches.meta": "78e78d7f7304e1c53001b2a9f239fa40"},
         train_images=10_000,
         test_images=2_000,
-        classes=(
-            "disc", "ring", "square", "frame", "triangle",
-            "plus", "saltire", "bars", "pillars", "dots",
-        ),  # fmt: skip
+        classes=SHAPES,
         real=False,
     ),
 }

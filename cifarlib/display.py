@@ -84,7 +84,7 @@ def _table_html(frame: pd.DataFrame, formats: Mapping[Any, Format], best: set[An
         for column, value in zip(frame.columns, row, strict=True):
             classes = [_kind(column)]
             if pd.isna(value):
-                text = ABSENT if classes == ["paper"] else PENDING
+                text = PENDING if classes in (["ours"], [""]) else ABSENT
                 classes.append("pending")
             else:
                 form = formats[column]
@@ -102,9 +102,9 @@ def _table_html(frame: pd.DataFrame, formats: Mapping[Any, Format], best: set[An
 
 
 def _kind(column: Any) -> str:
-    """``paper``, ``ours`` or ``difference``, for the style sheet."""
+    """The class of a column's cells in the style sheet."""
     last = column[-1] if isinstance(column, tuple) else column
-    return last if last in ("paper", "ours", "difference") else ""
+    return {"diff.": "difference"}.get(last, last) if last in ("paper", "ours", "diff.") else ""
 
 
 def _head(frame: pd.DataFrame) -> str:
@@ -124,19 +124,23 @@ def _head(frame: pd.DataFrame) -> str:
 
 
 def show_comparison(
-    frame: pd.DataFrame, number: str, results: Results, stages: Iterable[str], decimals: int = 1
+    frame: pd.DataFrame,
+    number: str,
+    results: Results,
+    conditions: Iterable[Condition],
+    *,
+    decimals: int = 1,
 ) -> Shown:
     """A table of the paper beside ours, with its title, the runs behind it, and the best marked."""
     formats: dict[Any, Format] = {
         "paper": f"{{:.{decimals}f}}",
         "ours": f"{{:.{decimals}f}}",
-        "difference": signed(decimals),
-        ("", "Learning rate"): "{:g}",
+        "diff.": signed(decimals),
+        ("", "LR"): "{:g}",
         ("", "L2"): "{:g}",
     }
     for name in ("paper", "ours"):
-        formats |= {("Best epoch", name): "{:.0f}", ("Time, s", name): "{:.1f}"}
-    conditions = [c for c in results.conditions if c.stage in set(stages)]
+        formats |= {("Epoch", name): "{:.0f}", ("Time, s", name): "{:.1f}"}
     return show_table(
         frame,
         number,
@@ -196,7 +200,8 @@ def describe_data(results: Results) -> str:
     """Which data set a table or figure of the data stage shows."""
     info = DATASETS[results.scale.data.name]
     name = info.title if info.real else f"{info.title}, not CIFAR-10"
-    return f"{name} ({info.train_images} training images); fingerprint {info.fingerprint}."
+    name = f"{name[0].upper()}{name[1:]}"
+    return f"{name} ({info.train_images:,} training images); fingerprint {info.fingerprint}."
 
 
 def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:
@@ -210,9 +215,9 @@ def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:
     name = info.title if info.real else f"{info.title}, not CIFAR-10"
     seeds = sorted({c.config.seed for c in conditions})
     parts = [
-        f"{done} of {total} runs",
+        f"{done} of {total} runs" if total != 1 else f"{done} of 1 run",
         f"one seed ({seeds[0]})" if len(seeds) == 1 else f"means over {len(seeds)} seeds",
-        f"{name}: {data.train_size} training and {data.test_size} test images",
+        f"{name}: {data.train_size:,} training and {data.test_size:,} test images",
     ]
     epochs = sorted({c.config.epochs for c in conditions})
     parts.append(f"{' or '.join(map(str, epochs))} epochs")

@@ -16,6 +16,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from cifarlib.config import DATASETS, Condition
 from cifarlib.records import DataRecord, Results, RunRecord
@@ -78,8 +79,8 @@ def plot_base_search(results: Results, threshold: float = 70.0) -> Figure | None
     """
     runs = [
         (condition, record)
-        for condition in results.conditions
-        if condition.stage == "stage1-base" and (record := results.record(condition))
+        for condition in results.select("stage1-base")
+        if (record := results.record(condition))
     ]
     if not runs:
         return None
@@ -96,8 +97,9 @@ def plot_base_search(results: Results, threshold: float = 70.0) -> Figure | None
         )
         for axis, (name, members) in zip(axes, panels.items(), strict=True):
             _draw_runs(axis, members)
-            axis.set_title(f"{name} ({len(members)} runs)")
+            axis.set_title(f"{name} ({len(members)} run{'s' if len(members) != 1 else ''})")
             axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes[0].set_ylabel("test top-1, %")
         figure.legend(handles=_run_legend(), loc="outside lower center", ncols=5, frameon=False)
     return figure
@@ -181,7 +183,7 @@ def plot_agreement(searches: dict[str, pd.DataFrame]) -> Figure | None:
     """Ours against the paper's test top-1, a point for each run of each search.
 
     ``searches`` are tables as ``tables`` makes them, by title, with the columns
-    (Test, paper | ours) and ("", Learning rate).
+    (Test, paper | ours) and ("", LR).
     """
     if all(table["Test", "ours"].isna().all() for table in searches.values()):
         return None
@@ -191,7 +193,7 @@ def plot_agreement(searches: dict[str, pd.DataFrame]) -> Figure | None:
         for axis, (title, table) in zip(np.atleast_1d(axes), searches.items(), strict=True):
             paper, ours = table["Test", "paper"], table["Test", "ours"]
             for rate, colour in RATE_COLOURS.items():
-                chosen = table["", "Learning rate"] == rate
+                chosen = table["", "LR"] == rate
                 if chosen.any():
                     label = f"learning rate {rate:g}"
                     axis.scatter(paper[chosen], ours[chosen], color=colour, s=22, label=label)

@@ -140,7 +140,7 @@ def pack_predictions(
         epoch=epoch,
         confusion=confusion,
         test_classes=pack(even[0::2] << 4 | even[1::2]),
-        test_confidence=pack(np.rint(np.nan_to_num(confidence) * 255).astype(np.uint8)),
+        test_confidence=pack(np.rint(np.nan_to_num(confidence).clip(0, 1) * 255).astype(np.uint8)),
         last_layer=pack(np.rint(weights / scale * 127).astype(np.int8)),
         last_layer_scale=scale,
     )
@@ -245,13 +245,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         raise RecordError(
-            f"{path} cannot be written ({error.strerror}); free or choose another place with --out "
-            "and run the same command again: nothing that was finished is lost"
+            f"{path} cannot be written ({error.strerror}); make room there or name another place "
+            "with --out, and run the same command again: nothing that was finished is lost"
         ) from error
     finally:
         if temporary:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of a file; for whoever alone may write it."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        leftover.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -331,19 +337,26 @@ class RecordStore:
             return None
         if record.run_id != run_id_:
             raise RecordError(f"{path} holds the record of another run, {record.run_id}")
-        current = DATASETS[record.config.data.name].fingerprint
-        if record.data_fingerprint == current and run_id(record.config, record.engine) != run_id_:
+        same_data = record.data_fingerprint == DATASETS[record.config.data.name].fingerprint
+        if same_data != (run_id(record.config, record.engine) == run_id_):
             raise RecordError(f"{path}: the run id does not follow from the configuration")
         return record
 
     def read_data(self, dataset: str) -> DataRecord | None:
         """A data set's record, None where there is none; ``RecordError`` where it is damaged."""
-        return self._read(DataRecord, self.data_path(dataset))
+        path = self.data_path(dataset)
+        record = self._read(DataRecord, path)
+        if record and (record.dataset, record.data_fingerprint) != (
+            dataset,
+            DATASETS[dataset].fingerprint,
+        ):
+            raise RecordError(f"{path} holds the record of another data set, {record.dataset}")
+        return record
 
     def _read(self, model: type[AnyRecord], path: Path) -> AnyRecord | None:
         try:
             raw = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise RecordError(f"{path} cannot be read ({error.strerror})") from error
@@ -364,7 +377,8 @@ class RecordStore:
         """Move a damaged record out of the way, beside a note of the reason."""
         aside = self.folder / "damaged" / path.name
         aside.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(aside)
+        with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+            path.replace(aside)
         aside.with_suffix(".reason.txt").write_text(f"{reason}\n", encoding="utf-8")
         return aside
 
@@ -394,11 +408,21 @@ class Results:
 
     def stage(self, name: str) -> "pd.DataFrame":
         """The conditions of one stage and their outcomes, as ``summarize`` gives them."""
-        return summarize([c for c in self.conditions if c.stage == name], self.records)
+        return summarize(self.select(name), self.records)
 
     def record(self, condition: Condition) -> RunRecord | None:
         """A condition's record, None while it is pending."""
         return self.records.get(condition.run_id)
+
+    def select(self, *stages: str, **settings: Any) -> list[Condition]:
+        """The conditions of some stages, with some settings: ``select("stage1-base",
+        optimizer="sgd")``; ``run`` is the paper's number."""
+        return [
+            c
+            for c in self.conditions
+            if c.stage in stages
+            and all((c.settings | {"run": c.run}).get(k) == v for k, v in settings.items())
+        ]
 
     def find(self, stage: str, run: int, **changed: Any) -> Condition:
         """The condition of a stage with the paper's run number, at the first seed."""

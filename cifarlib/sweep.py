@@ -9,11 +9,14 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from statistics import median
@@ -21,7 +24,7 @@ from statistics import median
 from tqdm import tqdm
 
 from cifarlib.config import Condition, RunConfig
-from cifarlib.errors import CifarlibError, RecordError, RunError
+from cifarlib.errors import CifarlibError, RecordError
 from cifarlib.records import RecordStore, RunRecord
 from cifarlib.worker import DataJob, Job, Message, RunJob, serve
 
@@ -182,6 +185,8 @@ def sweep(
     """
     many, each = default_workers(device, threads)
     jobs = _missing_jobs(conditions, store)
+    if jobs:
+        _make_folders(store)
     workers = min(workers or many, max(1, len(jobs)))
     display = _Display(jobs, conditions, store, workers)
     if not jobs:
@@ -195,6 +200,16 @@ def sweep(
         display.close()
 
 
+def _make_folders(store: RecordStore) -> None:
+    try:
+        for folder in (store.runs, store.state):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(
+            f"{store.folder} cannot be written ({error.strerror}); name another place with --out"
+        ) from error
+
+
 def _missing_jobs(conditions: Sequence[Condition], store: RecordStore) -> list[Job]:
     jobs: list[Job] = []
     for dataset in dict.fromkeys(c.config.data.name for c in conditions):
@@ -202,9 +217,11 @@ def _missing_jobs(conditions: Sequence[Condition], store: RecordStore) -> list[J
             store, lambda name=dataset: store.read_data(name), store.data_path(dataset)
         ):
             jobs.append(DataJob(f"data set {dataset}", dataset))
+    several = len({c.config.seed for c in conditions}) > 1
     for name, condition in {c.run_id: c for c in reversed(conditions)}.items():
         if not _is_there(store, lambda name=name: store.read_run(name), store.run_path(name)):
-            jobs.append(RunJob(name, condition.name, condition.config))
+            seed = f" (seed {condition.config.seed})" if several else ""
+            jobs.append(RunJob(name, condition.name + seed, condition.config))
     order = {c.run_id: position for position, c in reversed(list(enumerate(conditions)))}
     return sorted(jobs, key=lambda job: order[job.run_id] if isinstance(job, RunJob) else -1)
 
@@ -216,6 +233,25 @@ def _is_there(store: RecordStore, read, path) -> bool:  # type: ignore[no-untype
         aside = store.set_aside(path, str(error))
         print(f"{error}; set aside as {aside}, to be made again", file=sys.stderr)
         return False
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Put Ctrl-C off to the end of the block; processes that are started in it never see one."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    noticed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: noticed.append(number))
+    resource_tracker.ensure_running()  # else it comes with the first process, and lifts the block
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which is inherited
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if noticed:
+            raise KeyboardInterrupt
 
 
 class _Executor:
@@ -245,7 +281,8 @@ class _Executor:
                 for worker in self.workers:
                     if worker.job is None and waiting:
                         worker.job = waiting.popleft()
-                        worker.connection.send(worker.job)
+                        with contextlib.suppress(OSError):  # where it died, we shall hear it
+                            worker.connection.send(worker.job)
                 if not any(worker.job for worker in self.workers):
                     if not busy:
                         return self.outcome
@@ -259,11 +296,11 @@ class _Executor:
             self._stop()
 
     def _start(self) -> _Worker:
-        ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        process = multiprocessing.get_context("spawn").Process(
-            target=serve, args=(theirs, *self.arguments), daemon=True
-        )
-        process.start()
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, *self.arguments), daemon=True)
+        with _without_interrupts():
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -273,17 +310,12 @@ class _Executor:
             message: Message = worker.connection.recv()
         except (EOFError, OSError):  # the process is gone
             worker.process.join()
-            if job is None:
-                raise RunError(
-                    "a worker process ended on its own; run the same command again"
-                ) from None
-            code = worker.process.exitcode
-            reason = (
-                f"its worker was killed (signal {-code})"
-                if code and code < 0
-                else "its worker died"
-            )
-            self._fail(job, reason, reason)
+            if job is not None:
+                code = worker.process.exitcode or 0
+                reason = (
+                    f"its worker was killed (signal {-code})" if code < 0 else "its worker died"
+                )
+                self._fail(job, reason, reason)
             self.workers[self.workers.index(worker)] = self._start()
             return
         assert job is not None

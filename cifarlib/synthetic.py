@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-CLASSES = (
-    "disc", "ring", "square", "frame", "triangle", "plus", "saltire", "bars", "pillars", "dots",
-)  # fmt: skip
+from cifarlib.config import DATASETS
+
+CLASSES = DATASETS["synthetic"].classes
 
 BATCH_IMAGES = 2000
 SIDE = 32  # pixels

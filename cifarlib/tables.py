@@ -1,8 +1,8 @@
 """One function for each table of the paper: its values, ours, and the difference.
 
-Frames have two column levels, (quantity, ``paper`` | ``ours`` | ``difference``); what names a row
+Frames have two column levels, (quantity, ``paper`` | ``ours`` | ``diff.``); what names a row
 stands under an empty quantity. Accuracies are top-1 in %, differences are ours − paper in
-percentage points. A missing outcome is NaN. Several seeds are averaged.
+percentage points, “Epoch” is the chosen one. A missing outcome is NaN. Several seeds are averaged.
 """
 
 import pandas as pd
@@ -12,12 +12,12 @@ from cifarlib.config import DATASETS
 from cifarlib.records import SPLITS, Results
 
 METRICS = {
-    "best_epoch": "Best epoch",
+    "best_epoch": "Epoch",
     "time_s": "Time, s",
     "train_top1": "Training",
     "validation_top1": "Validation",
     "test_top1": "Test",
-    "train_test_difference": "Training − test",
+    "train_test_difference": "Train − test",
 }
 WITHOUT_DIFFERENCE = ("best_epoch", "time_s")
 
@@ -44,7 +44,7 @@ def tabulate_normalization(results: Results) -> pd.DataFrame:
     """Table I: mean and standard deviation of each channel of the training images.
 
     Six rows; ``paper`` as printed, ``listing`` as in Listing 4, ``ours`` over the data set's
-    training images, ``difference`` ours − listing, and their ratio.
+    training images, ``diff.`` ours − listing, and their ratio.
     """
     mean, std = published.read_normalization()["32"]
     printed = published.read_table(1).iloc[0]
@@ -60,7 +60,7 @@ def tabulate_normalization(results: Results) -> pd.DataFrame:
                     "paper": float(printed[f"{statistic}_{name.lower()}"]),
                     "listing": listed,
                     "ours": value,
-                    "difference": None if value is None else value - listed,
+                    "diff.": None if value is None else value - listed,
                     "ours / listing": None if value is None else value / listed,
                 }
             )
@@ -86,7 +86,7 @@ def tabulate_interpolation_statistics(results: Results) -> pd.DataFrame:
                 value = getattr(ours, statistic)[channel] if ours else float("nan")
                 row[name, "paper"] = values[channel]
                 row[name, "ours"] = value
-                row[name, "difference"] = value - values[channel]
+                row[name, "diff."] = value - values[channel]
             rows.append(row)
     return _two_levels(rows)
 
@@ -132,7 +132,7 @@ def tabulate_models(results: Results) -> pd.DataFrame:
     frame = _compare(paper, ours, ["model"], {}, metrics)
     frame = frame.astype(object)
     for column in frame.columns:  # a model of another study: nothing of ours can stand beside it
-        if column[1] in ("ours", "difference"):
+        if column[1] in ("ours", "diff."):
             frame.loc[frame["", "Model"] == "published", [column]] = "–"
     frame["", "Model"] = frame["", "Model"].map(MODELS)
     return frame
@@ -142,13 +142,13 @@ def tabulate_interpolation_accuracy(results: Results) -> pd.DataFrame:
     """Ours alone, for the paper prints no accuracies: the six resize methods, one row each."""
     frame = results.stage("interpolation")
     frame["method"] = [resize["method"] for resize in frame["resize"]]
-    columns = {"method": "Method", "best_epoch": "Best epoch"}
+    columns = {"method": "Method", "best_epoch": "Epoch"}
     columns |= {f"{split}_top1": METRICS[f"{split}_top1"] for split in SPLITS}
     means = frame.groupby("method", sort=False)[list(columns)[1:]].mean().reset_index()
     return means.rename(columns=columns)
 
 
-SETTINGS = {"batch_size": "Batch", "learning_rate": "Learning rate", "weight_decay": "L2"}
+SETTINGS = {"batch_size": "Batch", "learning_rate": "LR", "weight_decay": "L2"}
 NAMES = {"run": "Run", "dropout": "Dropout", "model": "Model"} | SETTINGS
 
 
@@ -171,7 +171,7 @@ def _compare(
             cells[METRICS[metric], "paper"] = theirs
             cells[METRICS[metric], "ours"] = value
             if metric not in WITHOUT_DIFFERENCE:
-                cells[METRICS[metric], "difference"] = value - theirs
+                cells[METRICS[metric], "diff."] = value - theirs
         rows.append(cells)
     return _two_levels(rows)
 

@@ -8,7 +8,6 @@ import contextlib
 import fcntl
 import io
 import os
-import signal
 import threading
 import traceback
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from cifarlib.records import (
     RecordStore,
     RunRecord,
     Statistics,
+    remove_leftovers,
     write_atomically,
 )
 
@@ -67,25 +67,41 @@ def serve(
     connection: Connection, folder: Path, device: str, threads: int, checkpoint_every: int
 ) -> None:
     """A worker's life: jobs come through the connection, messages go back, None ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the sweep's to handle
+    # On a machine with other work, threads that spin while they wait take minutes for seconds.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.Thread(target=_die_with_parent, daemon=True).start()
     store = RecordStore(folder)
-    while (job := connection.recv()) is not None:
-        try:
-            import torch
+    with contextlib.suppress(EOFError, OSError):  # the sweep is gone, and so are we
+        while (job := connection.recv()) is not None:
+            _carry_out(job, store, connection, device, threads, checkpoint_every)
 
-            torch.set_num_threads(threads)
-            if isinstance(job, DataJob):
-                _describe(job, store, connection)
-            else:
-                _train(job, store, connection, device, threads, checkpoint_every)
-        except UnavailableError as error:
-            connection.send(Message("unavailable", text=str(error)))
-        except CifarlibError as error:  # the same for every run: no data, disk full, no device
-            connection.send(Message("fatal", text=str(error)))
-        except Exception as error:
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            connection.send(Message("failed", text=text, detail=traceback.format_exc()))
+
+def _carry_out(
+    job: Job,
+    store: RecordStore,
+    connection: Connection,
+    device: str,
+    threads: int,
+    checkpoint_every: int,
+) -> None:
+    try:
+        import torch
+
+        from cifarlib import training
+
+        torch.set_num_threads(threads)
+        training.resolve_device(device)  # before a long description of the data comes to nothing
+        if isinstance(job, DataJob):
+            _describe(job, store, connection)
+        else:
+            _train(job, store, connection, device, threads, checkpoint_every)
+    except UnavailableError as error:
+        connection.send(Message("unavailable", text=str(error)))
+    except CifarlibError as error:  # the same for every run: no data, disk full, no device
+        connection.send(Message("fatal", text=str(error)))
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        connection.send(Message("failed", text=text, detail=traceback.format_exc()))
 
 
 def _die_with_parent() -> None:
@@ -134,6 +150,8 @@ def train(
     device = training.resolve_device(device_name)
     name = run_id(config)
     checkpoint = store.state / f"{name}.pt"
+    remove_leftovers(checkpoint)
+    remove_leftovers(store.run_path(name))
     state = _read_checkpoint(checkpoint, store, tell)
 
     def on_epoch(state: dict[str, Any]) -> None:
@@ -161,6 +179,7 @@ def train(
     )
     store.write(record)
     checkpoint.unlink(missing_ok=True)
+    (store.state / f"{name}.error.txt").unlink(missing_ok=True)  # of an earlier attempt
     return record
 
 

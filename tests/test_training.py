@@ -231,6 +231,17 @@ def test_early_stopping_counts_epochs_without_a_better_validation_accuracy(base)
     assert fitted.result.history.epochs == best + 4 < 12
 
 
+def test_the_network_learns_the_stand_in_set():
+    """Where a linear model stays under 60 % (tests/test_data.py), the network passes 80 %."""
+    data = "data={name: synthetic, train_size: 9000, validation_size: 100, test_size: 2000}"
+    scale = load_scale("smoke", [data, "epochs.30=3", "evaluation={train_every: 0, test_every: 0}"])
+    daa1 = expand(load_study(), scale, "stage1-daa1")[12].config
+    cosine = {"name": "cosine", "warmup": 0.1, "final": 0.0}
+    run = change(daa1, schedule=cosine, learning_rate=0.002, batch_size=32)
+    result = fit(run, training.load_inputs(run, CPU), CPU).result
+    assert result.history.test.accuracy(result.chosen["validation"]) > 80
+
+
 # -- the switches of the two protocols --------------------------------------------------------
 
 

@@ -1,0 +1,204 @@
+"""Records and runs that are made up, for every test that needs some without training."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from cifarlib import sweep, worker
+from cifarlib.config import DATASETS, ENGINE, Condition, expand, load_scale, load_study, run_id
+from cifarlib.errors import DataError
+from cifarlib.records import (
+    SPLITS,
+    DataRecord,
+    History,
+    Provenance,
+    RecordStore,
+    Result,
+    RunRecord,
+    SplitHistory,
+    Statistics,
+    Timing,
+    pack_predictions,
+)
+
+TINY = (
+    "data={name: synthetic, train_size: 20, validation_size: 10, test_size: 10}",
+    "epochs={30: 1, 40: 1, 200: 3}",
+    "precision=fp32",
+)
+"""Overrides of the smoke scale under which a run takes a second."""
+
+SET_TINY = [word for override in TINY for word in ("--set", override)]
+
+DEADLINE = 120  # s, for what takes a moment on an idle machine
+
+FEATURES = {"residual": 512, "resnet18": 512, "densenet121": 1024}
+
+
+def tiny_conditions(*names: str, overrides: tuple[str, ...] = ()) -> list[Condition]:
+    """Conditions of the study by name, all of them without names, at the tiny scale."""
+    study = load_study()
+    conditions = expand(study, load_scale("smoke", [*TINY, *overrides], study))
+    return [c for c in conditions if not names or c.name in names]
+
+
+def tiny_store(folder: Path) -> RecordStore:
+    """A build folder in which the stand-in set is described already, for that takes a while."""
+    store = RecordStore(folder)
+    store.write(make_data_record("synthetic"))
+    return store
+
+
+def make_record(condition: Condition, *, trained: int | None = None, **changed) -> RunRecord:
+    """A plausible record of a condition: its numbers come from its run id.
+
+    ``trained`` is the number of epochs, as configured unless it is given; ``changed`` replaces
+    fields of timing and provenance.
+    """
+    config = condition.config
+    random = np.random.default_rng(int(condition.run_id, 16))
+    epochs = trained or config.epochs
+    best = int(random.integers(1, epochs + 1))
+    history, confusion = {}, {}
+    for name in SPLITS:
+        images = getattr(config.data, f"{name}_size")
+        labels = np.arange(images) % 10
+        guesses = random.integers(0, 10, images)
+        classes = np.where(random.random(images) < 0.7, labels, guesses)
+        matrix = np.zeros((10, 10), dtype=int)
+        np.add.at(matrix, (labels, classes), 1)
+        confusion[name] = tuple(map(tuple, matrix.tolist()))
+        right = int(matrix.trace())
+        top1 = np.minimum(right, random.integers(images // 10, images, epochs + 1))
+        top1[best] = right
+        every = {"train": config.evaluation.train_every, "test": config.evaluation.test_every}
+        due = [e == best or bool(every.get(name, 1)) for e in range(epochs + 1)]
+        history[name] = SplitHistory(
+            images=images,
+            loss=_where(due, [float(f"{x:.7g}") for x in random.uniform(0.1, 3, epochs + 1)]),
+            top1=_where(due, top1.tolist()),
+            top2=_where(due, np.minimum(images, top1 + images // 10).tolist()),
+            top3=_where(due, np.minimum(images, top1 + images // 5).tolist()),
+        )
+    weights = random.normal(size=(10, FEATURES[config.model.name]))
+    timing = {"train_s": 12.5, "evaluation_s": 2.5, "images_per_s": 100.0}
+    return RunRecord(
+        format=1,
+        run_id=condition.run_id,
+        engine=ENGINE,
+        data_fingerprint=DATASETS[config.data.name].fingerprint,
+        config=config,
+        result=Result(
+            history=History(
+                learning_rate=(None, *[config.learning_rate] * epochs),
+                training_loss=(None, *[float(f"{x:.7g}") for x in random.uniform(0, 3, epochs)]),
+                **history,
+            ),
+            chosen={"validation": best, "test": best, "last": epochs},
+            predictions=pack_predictions(
+                best, confusion, classes.tolist(), random.random(images).tolist(), weights
+            ),
+        ),
+        timing=Timing(**{key: changed.pop(key, value) for key, value in timing.items()}),
+        provenance=make_provenance(**changed),
+    )
+
+
+def _where(due: list[bool], values: list) -> tuple:
+    return tuple(value if now else None for now, value in zip(due, values, strict=True))
+
+
+def make_provenance(**changed) -> Provenance:
+    """Where a made-up record says it comes from."""
+    known = {
+        "commit": "0123456789abcdef0123456789abcdef01234567",
+        "dirty": False,
+        "versions": {"python": "3.11.2", "torch": "2.11.0"},
+        "device": "a processor",
+        "device_class": "cpu",
+        "threads": 1,
+        "finished": "2025-01-02T03:04:05+00:00",
+    }
+    return Provenance(**known | changed)
+
+
+def make_data_record(dataset: str) -> DataRecord:
+    """A made-up description of a data set."""
+    info = DATASETS[dataset]
+    numbers = Statistics(mean=(0.5, 0.4, 0.3), std=(0.25, 0.24, 0.23))
+    return DataRecord(
+        format=1,
+        dataset=dataset,
+        data_fingerprint=info.fingerprint,
+        class_counts={
+            "train": (info.train_images * 9 // 100,) * 10,
+            "validation": (info.train_images // 100,) * 10,
+            "test": (info.test_images // 10,) * 10,
+        },
+        statistics=numbers,
+        resized={"nearest": numbers, "bilinear": numbers},
+        examples=("iVBORw0KGgo=",) * 10,
+        transforms={"original": "iVBORw0KGgo="},
+        provenance=make_provenance(),
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Made-up runs
+# ---------------------------------------------------------------------------------------------
+
+# Seeds, and what happens to such a run.
+GOOD, RAISES, DIES, LACKS_DATA, SEES_ANOTHER_DIE, MEETS_ANOTHER = range(6)
+
+
+def serve_made_up(connection, folder, device, threads, checkpoint_every):
+    """A worker that makes its records up and notes in a file what it was asked to train."""
+
+    def train(config, store, device_name, threads, checkpoint_every, tell):
+        log = store.folder / "trained.log"
+        name = run_id(config)
+        with log.open("a") as file:
+            file.write(f"{os.getpid()} {name}\n")
+        if config.seed == RAISES:
+            raise ZeroDivisionError("a fault of one run\nin two lines")
+        if config.seed == DIES:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if config.seed == LACKS_DATA:
+            raise DataError("the data are gone; fetch them")
+        if config.seed == SEES_ANOTHER_DIE:
+            other = int(wait_for(lambda: others(log), "company").pop())
+            wait_for(lambda: len(list(store.state.glob("*.lock"))) == 1, "the other's end of work")
+            os.kill(other, signal.SIGKILL)
+            wait_for(lambda: not psutil.pid_exists(other), "notice of a death")
+        if config.seed >= MEETS_ANOTHER:
+            wait_for(lambda: others(log), "company")
+        record = make_record(Condition("", 0, {}, {}, config, name))
+        store.write(record)
+        return record
+
+    worker.train = train
+    worker.serve(connection, folder, device, threads, checkpoint_every)
+
+
+def others(log: Path) -> set[str]:
+    """The other processes that were asked to train something."""
+    return {line.split()[0] for line in log.read_text().splitlines()} - {str(os.getpid())}
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    monkeypatch.setattr(sweep, "serve", serve_made_up)
+
+
+def wait_for(happened, what: str):
+    """Wait until a condition holds; what it gave."""
+    end = time.monotonic() + DEADLINE
+    while not (found := happened()):
+        assert time.monotonic() < end, f"{what} did not happen within {DEADLINE} s"
+        time.sleep(0.005)
+    return found

@@ -1,0 +1,341 @@
+"""The command line: what a user is told, in one line, and the exit codes that scripts rely on."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from conftest import GOOD, SET_TINY, make_record, tiny_conditions, tiny_store
+
+from cifarlib import __version__, cli, data, paths, synthetic
+from cifarlib.config import DATASETS, ENGINE, run_id
+from cifarlib.records import RecordStore
+
+COMMANDS = ("data", "run", "sweep", "report", "status", "why")
+
+
+@pytest.fixture
+def command(capfd):
+    """Run a command in this process: exit code, and the lines on both channels."""
+
+    def run(*arguments: str) -> tuple[int, list[str], list[str]]:
+        capfd.readouterr()
+        try:
+            code = cli.main(list(arguments))
+        except SystemExit as error:  # argparse
+            code = error.code
+        captured = capfd.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Run a command that the user must mend: the one line that says so."""
+
+    def run(*arguments: str) -> str:
+        code, out, err = command(*arguments)
+        assert (code, out, len(err)) == (2, [], 1), err
+        assert err[0].startswith("cifarlib: ")
+        return err[0]
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------
+# Help
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_shows_an_example(command, name):
+    code, out, err = command(*name.split(), "--help")
+    assert (code, err) == (0, [])
+    start = out.index("example:" if name else "examples:")
+    assert out[start + 1].startswith(f"  cifarlib {name}")
+
+
+def test_help_names_every_command(command):
+    _, out, _ = command("--help")
+    for name in COMMANDS:
+        assert any(line.split()[:1] == [name] for line in out)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_can_be_parsed(command, name):
+    """The examples of the program and of each command, as they stand in the help."""
+    examples = {line.strip().partition("   ")[0] for line in cli.EXAMPLES.splitlines()[1:]}
+    _, out, _ = command(name, "--help")
+    examples.add(out[out.index("example:") + 1].strip())
+    for example in examples:
+        assert cli._parser().parse_args(example.split()[1:]).call
+
+
+def test_version(command):
+    assert command("--version") == (0, [f"cifarlib {__version__}"], [])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["bake"], ["run"], ["sweep", "--workers", "0"], ["sweep", "--device", "tpu"]],
+)
+def test_a_command_that_is_none_shows_the_usage(command, arguments):
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, [])
+    assert err[0].startswith("usage: cifarlib")
+    assert "error: " in err[-1]
+
+
+# ---------------------------------------------------------------------------------------------
+# What the user can mend
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["status", "--scale", "smoek"], "did you mean 'smoke'?"),
+        (["status", "--scale", "none.yaml"], "there is no scale 'none.yaml'"),
+        (["status", "--set", "data.trian_size=20"], "did you mean 'train_size'?"),
+        (["sweep", "--set", "presicion=fp32"], "did you mean 'precision'?"),
+        (["status", "--set", "data.train_size=1e3"], "not the text '1e3'"),
+        (["status", "--set", "data.train_size=3"], "data.train_size = 3"),
+        (["status", "--set", "data.train_size=60000"], "at most 9000"),
+        (["status", "--set", "data.train_size"], "write key=value"),
+        (["status", "--set", "seeds=["], "is not a YAML value"),
+        (["sweep", "--stage", "stage1-bse"], "the study has stage1-base, "),
+        (["run", "stage1-daa1/33"], "no condition 'stage1-daa1/33'"),
+        (["why", "stage1-daa1/33"], "no condition 'stage1-daa1/33'"),
+        (["why", "0000"], "no condition '0000'"),
+    ],
+)
+def test_a_mistyped_command_is_one_line(refused, tmp_path, arguments, told):
+    assert told in refused(*arguments, "--out", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_data_are_one_line(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "root"))
+    told = refused("data")
+    assert str(tmp_path / "root") in told
+    assert str(tmp_path / "data") in told
+    assert "cifarlib data --download" in told
+
+
+def test_a_damaged_data_file_is_named_in_one_line(refused, tmp_path, monkeypatch):
+    info = DATASETS["synthetic"]
+    folder = tmp_path / info.folder
+    synthetic.write(folder)
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    file = folder / "data_batch_3"
+    content = bytearray(file.read_bytes())
+    content[5000] ^= 1
+    file.write_bytes(content)
+    told = refused("data", "--name", "synthetic")
+    assert f"{file} is damaged" in told
+    assert info.train_files["data_batch_3"] in told
+
+
+def test_good_data_are_described(command):
+    code, out, err = command("data", "--name", "synthetic")
+    assert (code, err) == (0, [])
+    assert out[0] == f"a generated stand-in set in {data.find('synthetic')}: every MD5 is right"
+    assert out[1] == "10000 training and 2000 test images of 32×32 pixels"
+    assert [line.split()[0] for line in out[2:]] == ["mean", "std"]
+
+
+def test_cuda_without_a_gpu_is_said(command, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    arguments = ("run", "stage1-daa1/13", "--device", "cuda", "--out", str(tmp_path), *SET_TINY)
+    code, out, err = command(*arguments)
+    assert (code, out) == (2, [])
+    assert [line for line in err if line.startswith("cifarlib: ")] == err[-1:]
+    assert "use --device cpu" in err[-1]
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    told = refused("sweep", "--out", str(tmp_path / "file" / "build"))
+    assert str(tmp_path / "file" / "build") in told
+    assert "cannot be written" in told
+    assert "--out" in told
+
+
+def test_a_damaged_record_is_said_by_status_and_why(command, refused, tmp_path):
+    store = tiny_store(tmp_path)
+    (condition,) = tiny_conditions("stage1-daa1/13")
+    path = store.write(make_record(condition))
+    path.write_text("{")
+    code, _, err = command("status", "--out", str(tmp_path), *SET_TINY)
+    assert (code, len(err)) == (0, 1)
+    assert err[0].startswith(f"cifarlib: {path} is truncated")
+    assert err[0].endswith("it counts as missing")
+    assert "truncated" in refused("why", "stage1-daa1/13", "--out", str(tmp_path), *SET_TINY)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(command, made_up, small_disk):
+    store = tiny_store(small_disk)
+    arguments = ("sweep", "--stage", "stage1-base", "--out", str(small_disk), *SET_TINY)
+    code, out, err = command(*arguments, "--set", f"seeds=[{GOOD}]", "--workers", "1")
+    assert (code, out) == (2, [])
+    assert err[-1].startswith(f"cifarlib: {small_disk}")
+    assert "(No space left on device)" in err[-1]
+    finished = [line for line in err[1:-1] if line.startswith("[")]
+    assert err[1:-1] == finished
+    assert len(finished) >= 3
+    records, faults = store.read_runs(store.run_ids())
+    assert (len(records), faults) == (len(finished), [])
+    assert not [path for path in small_disk.rglob(".*") if path.is_file()]
+
+
+def test_an_error_of_the_program_is_one_line_and_no_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "cifarlib.cli", "status", "--scale", "smoek"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_closed_pipe_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "cifarlib.cli", "status"]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---------------------------------------------------------------------------------------------
+# Commands
+# ---------------------------------------------------------------------------------------------
+
+
+def test_status_for_scripts(command, tmp_path):
+    store = RecordStore(tmp_path)
+    for condition in tiny_conditions("stage1-base/1", "stage1-long/9"):
+        store.write(make_record(condition))
+    code, out, err = command("status", "--json", "--out", str(tmp_path), *SET_TINY)
+    assert (code, err) == (0, [])
+    stages = json.loads("\n".join(out))
+    base = stages["stage1-base"]
+    assert base.pop("seconds_left") > 0
+    assert base == {"conditions": 36, "done": 1, "running": 0, "pending": 35}
+    assert stages["stage1-long"]["done"] == 1
+    assert sum(stage["conditions"] for stage in stages.values()) == 120
+
+
+def test_status_of_a_fresh_clone_needs_no_data(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "nowhere"))
+    for scale in ("smoke", "lite", "full"):
+        code, out, err = command("status", "--scale", scale)
+        assert (code, err) == (0, [])
+        assert out[1].split()[:5] == ["stage1-base", "36", "0", "0", "36"]
+        assert out[-1].split()[:5] == ["all", "120", "0", "0", "120"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_trains_one_condition_and_shows_its_record(command, tmp_path):
+    store = tiny_store(tmp_path)
+    (condition,) = tiny_conditions("stage1-daa1/13")
+    arguments = ("run", condition.name, "--out", str(tmp_path), "--device", "cpu", *SET_TINY)
+    code, out, err = command(*arguments)
+    assert code == 0
+    record = store.read_run(condition.run_id)
+    assert store.run_ids() == [condition.run_id]
+    assert out == [
+        f"run {condition.run_id}: after epoch 1 of 1, test {record.accuracy('test'):.2f} %, "
+        f"validation {record.accuracy('validation'):.2f} %",
+        str(store.run_path(condition.run_id)),
+    ]
+    assert err[-1].startswith(f"[1/1] {condition.name}: test ")
+    by_id = command("run", condition.run_id[:6], *arguments[2:])
+    assert by_id == (0, out, ["nothing is missing"])
+
+
+def test_sweep_of_a_stage_leaves_the_others(command, made_up, tmp_path):
+    store = tiny_store(tmp_path)
+    arguments = ("sweep", "--out", str(tmp_path), *SET_TINY, "--set", f"seeds=[{GOOD}]")
+    code, out, err = command(*arguments, "--stage", "stage1-long", "--stage", "stage2-improved")
+    assert (code, out) == (0, [])
+    assert err[0].startswith("0 of 3 runs are recorded; 3 to go")
+    assert len(store.run_ids()) == 3
+
+
+def test_why_says_where_a_run_is_recorded(command, tmp_path):
+    (condition,) = tiny_conditions("stage1-daa1/13")
+    path = RecordStore(tmp_path).write(make_record(condition))
+    expected = f"stage1-daa1/13 (seed 42) is run {condition.run_id}: recorded in {path}"
+    for name in (condition.name, condition.run_id, condition.run_id[:8]):
+        assert command("why", name, "--out", str(tmp_path), *SET_TINY) == (0, [expected], [])
+
+
+def test_why_names_what_differs_from_the_nearest_record(command, tmp_path):
+    store = RecordStore(tmp_path)
+    near, far = tiny_conditions("stage1-daa1/13", "stage1-base/1")
+    store.write(make_record(near))
+    store.write(make_record(far))
+    more = ["--set", "epochs.30=2", "--set", "seeds=[7]"]
+    code, out, err = command("why", "stage1-daa1/13", "--out", str(tmp_path), *SET_TINY, *more)
+    assert (code, err) == (0, [])
+    assert out[0].startswith("stage1-daa1/13 (seed 7) is run ")
+    nearest = {c.name: c for c in (near, far)}["stage1-daa1/13"].run_id
+    assert out[0].endswith(f": not recorded; the nearest record, {nearest}, differs in")
+    assert out[1:] == ["  epochs: 1 there, 2 here", "  seed: 42 there, 7 here"]
+
+
+def test_why_names_engine_and_data(command, tmp_path):
+    store = RecordStore(tmp_path)
+    (condition,) = tiny_conditions("stage1-daa1/13")
+    old = replace(condition, run_id=run_id(condition.config, ENGINE - 1))
+    store.write(make_record(old).model_copy(update={"engine": ENGINE - 1}))
+    arguments = ("why", condition.name, "--out", str(tmp_path), *SET_TINY)
+    assert command(*arguments)[1][1:] == [f"  engine: {ENGINE - 1} there, {ENGINE} here"]
+    store.run_path(old.run_id).unlink()
+    other = make_record(replace(condition, run_id="0" * 16))
+    store.write(other.model_copy(update={"data_fingerprint": "1" * 12}))
+    here = DATASETS["synthetic"].fingerprint
+    told = command(*arguments)[1][1:]
+    assert told == [f"  data fingerprint: {'1' * 12} there, {here} here"]
+
+
+def test_why_without_any_record(command, tmp_path):
+    code, out, _ = command("why", "stage1-daa1/13", "--out", str(tmp_path))
+    assert code == 0
+    assert out[0].endswith(f"{tmp_path / 'runs'} holds no record to compare it with")
+
+
+def test_every_seed_is_explained(command, tmp_path):
+    arguments = ("why", "stage1-daa1/13", "--out", str(tmp_path), "--set", "seeds=[1, 2]")
+    _, out, _ = command(*arguments)
+    assert [line.split(" is run ")[0] for line in out] == [
+        "stage1-daa1/13 (seed 1)",
+        "stage1-daa1/13 (seed 2)",
+    ]

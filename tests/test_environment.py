@@ -1,0 +1,100 @@
+"""One environment, said in three files, and the commands that the README promises."""
+
+import importlib.metadata
+import os
+import re
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from cifarlib import paths
+
+PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIREMENTS = [
+    Requirement(text)
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+]
+
+
+CONSTRAINTS = [
+    line
+    for line in (paths.ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+@pytest.fixture(scope="module")
+def pinned() -> dict[str, str]:
+    """Canonical package name → version in constraints.txt."""
+    pairs = [line.split("==") for line in CONSTRAINTS if "==" in line]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict:
+    return yaml.safe_load((paths.ROOT / "environment.yml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
+def test_every_dependency_is_pinned_within_its_range(requirement, pinned):
+    name = canonicalize_name(requirement.name)
+    assert name in pinned
+    assert Version(pinned[name]) in requirement.specifier
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
+def test_the_pinned_version_is_installed(requirement, pinned):
+    installed = Version(importlib.metadata.version(requirement.name))
+    assert installed.public == pinned[canonicalize_name(requirement.name)]
+
+
+def test_constraints_are_pins_and_nothing_else():
+    assert [line for line in CONSTRAINTS if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+
+
+def test_pins_are_for_every_platform(pinned):
+    assert {"torch", "torchvision"} <= pinned.keys()
+    for name, version in pinned.items():
+        assert Version(version).local is None, f"{name}=={version}"
+
+
+def test_the_conda_environment_is_the_same(environment):
+    python, pip, via_pip = environment["dependencies"]
+    assert pip == "pip"
+    version = re.fullmatch(r"python=([\d.]+)", python)
+    assert Version(version[1]) in SpecifierSet(PROJECT["requires-python"])
+    constraint, project = via_pip["pip"]
+    assert constraint.split() == ["--constraint", "constraints.txt"]
+    assert project.split() == ["--editable", ".[test]"]
+
+
+def test_this_python_is_one_that_the_project_is_for():
+    assert Version(".".join(map(str, sys.version_info[:3]))) in SpecifierSet(
+        PROJECT["requires-python"]
+    )
+
+
+def test_the_readme_is_short_and_names_the_commands():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    assert "make report" in text
+    assert "make test" in text
+
+
+def test_the_makefile_has_what_is_promised():
+    text = (paths.ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
+    assert {"report", "sweep", "status", "test", "lint", "lab"} <= targets
+
+
+def test_continuous_integration_lints_and_tests():
+    script = paths.ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert {"make lint", "make test"} <= set(lines)

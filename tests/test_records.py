@@ -1,0 +1,414 @@
+"""Records: they come back as they were written, or not at all, with the reason."""
+
+import errno
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pydantic
+import pytest
+from conftest import TINY, make_data_record, make_record, tiny_conditions
+
+from cifarlib import records
+from cifarlib.config import ENGINE, expand, load_scale, load_study, run_id
+from cifarlib.errors import ConfigError, RecordError
+from cifarlib.records import RecordStore, SplitHistory, decode, encode, open_results
+from cifarlib.records import RunRecord as Record
+
+
+@pytest.fixture(scope="module")
+def conditions():
+    return tiny_conditions()
+
+
+@pytest.fixture(scope="module")
+def record(conditions):
+    return make_record(conditions[0])
+
+
+@pytest.fixture
+def store(tmp_path):
+    return RecordStore(tmp_path / "build")
+
+
+def rewrite(store, record, change):
+    """Let a record be changed in its file by someone who puts the digest right, too."""
+    content = json.loads(encode(record))
+    del content["digest"]
+    change(content)
+    content["digest"] = records._digest(content)
+    path = store.run_path(record.run_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+# ---------------------------------------------------------------------------------------------
+# There and back
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_record_comes_back_as_it_was_written(store, conditions):
+    for condition in conditions[:: len(conditions) // 8]:
+        written = make_record(condition)
+        store.write(written)
+        assert store.read_run(condition.run_id) == written
+
+
+def test_a_data_record_comes_back_as_it_was_written(store):
+    written = make_data_record("synthetic")
+    store.write(written)
+    assert store.read_data("synthetic") == written
+    assert store.read_data("cifar10") is None
+
+
+def test_reading_packed_values_does_not_change_a_record(record):
+    other = decode(Record, encode(record), "it")
+    assert len(other.result.predictions.classes) == len(other.result.predictions.confidence)
+    assert other == record
+    assert encode(other) == encode(record)
+
+
+def test_no_record_is_none(store):
+    assert store.read_run("0123456789abcdef") is None
+    assert store.run_ids() == []
+
+
+def test_writing_again_replaces(store, conditions, record):
+    store.write(record)
+    newer = record.model_copy(update={"timing": make_record(conditions[0], train_s=1.0).timing})
+    store.write(newer)
+    assert store.read_run(record.run_id) == newer
+    assert store.run_ids() == [record.run_id]
+
+
+def test_a_loss_that_is_no_number_is_stored_as_none(store, record):
+    with pytest.raises(pydantic.ValidationError):
+        SplitHistory(images=10, loss=(float("nan"),), top1=(1,), top2=(1,), top3=(1,))
+    split = record.result.history.test
+    losses = (None,) * len(split.loss)
+    history = record.result.history.model_copy(
+        update={"test": split.model_copy(update={"loss": losses})}
+    )
+    result = record.result.model_copy(update={"history": history})
+    store.write(record.model_copy(update={"result": result}))
+    back = store.read_run(record.run_id)
+    assert back.result.history.test.loss == losses
+    assert back.accuracy("test") == record.accuracy("test")
+
+
+@pytest.mark.parametrize("stage", ["stage1-base", "stage1-long", "stage3"])
+def test_a_record_of_ten_thousand_predictions_stays_small(stage):
+    condition = expand(load_study(), load_scale("full"), stage)[0]
+    assert condition.config.epochs in (30, 200)
+    assert condition.config.data.test_size == 10_000
+    assert len(encode(make_record(condition))) <= 60_000
+
+
+# ---------------------------------------------------------------------------------------------
+# Packing
+# ---------------------------------------------------------------------------------------------
+
+
+def pack(classes, confidence, weights):
+    matrix = np.zeros((10, 10), dtype=int)
+    np.add.at(matrix, (classes, classes), 1)
+    confusion = {name: tuple(map(tuple, matrix.tolist())) for name in records.SPLITS}
+    return records.pack_predictions(3, confusion, classes, confidence, np.asarray(weights))
+
+
+@pytest.mark.parametrize("count", [10, 11, 2000, 9999])
+def test_predictions_are_packed_and_unpacked(count):
+    random = np.random.default_rng(count)
+    classes, confidence = random.integers(0, 10, count), random.random(count)
+    weights = random.normal(size=(10, 7)).astype(np.float32)
+    packed = pack(classes.tolist(), confidence.tolist(), weights)
+    assert packed.images == count
+    assert packed.classes.tolist() == classes.tolist()
+    assert np.abs(packed.confidence - confidence).max() <= 0.5 / 255
+    assert packed.weights.shape == (10, 7)
+    assert np.abs(packed.weights - weights).max() <= 0.5001 * np.abs(weights).max() / 127
+
+
+def test_weights_that_are_no_numbers_are_packed_as_zeros():
+    for bad in (np.nan, np.inf, -np.inf):
+        weights = np.ones((10, 4))
+        weights[3, 2] = bad
+        assert not pack([0] * 10, [0.5] * 10, weights).weights.any()
+    assert not pack([0] * 10, [0.5] * 10, np.zeros((10, 4))).weights.any()
+
+
+@pytest.mark.filterwarnings("error")
+def test_confidence_that_is_no_number_is_packed_within_its_range():
+    packed = pack([0] * 4, [np.nan, np.inf, -np.inf, 1.0], np.ones((10, 4)))
+    assert packed.confidence.tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+# ---------------------------------------------------------------------------------------------
+# Whole or not at all
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_record_and_nothing_else(store, record, step, monkeypatch):
+    path = store.write(record)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    newer = record.model_copy(update={"engine": 99})
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(RecordError) as caught:
+        store.write(newer)
+    assert "No space left on device" in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_is_a_record_error(tmp_path, record):
+    (tmp_path / "file").write_text("")
+    store = RecordStore(tmp_path / "file" / "build")
+    assert store.read_run(record.run_id) is None
+    with pytest.raises(RecordError, match="cannot be written"):
+        store.write(record)
+
+
+def test_leftovers_of_killed_processes_are_removed(store, record):
+    path = store.write(record)
+    other = path.with_name(f".{'0' * 16}.json.abc")
+    for leftover in (path.with_name(f".{path.name}.abc"), other):
+        leftover.write_bytes(b"half")
+    records.remove_leftovers(path)
+    assert sorted(path.parent.iterdir()) == [other, path]
+
+
+# ---------------------------------------------------------------------------------------------
+# Damage
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_record_cut_off_anywhere_is_refused(record):
+    whole = encode(record).rstrip()
+    assert decode(Record, whole, "it") == record
+    for length in [*range(0, len(whole), 97), *range(len(whole) - 90, len(whole))]:
+        with pytest.raises(RecordError, match="it is truncated or is no record"):
+            decode(Record, whole[:length], "it")
+
+
+def test_a_flipped_bit_never_passes_for_another_record(record):
+    whole = encode(record)
+    random = np.random.default_rng(0)
+    refused = 0
+    for position in random.integers(0, 8 * len(whole), 1500).tolist():
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << position % 8
+        try:  # the case of an exponent's e and white space change nothing
+            assert decode(Record, bytes(damaged), "it") == record
+        except RecordError:
+            refused += 1
+    assert refused > 1490
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is truncated or is no record"),
+        (b"\x00\xff\xfe" * 100, "is truncated or is no record"),
+        (b"\x89PNG\r\n\x1a\n", "is truncated or is no record"),
+        (b"[1, 2, 3]", "is truncated or is no record"),
+        (b'"digest"', "is truncated or is no record"),
+        (b"null", "is truncated or is no record"),
+        (b"17", "is truncated or is no record"),
+        (b"{}", "is truncated or is no record"),
+        (b'{"digest": null}', "has format None"),
+        (b'{"digest": "0", "format": 1}', "does not match its digest"),
+        (b"[" * 100_000, "is truncated or is no record"),
+        (b"9" * 10_000, "is truncated or is no record"),
+        (b'{"digest": "0", "format": 1, "a": NaN}', "does not match its digest"),
+    ],
+)
+def test_what_is_no_record_is_refused(store, content, reason):
+    path = store.run_path("0123456789abcdef")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=reason) as caught:
+        store.read_run("0123456789abcdef")
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_edited_number_is_refused(store, record):
+    path = store.write(record)
+    text = path.read_text()
+    assert '"train_s": 12.5' in text
+    path.write_text(text.replace('"train_s": 12.5', '"train_s": 12.6'))
+    with pytest.raises(RecordError, match="was edited or damaged"):
+        store.read_run(record.run_id)
+
+
+def nested(content, *keys):
+    for key in keys:
+        content = content[key]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.update(format=2), "has format 2, this program reads 1"),
+        (lambda c: c.update(engine=ENGINE + 1), "run id does not follow"),
+        (lambda c: c["config"].update(learning_rate=0.5), "run id does not follow"),
+        (lambda c: c["config"].update(seed=43), "run id does not follow"),
+        (lambda c: c.update(data_fingerprint="0" * 12), "run id does not follow"),
+        (lambda c: c.update(run_id="0" * 16), "holds the record of another run"),
+        (lambda c: c.pop("result"), r"is no valid record: .*\(result\)"),
+        (lambda c: c.update(surprise=1), r"is no valid record: .*\(surprise\)"),
+        (lambda c: c["timing"].update(train_s="1"), r"is no valid record: .*\(timing.train_s\)"),
+        (lambda c: c["timing"].update(train_s=float("nan")), "is no valid record"),
+        (lambda c: nested(c, "result", "chosen").update(best=1), "is no valid record"),
+    ],
+)
+def test_a_forged_record_is_refused(store, record, change, reason):
+    rewrite(store, record, change)
+    with pytest.raises(RecordError, match=reason):
+        store.read_run(record.run_id)
+
+
+def test_a_record_of_another_run_under_this_name_is_refused(store, conditions):
+    store.write(make_record(conditions[1]))
+    store.run_path(conditions[1].run_id).rename(store.run_path(conditions[0].run_id))
+    with pytest.raises(RecordError, match=f"another run, {conditions[1].run_id}"):
+        store.read_run(conditions[0].run_id)
+
+
+def test_a_record_of_another_data_set_under_this_name_is_refused(store):
+    store.write(make_data_record("cifar10"))
+    store.data_path("cifar10").rename(store.data_path("synthetic"))
+    with pytest.raises(RecordError, match="another data set, cifar10"):
+        store.read_data("synthetic")
+
+
+def test_records_of_older_engines_can_still_be_read(store, conditions):
+    condition = conditions[0]
+    old = run_id(condition.config, engine=ENGINE - 1)
+    written = make_record(replace(condition, run_id=old)).model_copy(update={"engine": ENGINE - 1})
+    store.write(written)
+    assert store.read_run(old) == written
+    assert old != condition.run_id
+
+
+def test_reading_many_collects_the_faults(store, conditions):
+    good, bad, missing = conditions[:3]
+    store.write(make_record(good))
+    store.write(make_record(bad)).write_bytes(b"{")
+    found, faults = store.read_runs(c.run_id for c in (good, bad, missing, good))
+    assert list(found) == [good.run_id]
+    assert len(faults) == 1
+    assert bad.run_id in faults[0]
+    assert store.run_ids() == sorted([good.run_id, bad.run_id])
+
+
+def test_a_damaged_record_is_moved_beside_its_reason(store, record):
+    path = store.write(record)
+    content = path.read_bytes()
+    for _ in range(2):  # another sweep may have been faster
+        aside = store.set_aside(path, "it is damaged")
+        assert not path.exists()
+        assert aside.read_bytes() == content
+        assert store.folder in aside.parents
+        assert aside.with_suffix(".reason.txt").read_text() == "it is damaged\n"
+    assert store.run_ids() == []
+
+
+# ---------------------------------------------------------------------------------------------
+# The records of a study
+# ---------------------------------------------------------------------------------------------
+
+
+def test_results_hold_what_is_recorded_and_name_what_is_damaged(store, conditions):
+    for condition in conditions[:3]:
+        store.write(make_record(condition))
+    store.run_path(conditions[2].run_id).write_bytes(b"")
+    store.data_path("synthetic").write_bytes(b"{}")
+    results = open_results("smoke", TINY, store.folder)
+    assert results.conditions == conditions
+    assert list(results.records) == [c.run_id for c in conditions[:2]]
+    assert results.data is None
+    assert len(results.faults) == 2
+    assert results.record(conditions[0]) == make_record(conditions[0])
+    assert results.record(conditions[2]) is None
+
+
+def test_results_of_a_new_build_are_empty(tmp_path):
+    results = open_results("smoke", (), tmp_path)
+    assert (results.records, results.data, results.faults) == ({}, None, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_condition_is_found_by_the_papers_run_number(store):
+    results = open_results("smoke", TINY, store.folder)
+    assert results.find("stage1-daa1", 13).name == "stage1-daa1/13"
+    assert results.find("stage2-dropout", 9, dropout=0.5).config.dropout == 0.5
+    with pytest.raises(ConfigError, match="no run 37"):
+        results.find("stage1-base", 37)
+
+
+def test_a_stage_as_a_table_has_a_row_for_each_condition(store, conditions):
+    condition = conditions[4]
+    written = make_record(condition)
+    store.write(written)
+    frame = open_results("smoke", TINY, store.folder).stage("stage1-base")
+    assert list(frame["run"]) == list(range(1, 37))
+    assert list(frame[frame["done"]].index) == [4]
+    row = frame.loc[4]
+    for split in records.SPLITS:
+        for k in (1, 2, 3):
+            assert row[f"{split}_top{k}"] == written.accuracy(split, k)
+    assert row["train_test_difference"] == row["train_top1"] - row["test_top1"]
+    assert row["time_s"] == written.timing.train_s + written.timing.evaluation_s
+    assert (row["best_epoch"], row["epochs_trained"]) == (written.reported_epoch, 1)
+    assert row["learning_rate"] == condition.config.learning_rate
+    outcomes = frame.columns[frame.columns.get_loc("done") + 1 :]
+    assert frame.drop(index=4)[outcomes].isna().all(axis=None)
+
+
+def test_a_table_without_any_record_has_the_same_columns(store, conditions):
+    none = records.summarize(conditions[:36], {})
+    some = records.summarize(conditions[:36], {c.run_id: make_record(c) for c in conditions[:2]})
+    assert list(none.columns) == list(some.columns)
+    assert not none["done"].any()
+    assert isinstance(none, pd.DataFrame)
+
+
+def test_every_seed_has_its_own_row(store):
+    overrides = (*TINY, "seeds=[1, 2, 3]")
+    conditions = tiny_conditions(overrides=("seeds=[1, 2, 3]",))
+    second = next(c for c in conditions if c.config.seed == 2)
+    store.write(make_record(second))
+    frame = open_results("smoke", overrides, store.folder).stage("stage1-base")
+    assert len(frame) == 3 * 36
+    assert list(frame["seed"][:3]) == [1, 2, 3]
+    assert list(frame["done"][:3]) == [False, True, False]
+
+
+def test_the_reported_epoch_follows_the_protocol(record):
+    chosen = {"validation": 0, "test": 1, "last": 1}
+    result = record.result.model_copy(update={"chosen": chosen})
+    changed = record.model_copy(update={"result": result})
+    assert changed.reported_epoch == 0
+    protocol = record.config.protocol.model_copy(update={"selection": "test"})
+    config = record.config.model_copy(update={"protocol": protocol})
+    assert changed.model_copy(update={"config": config}).reported_epoch == 1
+
+
+def test_accuracy_is_none_where_nothing_was_evaluated(record):
+    history = record.result.history.train
+    assert history.top1[0] is None
+    assert history.accuracy(0) is None
+    top1 = record.result.history.test.top1[-1]
+    assert record.accuracy("test", epoch=-1) == 100 * top1 / record.config.data.test_size

@@ -1,0 +1,476 @@
+"""The sweep: every missing record once, whatever is killed, damaged or done twice."""
+
+import contextlib
+import io
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import (
+    DEADLINE,
+    DIES,
+    GOOD,
+    LACKS_DATA,
+    MEETS_ANOTHER,
+    RAISES,
+    SEES_ANOTHER_DIE,
+    SET_TINY,
+    make_record,
+    tiny_conditions,
+    tiny_store,
+    wait_for,
+)
+
+from cifarlib import cli, data, models, sweep, worker
+from cifarlib.config import Condition, ModelConfig
+from cifarlib.data import Images
+from cifarlib.errors import CifarlibError
+from cifarlib.records import RecordStore
+from cifarlib.sweep import Prices, default_workers, work
+
+
+def run_sweep(conditions, store, **settings) -> tuple[sweep.Outcome, list[str]]:
+    """A sweep on the CPU with one thread a worker: its outcome, and the lines it said."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        outcome = sweep.sweep(conditions, store, device="cpu", threads=1, **settings)
+    return outcome, said.getvalue().splitlines()
+
+
+def results(store, conditions) -> list:
+    """What the configurations decided, in order; every record must be there and valid."""
+    return [store.read_run(c.run_id).result for c in conditions]
+
+
+# ---------------------------------------------------------------------------------------------
+# Real runs
+# ---------------------------------------------------------------------------------------------
+
+SHORT, *LONG = NAMES = ("stage1-base/1", "stage1-long/9", "stage1-long/13")
+
+
+@pytest.fixture(scope="module")
+def conditions():
+    return tiny_conditions(*NAMES)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, conditions):
+    """A build folder after a sweep by two workers; two stages share a run. And what was said."""
+    store = tiny_store(tmp_path_factory.mktemp("swept"))
+    shared = replace(conditions[0], stage="another-stage")
+    outcome, said = run_sweep([*conditions, shared], store, workers=2)
+    assert outcome == sweep.Outcome(done=3)
+    return store, said
+
+
+@pytest.fixture
+def copy(swept, tmp_path):
+    """The swept folder, to be spoilt."""
+    shutil.copytree(swept[0].folder, tmp_path / "copy")
+    return RecordStore(tmp_path / "copy")
+
+
+def test_every_run_is_recorded(swept, conditions):
+    store, _ = swept
+    for condition in conditions:
+        record = store.read_run(condition.run_id)
+        assert record.config == condition.config
+        assert record.result.history.epochs == condition.config.epochs
+        assert record.provenance.resumed == 0
+        assert record.provenance.threads == 1
+    assert store.run_ids() == sorted(c.run_id for c in conditions)
+    assert list(store.state.iterdir()) == []  # no lock, no checkpoint
+
+
+def test_a_run_that_two_stages_share_is_trained_once(swept):
+    _, said = swept
+    assert said[0].startswith("0 of 3 runs are recorded; 3 to go on 2 workers")
+    assert sorted(line.split("]")[0] for line in said[1:]) == ["[1/3", "[2/3", "[3/3"]
+    assert not any("another-stage" in line for line in said)
+
+
+def test_a_second_sweep_does_nothing(swept, conditions, monkeypatch):
+    store, _ = swept
+    monkeypatch.setattr(sweep, "_Executor", None)
+    before = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")}
+    outcome, said = run_sweep(conditions, store)
+    assert (outcome, said) == (sweep.Outcome(), ["nothing is missing"])
+    assert {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")} == before
+
+
+def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions):
+    """A cut-off record, a record gone beside a damaged checkpoint, and a killed write's rest."""
+    cut, gone = conditions[0], conditions[1]
+    copy.run_path(cut.run_id).write_bytes(copy.run_path(cut.run_id).read_bytes()[:1000])
+    copy.run_path(gone.run_id).unlink()
+    (copy.state / f"{gone.run_id}.pt").write_bytes(b"PK\3\4 half a checkpoint")
+    (copy.state / f".{gone.run_id}.pt.abc").write_bytes(b"a tenth of one")
+    (copy.state / f"{gone.run_id}.lock").write_bytes(b"")
+    outcome, said = run_sweep(conditions, copy, workers=1)
+    assert outcome == sweep.Outcome(done=2)
+    assert results(copy, conditions) == results(swept[0], conditions)
+    aside = copy.folder / "damaged"
+    assert {path.name for path in aside.iterdir()} == {
+        f"{cut.run_id}.json",
+        f"{cut.run_id}.reason.txt",
+        f"{gone.run_id}.pt",
+        f"{gone.run_id}.reason.txt",
+    }
+    assert "truncated" in (aside / f"{cut.run_id}.reason.txt").read_text()
+    assert "truncated" in said[0]
+    assert "to be made again" in said[0]
+    notes = [line for line in said if "checkpoint" in line]
+    assert len(notes) == 1
+    assert notes[0].startswith(f"{gone.name}: the checkpoint is damaged and was set aside as ")
+    assert notes[0].endswith("training from the start")
+    assert list(copy.state.iterdir()) == []
+
+
+def test_the_number_of_workers_decides_no_result(swept, tmp_path, conditions):
+    store = tiny_store(tmp_path)
+    outcome, _ = run_sweep(conditions[:2][::-1], store, workers=1)
+    assert outcome == sweep.Outcome(done=2)
+    assert results(store, conditions[:2]) == results(swept[0], conditions[:2])
+
+
+def test_missing_imagenet_weights_leave_a_run_pending(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("CIFARLIB_WEIGHTS", str(tmp_path))
+    store = tiny_store(tmp_path / "build")
+    chosen = tiny_conditions("stage3/1", "stage3/2", "stage3/3")
+    store.write(make_record(chosen[0]))
+    arguments = ["sweep", "--stage", "stage3", "--out", str(store.folder), "--device", "cpu"]
+    assert cli.main([*arguments, *SET_TINY]) == 0
+    said = capfd.readouterr().err.splitlines()
+    for name, network in (("stage3/2", "resnet18"), ("stage3/3", "densenet121")):
+        start = f"{name}: pending, {network}: weights not available offline; download https://"
+        assert sum(line.startswith(start) for line in said) == 1
+    assert said[-1] == "2 runs stay pending (see above)"
+    assert store.run_ids() == [chosen[0].run_id]
+
+
+# ---------------------------------------------------------------------------------------------
+# Killed and stopped
+# ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def started(folder: Path, stage: str):
+    """A sweep of one stage by two workers, as a program in a process group of its own."""
+    command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--stage", stage, *SET_TINY]
+    command += ["--out", str(folder), "--device", "cpu", "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+
+
+def test_a_killed_sweep_leaves_no_worker_and_goes_on_where_it_was(swept, tmp_path, conditions):
+    store = tiny_store(tmp_path)
+    with started(tmp_path, "stage1-long") as process:
+        wait_for(lambda: list(store.state.glob("*.pt")), "a checkpoint")
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(DEADLINE) == -signal.SIGKILL
+        assert psutil.wait_procs(family, timeout=DEADLINE)[1] == []
+        assert "Traceback" not in process.stderr.read()
+    assert len(family) >= 2
+    cut_off = [path.stem for path in store.state.glob("*.pt")]
+    assert not set(cut_off) & set(store.run_ids())
+    with started(tmp_path, "stage1-long") as process:
+        assert process.wait(DEADLINE) == 0
+    assert results(store, conditions[1:]) == results(swept[0], conditions[1:])
+    assert all(store.read_run(name).provenance.resumed == 1 for name in cut_off)
+    assert list(store.state.iterdir()) == []
+
+
+@pytest.mark.parametrize("first", ["0 of 36 runs", "[1/36]"])
+def test_ctrl_c_ends_a_sweep_in_one_line(tmp_path, first):
+    """Once while the workers are still starting, once while they train."""
+    store = tiny_store(tmp_path)
+    with started(tmp_path, "stage1-base") as process:
+        said = itertools.takewhile(lambda line: not line.startswith(first), process.stderr)
+        before = len(list(said))
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read().splitlines()
+        assert process.wait(DEADLINE) == 130
+    assert rest[-1] == "cifarlib: stopped; the same command goes on from here"
+    finished = [line for line in rest[:-1] if line.startswith("[")]
+    assert rest[:-1] == finished
+    recorded, faults = store.read_runs(store.run_ids())
+    assert faults == []
+    assert len(recorded) >= before + len(finished)
+
+
+# ---------------------------------------------------------------------------------------------
+# Locks
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_lock_has_one_holder_and_ends_with_it(tmp_path):
+    path = tmp_path / "state" / "run.lock"
+    with worker.lock(path) as first:
+        assert first
+        with worker.lock(path) as second:
+            assert not second
+        assert path.exists()
+    assert not path.exists()
+    with worker.lock(path) as third:
+        assert third
+
+
+def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
+    path = tmp_path / "run.lock"
+    program = (
+        "import sys, pathlib\nfrom cifarlib import worker\n"
+        "with worker.lock(pathlib.Path(sys.argv[1])) as held:\n"
+        "    print(held, flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "True\n"
+        with worker.lock(path) as held:
+            assert not held
+        process.kill()
+        process.wait()
+        assert path.exists()
+        with worker.lock(path) as held:
+            assert held
+
+
+def test_a_place_that_cannot_be_locked_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(CifarlibError, match="cannot be locked"),
+        worker.lock(tmp_path / "file" / "a.lock"),
+    ):
+        pass
+
+
+# ---------------------------------------------------------------------------------------------
+# Made-up runs
+# ---------------------------------------------------------------------------------------------
+
+
+def with_seeds(*seeds: int) -> list[Condition]:
+    return tiny_conditions(SHORT, overrides=(f"seeds={list(seeds)}",))
+
+
+def test_one_runs_fault_stops_no_other(made_up, tmp_path):
+    """One raises, one kills its worker; both are named, the others are recorded."""
+    store = tiny_store(tmp_path)
+    chosen = with_seeds(RAISES, DIES, GOOD)
+    (store.state).mkdir()
+    outcome, said = run_sweep(chosen, store, workers=1)
+    assert outcome.done == 1
+    assert outcome.failed == {
+        f"{SHORT} (seed {RAISES})": "ZeroDivisionError: a fault of one run",
+        f"{SHORT} (seed {DIES})": "its worker was killed (signal 9)",
+    }
+    for name, reason in outcome.failed.items():
+        assert said.count(f"{name}: failed, {reason}") == 1
+    assert store.run_ids() == [chosen[2].run_id]
+    logs = {path.name: path.read_text() for path in store.state.glob("*.error.txt")}
+    assert logs.keys() == {f"{c.run_id}.error.txt" for c in chosen[:2]}
+    assert "Traceback (most recent call last)" in logs[f"{chosen[0].run_id}.error.txt"]
+    assert "in two lines" in logs[f"{chosen[0].run_id}.error.txt"]
+    assert "signal 9" in logs[f"{chosen[1].run_id}.error.txt"]
+
+
+def test_an_idle_worker_that_is_killed_is_no_loss(made_up, tmp_path):
+    store = tiny_store(tmp_path)
+    outcome, _ = run_sweep(with_seeds(GOOD, SEES_ANOTHER_DIE), store, workers=2)
+    assert outcome == sweep.Outcome(done=2)
+    assert len(store.run_ids()) == 2
+
+
+def test_the_command_says_how_many_failed(made_up, tmp_path, capfd):
+    store = tiny_store(tmp_path)
+    overrides = ["--set", f"seeds=[{GOOD}, {RAISES}]", *SET_TINY]
+    arguments = ["run", SHORT, "--out", str(tmp_path), "--device", "cpu", *overrides]
+    assert cli.main(arguments) == 1
+    captured = capfd.readouterr()
+    last = captured.err.splitlines()[-1]
+    assert last == f"cifarlib: 1 runs failed; their errors: {store.state / '*.error.txt'}"
+    good = store.run_path(with_seeds(GOOD)[0].run_id)
+    assert captured.out.splitlines()[1:] == [str(good)]
+
+
+def test_what_is_wrong_for_every_run_ends_the_sweep(made_up, tmp_path):
+    store = tiny_store(tmp_path)
+    chosen = with_seeds(GOOD, LACKS_DATA, RAISES)
+    with pytest.raises(CifarlibError, match=r"^the data are gone; fetch them$"):
+        run_sweep(chosen, store, workers=1)
+    assert store.run_ids() == [chosen[0].run_id]
+    assert not list(store.state.glob("*.error.txt"))
+
+
+def test_two_sweeps_share_the_work(made_up, tmp_path):
+    store = tiny_store(tmp_path)
+    chosen = with_seeds(*range(MEETS_ANOTHER, MEETS_ANOTHER + 6))
+    outcomes = []
+
+    def one():
+        outcomes.append(sweep.sweep(chosen, store, device="cpu", workers=1, threads=1))
+
+    pair = [threading.Thread(target=one) for _ in range(2)]
+    for thread in pair:
+        thread.start()
+    for thread in pair:
+        thread.join(DEADLINE)
+    assert [outcome.failed for outcome in outcomes] == [{}, {}]
+    trained = [line.split()[1] for line in (tmp_path / "trained.log").open()]
+    assert sorted(trained) == sorted(c.run_id for c in chosen)
+    assert results(store, chosen) == [make_record(c).result for c in chosen]
+    assert list(store.state.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------
+# How far it is, and what is left to pay
+# ---------------------------------------------------------------------------------------------
+
+
+def test_status_counts_what_is_done_running_and_pending(tmp_path):
+    store = RecordStore(tmp_path)
+    chosen = tiny_conditions()
+    for condition in chosen[:3]:
+        store.write(make_record(condition))
+    with worker.lock(store.state / f"{chosen[3].run_id}.lock"):
+        rows = {row.stage: row for row in sweep.status(chosen, store)}
+    base = rows["stage1-base"]
+    assert (base.conditions, base.done, base.running, base.pending) == (36, 3, 1, 32)
+    long = rows["stage1-long"]
+    assert (long.conditions, long.done, long.running, long.pending) == (2, 0, 0, 2)
+    assert base.seconds_left > 0
+
+
+def test_a_lock_left_by_a_dead_process_does_not_count_as_running(tmp_path):
+    store = RecordStore(tmp_path)
+    chosen = tiny_conditions(SHORT)
+    store.state.mkdir()
+    (store.state / f"{chosen[0].run_id}.lock").write_bytes(b"")
+    (row,) = sweep.status(chosen, store)
+    assert (row.done, row.running, row.pending) == (0, 0, 1)
+
+
+def test_a_run_that_two_stages_share_is_paid_once(tmp_path):
+    (condition,) = tiny_conditions(SHORT)
+    shared = replace(condition, stage="another-stage")
+    first, second = sweep.status([condition, shared], RecordStore(tmp_path))
+    assert first.seconds_left > 0
+    assert second.seconds_left == 0
+
+
+@pytest.mark.parametrize("name", sweep.FORWARD_GFLOP)
+def test_work_is_counted_with_the_networks_own_cost(name):
+    model = models.build_model(ModelConfig(name=name, initialization="kaiming"), 0.0, seed=0)
+    counted = models.count_flops(model, 32) / 1e9
+    assert sweep.FORWARD_GFLOP[name] == pytest.approx(counted, rel=0.01)
+
+
+def test_work_counts_training_three_times_and_every_evaluation():
+    (condition,) = tiny_conditions("stage1-long/9", overrides=("evaluation.test_every=2",))
+    trained = 3 * 3 * 20  # passes, epochs, images
+    evaluated = 20 * 2 + 10 * (3 + 2) + 10 * (1 + 2)
+    expected = (trained + evaluated) * sweep.FORWARD_GFLOP["residual"]
+    assert work(condition.config) == pytest.approx(expected)
+    larger = tiny_conditions("stage3/1", overrides=("image_size=64",))[0]
+    smaller = tiny_conditions("stage3/1", overrides=("image_size=32",))[0]
+    assert work(larger.config) == pytest.approx(4 * work(smaller.config))
+
+
+def test_prices_come_from_records(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    (condition,) = tiny_conditions("stage1-long/9")
+    config = condition.config
+    prices = Prices()
+    assert prices.seconds(config) == pytest.approx(work(config) / sweep.DEFAULT_GFLOPS["fp32"])
+    prices.add(make_record(condition, train_s=18.0, evaluation_s=2.0, threads=2))
+    assert prices.seconds(config) == pytest.approx(20.0)
+    one_core = Prices([make_record(condition, train_s=18.0, evaluation_s=2.0, threads=1)])
+    assert one_core.seconds(config) == pytest.approx(10.0)  # the other core does as much
+    cuda = make_record(condition, train_s=1.0, evaluation_s=1.0, device_class="cuda")
+    assert Prices([cuda]).seconds(config) == pytest.approx(2.0)
+
+
+def test_epochs_that_early_stopping_spared_are_not_counted():
+    (condition,) = tiny_conditions("stage1-long/9")
+    whole = Prices([make_record(condition, train_s=29.0, evaluation_s=1.0)])
+    third = Prices([make_record(condition, trained=1, train_s=9.0, evaluation_s=1.0)])
+    assert whole.seconds(condition.config) == pytest.approx(third.seconds(condition.config))
+
+
+def test_fast_records_lower_what_is_left_to_pay(tmp_path):
+    store = RecordStore(tmp_path)
+    chosen = tiny_conditions()
+    before = {row.stage: row.seconds_left for row in sweep.status(chosen, store)}
+    store.write(make_record(chosen[0], train_s=1e-4, evaluation_s=1e-5))
+    after = {row.stage: row.seconds_left for row in sweep.status(chosen, store)}
+    assert after["stage1-daa1"] < before["stage1-daa1"] / 10
+    assert after["stage3"] == before["stage3"]  # other networks
+
+
+def test_one_worker_a_core_and_one_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert default_workers("cpu") == (8, 1)
+    assert default_workers("cpu", threads=3) == (2, 3)
+    assert default_workers("cpu", threads=16) == (1, 16)
+    assert default_workers("cuda") == (1, 8)
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
+    assert default_workers("auto") == (1, 8)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert default_workers("auto") == (8, 1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (9000, "2.5 h")],
+)
+def test_durations_are_said_as_a_person_does(seconds, text):
+    assert sweep.duration(seconds) == text
+
+
+# ---------------------------------------------------------------------------------------------
+# The description of a data set
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_data_set_is_described_from_its_images(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    labels = np.arange(100) % 10
+    images = Images(random.integers(0, 256, (100, 3, 32, 32), dtype=np.uint8), labels)
+    monkeypatch.setattr(
+        data, "load", lambda name: (images, Images(images.images[:20], labels[:20]))
+    )
+    record = worker.describe_dataset("synthetic")
+    assert record.class_counts == {"train": (9,) * 10, "validation": (1,) * 10, "test": (2,) * 10}
+    scaled = images.images / 255
+    assert record.statistics.mean == pytest.approx(scaled.mean((0, 2, 3)))
+    assert record.statistics.std == pytest.approx(scaled.std((0, 2, 3)))
+    methods = {"nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"}
+    assert record.resized.keys() == methods
+    assert len(record.examples) == 10
+    assert len(record.transforms) == 6
+    store = RecordStore(tmp_path)
+    store.write(record)
+    assert store.read_data("synthetic") == record
+    assert torch.get_num_threads() == record.provenance.threads
