@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -153,7 +154,7 @@ def make_data_record(dataset: str) -> DataRecord:
 # ---------------------------------------------------------------------------------------------
 
 # Seeds, and what happens to such a run.
-GOOD, RAISES, DIES, LACKS_DATA, SEES_ANOTHER_DIE, MEETS_ANOTHER = range(6)
+GOOD, RAISES, DIES, LACKS_DATA, HANGS, SEES_ANOTHER_DIE, MEETS_ANOTHER = range(7)
 
 
 def serve_made_up(connection, folder, device, threads, checkpoint_every):
@@ -170,6 +171,8 @@ def serve_made_up(connection, folder, device, threads, checkpoint_every):
             os.kill(os.getpid(), signal.SIGKILL)
         if config.seed == LACKS_DATA:
             raise DataError("the data are gone; fetch them")
+        if config.seed == HANGS:
+            threading.Event().wait()
         if config.seed == SEES_ANOTHER_DIE:
             other = int(wait_for(lambda: others(log), "company").pop())
             wait_for(lambda: len(list(store.state.glob("*.lock"))) == 1, "the other's end of work")

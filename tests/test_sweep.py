@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import multiprocessing
 import os
 import shutil
 import signal
@@ -20,12 +21,14 @@ from conftest import (
     DEADLINE,
     DIES,
     GOOD,
+    HANGS,
     LACKS_DATA,
     MEETS_ANOTHER,
     RAISES,
     SEES_ANOTHER_DIE,
     SET_TINY,
     make_record,
+    serve_made_up,
     tiny_conditions,
     tiny_store,
     wait_for,
@@ -322,6 +325,27 @@ def test_what_is_wrong_for_every_run_ends_the_sweep(made_up, tmp_path):
         run_sweep(chosen, store, workers=1)
     assert store.run_ids() == [chosen[0].run_id]
     assert not list(store.state.glob("*.error.txt"))
+
+
+def sweep_that_hangs(folder: Path) -> None:
+    sweep.serve = serve_made_up
+    run_sweep(with_seeds(HANGS), RecordStore(folder), workers=1)
+
+
+def test_a_worker_that_never_looks_up_dies_with_its_sweep(tmp_path):
+    tiny_store(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=sweep_that_hangs, args=(tmp_path,))
+    process.start()
+    (log,) = wait_for(lambda: list(tmp_path.glob("trained.log")), "a start")
+    worker_process = psutil.Process(int(wait_for(log.read_text, "a start").split()[0]))
+    process.kill()
+    process.join()
+    try:
+        worker_process.wait(DEADLINE)
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker_process.kill()
 
 
 def test_two_sweeps_share_the_work(made_up, tmp_path):
