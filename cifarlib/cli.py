@@ -9,6 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from cifarlib import __version__
 from cifarlib.config import DATASETS, ENGINE, Condition, flatten
@@ -123,12 +126,23 @@ def _sweep_conditions(
 def _report(options: argparse.Namespace) -> int:
     from cifarlib import report
 
-    print(report.render(options.scale, options.set, options.out))
+    parameters = dict(_parse_parameter(text) for text in options.parameter)
+    print(report.render(options.scale, options.set, options.out, parameters))
     return 0
 
 
+def _parse_parameter(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--parameter {text}: write NAME=VALUE, such as threshold=60.0")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--parameter {text}: {value!r} is not a YAML value") from error
+
+
 def _status(options: argparse.Namespace) -> int:
-    from cifarlib.sweep import duration, status
+    from cifarlib.progress import duration, status
 
     results = _open(options)
     for fault in results.faults:
@@ -289,6 +303,13 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("report", _report, "render the report", "cifarlib report --scale lite")
     study(command)
+    command.add_argument(
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a notebook's parameter",
+    )
 
     command = add("status", _status, "say what is done and left", "cifarlib status --json")
     study(command)

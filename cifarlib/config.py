@@ -405,7 +405,7 @@ def load_scale(
     study = study or load_study()
     path = Path(name) if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"there is no scale {name!r}; {_suggest(name, scale_names())}")
+        raise ConfigError(f"there is no scale {name!r}; {suggest(name, scale_names())}")
     content = _read_yaml(path)
     content["protocol"] = _preset(study, "protocol", content.get("protocol"))
     source = _shown(path)
@@ -430,7 +430,7 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
     Several conditions may have the same ``run_id``: such a run is trained once.
     """
     if stage is not None and stage not in study.stages:
-        raise ConfigError(f"there is no stage {stage!r}; {_suggest(stage, study.stages)}")
+        raise ConfigError(f"there is no stage {stage!r}; {suggest(stage, study.stages)}")
     names = study.stages if stage is None else [stage]
     conditions = []
     for name in names:
@@ -522,7 +522,7 @@ def _preset(study: Study, key: str, value: Any) -> Any:
     if presets is None or not isinstance(value, str):
         return copy.deepcopy(value)
     if value not in presets:
-        raise ConfigError(f"there is no {key} {value!r}; {_suggest(value, presets)}")
+        raise ConfigError(f"there is no {key} {value!r}; {suggest(value, presets)}")
     return copy.deepcopy(presets[value])
 
 
@@ -601,7 +601,7 @@ def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
     match fault["type"]:
         case "extra_forbidden":
             names = _field_names(model, location[:-1])
-            return f"{source}: unknown key {place!r}; {_suggest(location[-1], names)}"
+            return f"{source}: unknown key {place!r}; {suggest(location[-1], names)}"
         case "missing":
             return f"{source}: {place!r} is missing; add it"
         case "value_error":
@@ -612,6 +612,8 @@ def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
             if match := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", given):
                 whole, fraction, sign, exponent = match.groups()
                 number = f"{whole}{fraction or '.0'}e{sign or '+'}{exponent}"
+                if fault["type"] == "int_type":
+                    number = f"{float(given):.0f}"
                 hint = f"YAML takes that for text, write {number}"
             return f"{source}: {place} must be a number, not the text {given!r}; {hint}"
         case _:
@@ -640,7 +642,7 @@ def _models_in(annotation: Any) -> set[type[BaseModel]]:
     return set()
 
 
-def _suggest(name: str, known: typing.Iterable[str]) -> str:
+def suggest(name: str, known: typing.Iterable[str]) -> str:
     """“did you mean …?”, or the whole list when nothing is near."""
     known = [str(k) for k in known]
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)

@@ -133,8 +133,8 @@ def show_comparison(
 ) -> Shown:
     """A table of the paper beside ours, with its title, the runs behind it, and the best marked."""
     formats: dict[Any, Format] = {
-        "paper": f"{{:.{decimals}f}}",
-        "ours": f"{{:.{decimals}f}}",
+        "paper": fixed(decimals),
+        "ours": fixed(decimals),
         "diff.": signed(decimals),
         ("", "LR"): "{:g}",
         ("", "L2"): "{:g}",
@@ -149,6 +149,11 @@ def show_comparison(
         formats=formats,
         best=[c for c in frame.columns if c in (("Test", "paper"), ("Test", "ours"))],
     )
+
+
+def fixed(decimals: int) -> Callable[[float], str]:
+    """Formats a number with a true minus: 12.3, −0.4."""
+    return lambda value: f"{value:.{decimals}f}".replace("-", "−")
 
 
 def signed(decimals: int) -> Callable[[float], str]:

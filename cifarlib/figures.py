@@ -105,8 +105,13 @@ def plot_base_search(results: Results, threshold: float = 70.0) -> Figure | None
     return figure
 
 
-def choose_threshold(results: Results, published: float = 70.0) -> float:
-    """Figure 5's threshold: the paper's 70 %, or where no run reaches it, 90 % of the best run."""
+def choose_threshold(results: Results, threshold: float = 0.0, published: float = 70.0) -> float:
+    """Figure 5's threshold in %: the one given, unless it is 0.
+
+    Else the paper's 70 %, or where no run exceeds that, nine tenths of the best run.
+    """
+    if threshold:
+        return threshold
     best = results.stage("stage1-base")["test_top1"].max()
     return published if pd.isna(best) or best > published else float(np.floor(0.9 * best))
 
@@ -188,19 +193,21 @@ def plot_agreement(searches: dict[str, pd.DataFrame]) -> Figure | None:
     if all(table["Test", "ours"].isna().all() for table in searches.values()):
         return None
     with mpl.rc_context(STYLE):
-        size = (3.3 * len(searches), 3.5)
+        size = (2.2 * len(searches), 2.9)
         figure, axes = plt.subplots(1, len(searches), figsize=size, layout="constrained")
-        for axis, (title, table) in zip(np.atleast_1d(axes), searches.items(), strict=True):
+        panels = np.atleast_1d(axes)
+        for axis, (title, table) in zip(panels, searches.items(), strict=True):
             paper, ours = table["Test", "paper"], table["Test", "ours"]
-            for rate, colour in RATE_COLOURS.items():
-                chosen = table["", "LR"] == rate
-                if chosen.any():
-                    label = f"learning rate {rate:g}"
-                    axis.scatter(paper[chosen], ours[chosen], color=colour, s=22, label=label)
+            colours = [RATE_COLOURS[rate] for rate in table["", "LR"]]
+            axis.scatter(paper, ours, c=colours, s=16)
             rank = paper.corr(ours, method="spearman")
             note = "pending" if pd.isna(rank) else f"rank correlation {rank:.2f}"
-            axis.set_title(f"{title}: {note}")
-            axis.set_xlabel("paper, test top-1 in %")
-            axis.legend(fontsize=7)
-        np.atleast_1d(axes)[0].set_ylabel("ours, test top-1 in %")
+            axis.set_title(f"{title}\n{note}")
+        panels[0].set_ylabel("ours, test top-1 in %")
+        figure.supxlabel("paper, test top-1 in %", fontsize=9)
+        handles = [
+            Line2D([], [], color=colour, marker="o", linestyle="", label=f"learning rate {rate:g}")
+            for rate, colour in RATE_COLOURS.items()
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     return figure

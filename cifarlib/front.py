@@ -7,8 +7,8 @@ from typing import Any
 
 from cifarlib import provenance
 from cifarlib.config import DATASETS, ENGINE, Condition, Scale
+from cifarlib.progress import duration, status
 from cifarlib.records import Provenance, Results, RunRecord
-from cifarlib.sweep import duration, status
 
 IMAGE_SIZE = 224  # pixels after the crop, the paper's stage 3
 

@@ -5,7 +5,6 @@ the same bytes. No network, no data set and no kernel installed by hand is neede
 """
 
 import ast
-import difflib
 import os
 import re
 import shlex
@@ -13,12 +12,13 @@ import sys
 import tempfile
 import typing
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cifarlib import paths
+from cifarlib.config import suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.front import describe
 from cifarlib.records import open_results, write_atomically
@@ -31,12 +31,18 @@ TITLE = "What decides the accuracy of a small residual network on CIFAR-10?"
 LARGEST = 5_000_000  # bytes of the page
 
 
-def render(scale: str, overrides: Sequence[str] = (), build: str | Path = "") -> Path:
+def render(
+    scale: str,
+    overrides: Sequence[str] = (),
+    build: str | Path = "",
+    parameters: Mapping[str, Any] | None = None,
+) -> Path:
     """Execute the notebooks over a build folder's records and write its ``report.html``.
 
-    Works with any number of finished runs. Raises ``ConfigError`` for wrong parameters, before
-    anything is executed, and ``ReportError`` where a notebook fails or the page would be broken;
-    an older report stays as it is then.
+    ``parameters`` go to every notebook that has a parameter of that name. Works with any number
+    of finished runs. Raises ``ConfigError`` for wrong parameters, before anything is executed,
+    and ``ReportError`` where a notebook fails or the page would be broken; an older report stays
+    as it is then.
     """
     results = open_results(scale, overrides, build)
     notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
@@ -44,25 +50,49 @@ def render(scale: str, overrides: Sequence[str] = (), build: str | Path = "") ->
         raise ReportError(
             f"{_shown(paths.NOTEBOOKS)} has no notebook such as 01_data.ipynb; restore it"
         )
-    parameters = {
+    shared = {
         "scale": str(Path(scale).absolute()) if scale.endswith((".yaml", ".yml")) else scale,
         "overrides": list(overrides),
         "build": str(Path(build).absolute()) if str(build) else "",
     }
-    for notebook in notebooks:
-        check_parameters(notebook, parameters)
-    options = name_records(scale, overrides, build)
-    executed = execute_all(notebooks, results.store.folder / "notebooks", parameters)
+    given = _share_out(parameters or {}, shared, notebooks)
+    options = name_records(scale, overrides, build, parameters or {})
+    executed = execute_all(notebooks, results.store.folder / "notebooks", given)
     return assemble(executed, results.store.folder / "report.html", describe(results, options))
 
 
-def name_records(scale: str, overrides: Sequence[str], build: str | Path) -> str:
-    """The command line options that name these records."""
+def _share_out(
+    parameters: Mapping[str, Any], shared: dict[str, Any], notebooks: Sequence[Path]
+) -> list[dict[str, Any]]:
+    """Each notebook's parameters, checked: the shared ones, and those given that it has."""
+    known = {notebook: _read_parameters(notebook) for notebook in notebooks}
+    names = sorted(set().union(*known.values()))
+    for name in parameters:
+        if name in shared:
+            raise ConfigError(f"the parameter {name!r} has an option of its own; see --help")
+        if name not in names:
+            raise ConfigError(f"no notebook has a parameter {name!r}; {suggest(name, names)}")
+    given = []
+    for notebook, has in known.items():
+        given.append(shared | {name: value for name, value in parameters.items() if name in has})
+        check_parameters(notebook, given[-1])
+    return given
+
+
+def name_records(
+    scale: str,
+    overrides: Sequence[str],
+    build: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+) -> str:
+    """The command line options that name these records and parameters."""
     words = ["--scale", scale]
     for override in overrides:
         words += ["--set", override]
     if str(build):
         words += ["--out", str(build)]
+    for name, value in (parameters or {}).items():
+        words += ["--parameter", f"{name}={value}"]
     return shlex.join(words)
 
 
@@ -86,9 +116,9 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     known = _read_parameters(notebook)
     for name, value in parameters.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
-            raise ConfigError(f"{_shown(notebook)} has no parameter {name!r}; {hint}")
+            raise ConfigError(
+                f"{_shown(notebook)} has no parameter {name!r}; {suggest(name, known)}"
+            )
         default = known[name]
         if default is not None and not _fits(value, default):
             raise ConfigError(
@@ -160,15 +190,20 @@ def _read_notebook(
 # ---------------------------------------------------------------------------------------------
 
 
-def execute_all(notebooks: Sequence[Path], folder: Path, parameters: dict[str, Any]) -> list[Path]:
-    """Execute notebooks side by side into a folder; all failures become one ``ReportError``."""
+def execute_all(
+    notebooks: Sequence[Path], folder: Path, parameters: Sequence[dict[str, Any]]
+) -> list[Path]:
+    """Execute notebooks side by side into a folder, each with its parameters.
+
+    All failures become one ``ReportError``.
+    """
     outputs = [folder / notebook.name for notebook in notebooks]
     kernels = _Kernels()
     pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
         futures = [
-            pool.submit(_execute, notebook, output, parameters, kernels)
-            for notebook, output in zip(notebooks, outputs, strict=True)
+            pool.submit(_execute, notebook, output, given, kernels)
+            for notebook, output, given in zip(notebooks, outputs, parameters, strict=True)
         ]
         failures = [error for future in futures if (error := future.exception())]
     finally:

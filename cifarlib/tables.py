@@ -21,6 +21,8 @@ METRICS = {
 }
 WITHOUT_DIFFERENCE = ("best_epoch", "time_s")
 
+WAITING = "pending: weights not available offline"
+
 MODELS = {
     "residual": "Improved run 13",
     "published": "ResNet-20 as published (called ResNet-18)",
@@ -134,7 +136,9 @@ def tabulate_models(results: Results) -> pd.DataFrame:
     for column in frame.columns:  # a model of another study: nothing of ours can stand beside it
         if column[1] in ("ours", "diff."):
             frame.loc[frame["", "Model"] == "published", [column]] = "–"
+    waiting = frame["", "Model"].str.endswith("_imagenet") & frame["Test", "ours"].isna()
     frame["", "Model"] = frame["", "Model"].map(MODELS)
+    frame.loc[waiting, [("", "Model")]] += f" ({WAITING})"
     return frame
 
 

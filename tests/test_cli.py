@@ -112,6 +112,10 @@ def test_a_command_that_is_none_shows_the_usage(command, arguments):
         (["run", "stage1-daa1/33"], "no condition 'stage1-daa1/33'"),
         (["why", "stage1-daa1/33"], "no condition 'stage1-daa1/33'"),
         (["why", "0000"], "no condition '0000'"),
+        (["report", "--parameter", "treshold=60.0"], "did you mean 'threshold'?"),
+        (["report", "--parameter", "threshold=high"], "give a float, such as 0.0"),
+        (["report", "--parameter", "scale=lite"], "has an option of its own"),
+        (["report", "--parameter", "threshold"], "write NAME=VALUE"),
     ],
 )
 def test_a_mistyped_command_is_one_line(refused, tmp_path, arguments, told):

@@ -150,7 +150,7 @@ def test_overrides_reach_the_runs(study):
         ("data.train_sizee=3", "did you mean 'train_size'?"),
         ("protocol.shufle=true", "did you mean 'shuffle'?"),
         ("protocol=publishd", "did you mean 'published'?"),
-        ("data.train_size=1e3", "write 1.0e+3"),
+        ("data.train_size=1e3", "write 1000"),
         ("data.train_size=-5", "data.train_size = -5 is not valid"),
         ("data.train_size=99999", "at most 9000"),
         ("data.name=cifar11", "input should be 'cifar10' or 'synthetic'"),

@@ -160,7 +160,7 @@ def test_parameters_that_fit_pass(tmp_path):
     ("parameters", "words"),
     [
         ({"scal": "lite"}, ["a.ipynb", "'scal'", "did you mean 'scale'?"]),
-        ({"zzz": 1}, ["'zzz'", "scale, overrides, build"]),
+        ({"zzz": 1}, ["'zzz'", "build, overrides, scale"]),
         ({"scale": 3}, ["'scale'", "int", "give a str"]),
         ({"overrides": "seeds=[1]"}, ["'overrides'", "give a list"]),
         ({"n": True}, ["'n'", "bool", "give a int"]),

@@ -19,8 +19,8 @@ NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 WITHOUT_TORCH = [
     name
     for name in (
-        *("config", "paths", "errors", "provenance", "records", "published", "claims"),
-        *("statistics", "tables", "figures", "display", "front", "report"),
+        *("config", "paths", "errors", "provenance", "records", "progress", "published"),
+        *("claims", "statistics", "tables", "figures", "display", "front", "report"),
     )
     if name in MODULES
 ]
@@ -31,17 +31,15 @@ WITHOUT_TORCH = [
 # ---------------------------------------------------------------------------------------------
 
 
-def written_imports(path: Path, functions: bool = True) -> set[str]:
+def written_imports(path: Path) -> set[str]:
     """What a file imports when it is run: ``cifarlib.<module>``, and other packages' names.
 
-    Imports for type checkers do not count; those inside functions are left out on demand.
+    Imports inside functions count, those for type checkers do not.
     """
     found = set()
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not functions:
             return
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -57,20 +55,15 @@ def written_imports(path: Path, functions: bool = True) -> set[str]:
     return {n if n.startswith("cifarlib.") else n.partition(".")[0] for n in found} - {"cifarlib"}
 
 
-def reach(start: str, lazily: bool = True) -> set[str]:
-    """Everything that a module of ours imports, directly or through our other modules.
-
-    What ``worker`` imports inside its functions is left out unless ``lazily``: those run in
-    another process, and are where training begins.
-    """
+def reach(start: str) -> set[str]:
+    """Everything that a module of ours imports, directly or through our other modules."""
     seen: set[str] = set()
     waiting = [f"cifarlib.{start}"]
     while waiting:
         name = waiting.pop()
         if name.startswith("cifarlib."):
             module = name.removeprefix("cifarlib.")
-            functions = lazily or module != "worker"
-            new = written_imports(MODULES[module], functions) - seen
+            new = written_imports(MODULES[module]) - seen
             seen |= new
             waiting += new
     return seen
@@ -79,7 +72,6 @@ def reach(start: str, lazily: bool = True) -> set[str]:
 def test_the_walker_sees_what_is_there():
     assert {"cifarlib.data", "cifarlib.config", "torch", "numpy"} <= reach("training")
     assert "torch" in reach("sweep")
-    assert "torch" not in reach("sweep", lazily=False)
 
 
 @pytest.mark.parametrize(("one", "other"), [("data", "models"), ("models", "data")])
@@ -89,7 +81,7 @@ def test_data_and_models_do_not_know_each_other(one, other):
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_what_shows_records_never_imports_torch(module):
-    assert not reach(module, lazily=False) & {"torch", "torchvision"}
+    assert not reach(module) & {"torch", "torchvision"}
 
 
 @pytest.mark.parametrize("module", MODULES)

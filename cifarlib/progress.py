@@ -1,0 +1,135 @@
+"""How far a study is, and what the rest will cost: from the records and locks of a build folder."""
+
+import fcntl
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from cifarlib.config import Condition, RunConfig
+from cifarlib.records import RecordStore, RunRecord
+
+# ---------------------------------------------------------------------------------------------
+# What is there and what is missing
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """How far one stage is."""
+
+    stage: str
+    conditions: int
+    done: int
+    running: int
+    seconds_left: float  # of this machine, all workers together
+
+    @property
+    def pending(self) -> int:
+        """Conditions neither recorded nor being trained."""
+        return self.conditions - self.done - self.running
+
+
+def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageStatus]:
+    """How far each stage is, from the records and the locks of a build folder."""
+    records, _ = store.read_runs(c.run_id for c in conditions)
+    locked = {path.stem for path in store.state.glob("*.lock") if _is_locked(path)}
+    prices = Prices(records.values())
+    stages: dict[str, list[Condition]] = {}
+    for condition in conditions:
+        stages.setdefault(condition.stage, []).append(condition)
+    seen: set[str] = set()  # a run that two stages share costs once
+    rows = []
+    for stage, members in stages.items():
+        missing = {c.run_id: c.config for c in members if c.run_id not in records}
+        left = sum(prices.seconds(config) for name, config in missing.items() if name not in seen)
+        seen |= missing.keys()
+        rows.append(
+            StageStatus(
+                stage=stage,
+                conditions=len(members),
+                done=sum(c.run_id in records for c in members),
+                running=sum(c.run_id in locked and c.run_id not in records for c in members),
+                seconds_left=left,
+            )
+        )
+    return rows
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+# ---------------------------------------------------------------------------------------------
+# What a run costs
+# ---------------------------------------------------------------------------------------------
+
+FORWARD_GFLOP = {"residual": 0.2729, "resnet18": 0.0740, "densenet121": 0.1157}
+"""GFLOP of one 32×32 image's forward pass; a test holds them to ``models.count_flops``."""
+
+DEFAULT_GFLOPS = {"fp32": 240.0, "bf16": 480.0}
+"""GFLOP/s of a whole two-core machine while training, until records say better."""
+
+EVALUATION = 0.5
+"""Time of a GFLOP in evaluation, as a share of one in training."""
+
+
+def work(config: RunConfig) -> float:
+    """What a run costs as configured, in GFLOP of training: three forward passes a step.
+
+    Evaluation, one forward pass an image, counts by the time it takes.
+    """
+    size = config.resize.crop if config.resize else 32
+    forward = FORWARD_GFLOP[config.model.name] * (size / 32) ** 2
+    data, evaluation = config.data, config.evaluation
+    images = 3.0 * config.epochs * data.train_size
+    for every, count in (
+        (evaluation.train_every, data.train_size),
+        (1, data.validation_size),
+        (evaluation.test_every, data.test_size),
+    ):
+        images += EVALUATION * count * (config.epochs // every + 2 if every else 2)
+    return images * forward
+
+
+class Prices:
+    """Seconds that a run takes of the whole machine, learnt from the records there are."""
+
+    def __init__(self, records: Iterable[RunRecord] = ()):
+        self.rates: dict[tuple[str, str], list[float]] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: RunRecord) -> None:
+        """Learn from a record; what it did not train, for it stopped early, does not count."""
+        config = record.config
+        share = record.result.history.epochs / config.epochs
+        seconds = record.timing.train_s + record.timing.evaluation_s
+        if seconds > 0:
+            workers = max(1, (os.cpu_count() or 1) // record.provenance.threads)
+            if record.provenance.device_class == "cuda":
+                workers = 1
+            rate = work(config) * share / seconds * workers
+            self.rates.setdefault((config.model.name, config.precision), []).append(rate)
+
+    def seconds(self, config: RunConfig) -> float:
+        """Seconds of the whole machine for one run, early stopping aside."""
+        known = self.rates.get((config.model.name, config.precision))
+        return work(config) / (median(known) if known else DEFAULT_GFLOPS[config.precision])
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

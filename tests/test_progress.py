@@ -1,0 +1,101 @@
+"""How far a study is, and what the rest costs."""
+
+import os
+from dataclasses import replace
+
+import pytest
+from conftest import make_record, tiny_conditions
+
+from cifarlib import models, progress, worker
+from cifarlib.config import ModelConfig
+from cifarlib.records import RecordStore
+
+
+def test_status_counts_what_is_done_running_and_pending(tmp_path):
+    store = RecordStore(tmp_path)
+    chosen = tiny_conditions()
+    for condition in chosen[:3]:
+        store.write(make_record(condition))
+    with worker.lock(store.state / f"{chosen[3].run_id}.lock"):
+        rows = {row.stage: row for row in progress.status(chosen, store)}
+    base = rows["stage1-base"]
+    assert (base.conditions, base.done, base.running, base.pending) == (36, 3, 1, 32)
+    long = rows["stage1-long"]
+    assert (long.conditions, long.done, long.running, long.pending) == (2, 0, 0, 2)
+    assert base.seconds_left > 0
+
+
+def test_a_lock_left_by_a_dead_process_does_not_count_as_running(tmp_path):
+    store = RecordStore(tmp_path)
+    chosen = tiny_conditions("stage1-base/1")
+    store.state.mkdir()
+    (store.state / f"{chosen[0].run_id}.lock").write_bytes(b"")
+    (row,) = progress.status(chosen, store)
+    assert (row.done, row.running, row.pending) == (0, 0, 1)
+
+
+def test_a_run_that_two_stages_share_is_paid_once(tmp_path):
+    (condition,) = tiny_conditions("stage1-base/1")
+    shared = replace(condition, stage="another-stage")
+    first, second = progress.status([condition, shared], RecordStore(tmp_path))
+    assert first.seconds_left > 0
+    assert second.seconds_left == 0
+
+
+@pytest.mark.parametrize("name", progress.FORWARD_GFLOP)
+def test_work_is_counted_with_the_networks_own_cost(name):
+    model = models.build_model(ModelConfig(name=name, initialization="kaiming"), 0.0, seed=0)
+    counted = models.count_flops(model, 32) / 1e9
+    assert progress.FORWARD_GFLOP[name] == pytest.approx(counted, rel=0.01)
+
+
+def test_work_counts_training_three_times_and_every_evaluation():
+    (condition,) = tiny_conditions("stage1-long/9", overrides=("evaluation.test_every=2",))
+    trained = 3 * 3 * 20  # passes, epochs, images
+    evaluated = 20 * 2 + 10 * (3 + 2) + 10 * (1 + 2)
+    expected = (trained + progress.EVALUATION * evaluated) * progress.FORWARD_GFLOP["residual"]
+    assert progress.work(condition.config) == pytest.approx(expected)
+    larger = tiny_conditions("stage3/1", overrides=("image_size=64",))[0]
+    smaller = tiny_conditions("stage3/1", overrides=("image_size=32",))[0]
+    assert progress.work(larger.config) == pytest.approx(4 * progress.work(smaller.config))
+
+
+def test_prices_come_from_records(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    (condition,) = tiny_conditions("stage1-long/9")
+    config = condition.config
+    prices = progress.Prices()
+    assert prices.seconds(config) == pytest.approx(
+        progress.work(config) / progress.DEFAULT_GFLOPS["fp32"]
+    )
+    prices.add(make_record(condition, train_s=18.0, evaluation_s=2.0, threads=2))
+    assert prices.seconds(config) == pytest.approx(20.0)
+    one_core = progress.Prices([make_record(condition, train_s=18.0, evaluation_s=2.0, threads=1)])
+    assert one_core.seconds(config) == pytest.approx(10.0)  # the other core does as much
+    cuda = make_record(condition, train_s=1.0, evaluation_s=1.0, device_class="cuda")
+    assert progress.Prices([cuda]).seconds(config) == pytest.approx(2.0)
+
+
+def test_epochs_that_early_stopping_spared_are_not_counted():
+    (condition,) = tiny_conditions("stage1-long/9")
+    whole = progress.Prices([make_record(condition, train_s=29.0, evaluation_s=1.0)])
+    third = progress.Prices([make_record(condition, trained=1, train_s=9.0, evaluation_s=1.0)])
+    assert whole.seconds(condition.config) == pytest.approx(third.seconds(condition.config))
+
+
+def test_fast_records_lower_what_is_left_to_pay(tmp_path):
+    store = RecordStore(tmp_path)
+    chosen = tiny_conditions()
+    before = {row.stage: row.seconds_left for row in progress.status(chosen, store)}
+    store.write(make_record(chosen[0], train_s=1e-4, evaluation_s=1e-5))
+    after = {row.stage: row.seconds_left for row in progress.status(chosen, store)}
+    assert after["stage1-daa1"] < before["stage1-daa1"] / 10
+    assert after["stage3"] == before["stage3"]  # other networks
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (5399, "90 min"), (9000, "2.5 h")],
+)
+def test_durations_are_said_as_a_person_does(seconds, text):
+    assert progress.duration(seconds) == text
