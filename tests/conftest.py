@@ -38,6 +38,10 @@ SET_TINY = [word for override in TINY for word in ("--set", override)]
 
 DEADLINE = 120  # s, for what takes a moment on an idle machine
 
+PNG = (  # one black pixel
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
+)
+
 FEATURES = {"residual": 512, "resnet18": 512, "densenet121": 1024}
 
 
@@ -143,8 +147,8 @@ def make_data_record(dataset: str) -> DataRecord:
         },
         statistics=numbers,
         resized={"nearest": numbers, "bilinear": numbers},
-        examples=("iVBORw0KGgo=",) * 10,
-        transforms={"original": "iVBORw0KGgo="},
+        examples=(PNG,) * 10,
+        transforms={"original": PNG, "flip": PNG},
         provenance=make_provenance(),
     )
 

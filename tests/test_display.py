@@ -1,0 +1,153 @@
+"""Numbered tables and figures: what is shown is text, missing is said, the same twice."""
+
+import base64
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_data_record, make_record
+from matplotlib.figure import Figure
+
+from cifarlib import display, figures, tables
+from cifarlib.records import RecordStore, open_results
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("complete")
+    store = RecordStore(folder)
+    store.write(make_data_record("synthetic"))
+    for condition in open_results("smoke", [], folder).conditions:
+        store.write(make_record(condition))
+    return open_results("smoke", [], folder)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    return open_results("smoke", [], tmp_path_factory.mktemp("empty"))
+
+
+FRAME = pd.DataFrame(
+    {
+        ("", "Run"): [1, 2, 3],
+        ("Test", "paper"): [50.0, None, 70.0],
+        ("Test", "ours"): [60.04, 61.0, None],
+        ("Test", "diff."): [10.04, -9.96, None],
+    }
+)
+FORMATS = {"paper": "{:.1f}", "ours": display.fixed(1), "diff.": display.signed(1)}
+
+
+def cells(shown):
+    body = shown.html[shown.html.index("<tbody>") :]
+    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
+
+
+def test_a_table_shows_its_cells_formatted():
+    shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS)
+    assert cells(shown) == [
+        ["1", "50.0", "60.0", "+10.0"],
+        ["2", "–", "61.0", "−10.0"],
+        ["3", "70.0", "pending", "–"],
+    ]
+    assert 'id="table-IV"' in shown.html
+    assert '<th scope="colgroup" colspan="3">Test</th>' in shown.html
+    assert "Table IV" in shown.text
+
+
+def test_the_best_of_a_column_is_marked():
+    shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS, best=[("Test", "ours")])
+    assert re.findall(r"<td class='ours best'>(.*?)</td>", shown.html) == ["61.0"]
+
+
+def test_markup_in_names_is_shown_as_text():
+    evil = "<script>alert(1)</script>"
+    frame = pd.DataFrame({evil: [evil]})
+    shown = display.show_table(frame, evil, evil, note=evil)
+    assert "<script>" not in shown.html
+    assert shown.html.count("&lt;script&gt;") >= 4
+    figure = display.show_figure(None, "1", evil, alt=evil, note=evil)
+    assert "<script>" not in figure.html
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.25, "+1.2"), (-0.44, "−0.4"), (0.01, "0.0"), (-0.01, "0.0"), (0, "0.0")]
+)
+def test_differences_carry_their_sign(value, text):
+    assert display.signed(1)(value) == text
+
+
+def draw():
+    figure, axis = plt.subplots()
+    axis.plot([1, 2])
+    return figure
+
+
+def test_a_figure_is_the_same_bytes_twice_with_its_alternative_text():
+    one, two = (display.show_figure(draw(), "5", "T", alt='a "line"') for _ in range(2))
+    assert one == two
+    assert 'alt="a &quot;line&quot;"' in one.html
+    source = re.search(r"base64,([^\"]+)", one.html).group(1)
+    assert b"<svg" in base64.b64decode(source)
+    assert plt.get_fignums() == []
+
+
+def test_a_figure_without_records_is_pending(empty):
+    shown = display.show_figure(None, "5", "T", alt="")
+    assert "pending" in shown.html
+    assert "<img" not in shown.html
+    assert figures.plot_examples(None) is None
+    assert figures.plot_transforms(None) is None
+    assert figures.plot_confusion(None) is None
+    assert figures.plot_base_search(empty) is None
+    assert figures.plot_agreement({"SGD": tables.tabulate_base_search(empty, "sgd")}) is None
+
+
+def test_a_caption_says_what_stands_behind(complete, empty):
+    said = display.describe_runs(complete, complete.select("stage1-base", optimizer="sgd"))
+    assert "12 of 12 runs; one seed (42)" in said
+    assert "not CIFAR-10" in said
+    assert "epoch chosen on the validation set" in said
+    assert "0 of 2 runs" in display.describe_runs(empty, empty.select("stage1-long"))
+
+
+def test_every_figure_is_drawn(complete):
+    above = figures.choose_threshold(complete)
+    record = complete.record(complete.find("stage1-long", 13))
+    drawn = [
+        figures.plot_examples(complete.data),
+        figures.plot_transforms(complete.data),
+        figures.plot_base_search(complete, above),
+        figures.plot_confusion(record),
+        figures.plot_agreement({"SGD": tables.tabulate_base_search(complete, "sgd")}),
+    ]
+    assert all(isinstance(figure, Figure) for figure in drawn)
+    for figure in drawn:
+        plt.close(figure)
+
+
+def test_figure_five_shows_every_run_and_marks_the_best(complete):
+    figure = figures.plot_base_search(complete, threshold=0.0)
+    panels = figure.axes
+    assert [len(axis.lines) - 1 for axis in panels] == [12, 12, 12, 36]  # and the red dot
+    best = complete.stage("stage1-base")["test_top1"].max()
+    assert panels[3].lines[-1].get_ydata() == pytest.approx([best])
+    plt.close(figure)
+
+
+def test_the_threshold_falls_where_no_run_reaches_the_papers(complete, empty):
+    assert figures.choose_threshold(empty) == 70.0
+    assert figures.choose_threshold(complete, threshold=33.0) == 33.0
+    best = complete.stage("stage1-base")["test_top1"].max()
+    chosen = figures.choose_threshold(complete)
+    assert chosen == 70.0 if best > 70 else 0.8 * best < chosen < best
+
+
+def test_confusion_shares_add_up_to_their_class(complete):
+    record = complete.record(complete.find("stage1-long", 13))
+    figure = figures.plot_confusion(record)
+    shares = np.asarray(figure.axes[1].collections[0].get_array())
+    assert shares.sum(axis=1).tolist() == pytest.approx([100] * 10)
+    plt.close(figure)

@@ -1,0 +1,138 @@
+"""The paper's tables beside ours: right rows, right cells, pending where nothing is recorded."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import make_data_record, make_record
+
+from cifarlib import data, published, tables
+from cifarlib.errors import DataError
+from cifarlib.records import RecordStore, Statistics, open_results
+
+SEEDS = ["seeds=[1, 2]"]
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    """Smoke with two seeds, every condition recorded with made-up numbers."""
+    folder = tmp_path_factory.mktemp("complete")
+    store = RecordStore(folder)
+    store.write(make_data_record("synthetic"))
+    for condition in open_results("smoke", SEEDS, folder).conditions:
+        store.write(make_record(condition))
+    return open_results("smoke", SEEDS, folder)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory):
+    return open_results("smoke", [], tmp_path_factory.mktemp("empty"))
+
+
+TABLES = {
+    "IV": (12, lambda r: tables.tabulate_base_search(r, "sgd")),
+    "V": (12, lambda r: tables.tabulate_base_search(r, "adam")),
+    "VI": (12, lambda r: tables.tabulate_base_search(r, "adamw")),
+    "VII": (32, lambda r: tables.tabulate_augmentation(r, "daa1")),
+    "VIII": (32, lambda r: tables.tabulate_augmentation(r, "daa2")),
+    "IX": (2, tables.tabulate_long_runs),
+    "XIII": (5, lambda r: tables.tabulate_dropout(r, 9)),
+    "XIV": (5, lambda r: tables.tabulate_dropout(r, 13)),
+}
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_papers_values_stand_in_their_rows_and_ours_beside_them(number, complete):
+    rows, tabulate = TABLES[number]
+    table, paper = tabulate(complete), published.read_table(number)
+    assert len(table) == rows
+    assert table["Test", "paper"].tolist() == paper["test_top1"].tolist()
+    assert table["Epoch", "paper"].tolist() == paper["best_epoch"].tolist()
+    assert table.notna().all(axis=None)
+    for group in ("Training", "Validation", "Test"):
+        difference = table[group, "ours"] - table[group, "paper"]
+        assert np.allclose(table[group, "diff."], difference)
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_missing_runs_are_missing_values_and_never_numbers(number, empty):
+    rows, tabulate = TABLES[number]
+    table = tabulate(empty)
+    assert len(table) == rows
+    assert table.loc[:, (slice(None), "ours")].isna().all(axis=None)
+    assert table["Test", "paper"].notna().all()
+
+
+def mean_test_accuracy(results, stage, run, **changed):
+    chosen = [c for c in results.conditions if (c.stage, c.run, c.changed) == (stage, run, changed)]
+    assert len(chosen) == 2  # seeds
+    return np.mean([results.record(c).accuracy("test") for c in chosen])
+
+
+def test_each_row_holds_its_own_runs_mean_over_the_seeds(complete):
+    table = tables.tabulate_augmentation(complete, "daa1").set_index([("", "Run")])
+    for run in (1, 13, 32):
+        expected = mean_test_accuracy(complete, "stage1-daa1", run)
+        assert table.loc[run, ("Test", "ours")] == pytest.approx(expected)
+    base = tables.tabulate_base_search(complete, "adamw").set_index([("", "Run")])
+    expected = mean_test_accuracy(complete, "stage1-base", 26)
+    assert base.loc[26, ("Test", "ours")] == pytest.approx(expected)
+
+
+def test_dropout_zero_is_the_long_run(complete):
+    for run in (9, 13):
+        table = tables.tabulate_dropout(complete, run).set_index([("", "Dropout")])["Test", "ours"]
+        assert table[0.0] == pytest.approx(mean_test_accuracy(complete, "stage1-long", run))
+        expected = mean_test_accuracy(complete, "stage2-dropout", run, dropout=0.5)
+        assert table[0.5] == pytest.approx(expected)
+
+
+def test_the_models_are_matched_with_their_runs(complete, empty):
+    table = tables.tabulate_models(complete)
+    improved = mean_test_accuracy(complete, "stage2-improved", 13)
+    densenet = mean_test_accuracy(complete, "stage3", 3)
+    assert table["Test", "paper"].tolist() == [89.97, 91.25, 90.28, 89.9, 83.85]
+    assert table["Test", "ours"].iloc[0] == pytest.approx(improved)
+    assert table["Test", "ours"].iloc[4] == pytest.approx(densenet)
+    assert table["Test", "ours"].iloc[1] == "–"  # not of this study
+    assert not table["", "Model"].str.contains("pending").any()
+    waiting = tables.tabulate_models(empty)["", "Model"].str.contains(tables.WAITING)
+    assert waiting.tolist() == [False, False, False, True, True]
+
+
+def test_resize_methods_stand_in_the_studys_order(complete):
+    table = tables.tabulate_interpolation_accuracy(complete)
+    methods = ["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
+    assert table["Method"].tolist() == methods
+    assert table["Test"].iloc[5] == pytest.approx(mean_test_accuracy(complete, "interpolation", 6))
+
+
+def test_data_tables_hold_the_record_and_wait_without_one(complete, empty):
+    normal = tables.tabulate_normalization(complete)
+    ours = [*complete.data.statistics.mean, *complete.data.statistics.std]
+    assert normal["ours"].tolist() == pytest.approx(ours)
+    assert normal["paper"].tolist() == [0.01, 0.0098, 0.0091, 0.0773, 0.0759, 0.0728]
+    resized = tables.tabulate_interpolation_statistics(complete)
+    assert len(resized) == 12
+    assert resized["G", "ours"].iloc[0] == complete.data.resized["nearest"].mean[1]
+    assert tables.tabulate_normalization(empty)["ours"].isna().all()
+    assert tables.tabulate_interpolation_statistics(empty)["R", "ours"].isna().all()
+    assert tables.tabulate_classes(empty)["Test"].isna().all()
+    assert tables.tabulate_classes(complete)["Train"].sum() == sum(
+        complete.data.class_counts["train"]
+    )
+
+
+def test_table_ones_means_are_a_forty_ninth_of_cifar10s(empty):
+    """Eq. 1 over N·M = 224² on images of 32²."""
+    try:
+        mean, std = data.channel_statistics(data.load("cifar10")[0].images)
+    except DataError as error:
+        pytest.skip(f"CIFAR-10 is not here: {error}")
+    assert mean == pytest.approx([0.49139968, 0.48215841, 0.44653091], abs=1e-8)
+    assert std == pytest.approx([0.24703223, 0.24348513, 0.26158784], abs=1e-8)
+    record = make_data_record("synthetic").model_copy(
+        update={"statistics": Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))}
+    )
+    table = tables.tabulate_normalization(SimpleNamespace(data=record))
+    assert table["ours / listing"].iloc[:3].tolist() == pytest.approx([49.0] * 3, abs=1e-4)
