@@ -1,0 +1,84 @@
+"""The committed notebooks, executed over records: the whole report, complete, begun and empty."""
+
+import re
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import make_data_record, make_record
+
+from cifarlib import report
+from cifarlib.records import RecordStore, open_results
+
+TABLES = ["I", "II", "IV", "V", "VI", "VII", "VIII", "IX", "XIII", "XIV", "XV", "S1", "S2"]
+FIGURES = ["1", "2", "5", "6", "7", "10", "S1"]
+
+
+def render(folder, recorded):
+    """A report over made-up records of the first ``recorded`` conditions: results and page."""
+    store = RecordStore(folder)
+    if recorded:
+        store.write(make_data_record("synthetic"))
+    for condition in open_results("smoke", [], folder).conditions[:recorded]:
+        store.write(make_record(condition))
+    path = report.render("smoke", [], folder)
+    assert path == folder / "report.html"
+    soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+    return open_results("smoke", [], folder), soup
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    return render(tmp_path_factory.mktemp("complete"), recorded=120)
+
+
+def cells(soup, table):
+    """Rows of a table's cells, as text."""
+    body = soup.find(id=f"table-{table}").find("tbody")
+    return [[cell.get_text() for cell in row.find_all("td")] for row in body.find_all("tr")]
+
+
+def test_every_table_and_figure_is_there_once(complete):
+    _, soup = complete
+    ids = [tag["id"] for tag in soup.find_all("figure") if tag.has_attr("id")]
+    expected = [f"table-{n}" for n in TABLES] + [f"figure-{n}" for n in FIGURES]
+    assert sorted(ids) == sorted(expected)
+    assert all(image["alt"] for image in soup.find_all("img"))
+
+
+def test_a_number_on_the_page_is_its_records(complete):
+    results, soup = complete
+    rows = {row[0]: row for row in cells(soup, "VII")}
+    for run in (1, 13, 32):
+        record = results.record(results.find("stage1-daa1", run))
+        paper, ours, difference = rows[str(run)][12:15]
+        assert ours == f"{record.accuracy('test'):.1f}"
+        exact = record.accuracy("test") - float(paper)
+        assert float(difference.replace("−", "-")) == pytest.approx(exact, abs=0.051)
+
+
+def test_the_page_says_what_it_is_made_from(complete):
+    results, soup = complete
+    text = soup.get_text(" ")
+    assert "not CIFAR-10" in text
+    assert "120 of 120 runs" in text
+    assert results.data.data_fingerprint in text
+    for run in ("stage1-daa1/13", "stage2-dropout/9,dropout=0.5", "interpolation/6"):
+        assert run in text
+    assert "pending" not in " ".join(cells(soup, "VII")[0])
+
+
+def test_a_study_that_has_begun_shows_what_it_has(tmp_path):
+    _, soup = render(tmp_path, recorded=37)
+    assert "37 of 120 runs" in soup.get_text(" ")
+    assert not any("pending" in row for row in cells(soup, "VI"))
+    daa1 = cells(soup, "VII")
+    assert "pending" not in daa1[0]
+    assert all("pending" in row for row in daa1[1:])
+
+
+def test_a_study_that_has_not_begun_is_pending_everywhere(tmp_path):
+    _, soup = render(tmp_path, recorded=0)
+    for table in TABLES:
+        assert all("pending" in " ".join(row) or "–" in row for row in cells(soup, table)), table
+    assert not soup.find_all("img")
+    assert re.search("None of 120 runs are recorded", soup.get_text(" "))
