@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cifarlib.config import Condition
+from cifarlib.config import Condition, RunConfig
 from cifarlib.errors import CifarlibError, RecordError
 from cifarlib.progress import Prices, duration
 from cifarlib.records import RecordStore, RunRecord
@@ -77,7 +77,7 @@ def sweep(
     if jobs:
         _make_folders(store)
     workers = min(workers or many, max(1, len(jobs)))
-    display = _Display(jobs, conditions, store, workers)
+    display = _Display(jobs, conditions, store, workers, threads or each)
     if not jobs:
         display.say("nothing is missing")
         return Outcome()
@@ -266,29 +266,32 @@ class _Display:
         conditions: Sequence[Condition],
         store: RecordStore,
         workers: int,
+        threads: int,
     ):
         runs = [job for job in jobs if isinstance(job, RunJob)]
         total = len({c.run_id for c in conditions})
         self.total, self.finished = total, total - len(runs)
-        self.workers = workers
+        cores = len(os.sched_getaffinity(0))
+        self.idle = max(1.0, cores / (workers * threads))  # a part of the machine takes longer
         records, _ = store.read_runs(c.run_id for c in conditions)
         self.prices = Prices(records.values())
         self.left = {job.run_id: job.config for job in runs}
-        self.images: dict[str, int] = {}
+        self.images: Counter[str] = Counter()  # trained here, by run id
         self.started, self.shown = time.monotonic(), 0.0
         self.bar = None
         if sys.stderr.isatty():
-            layout = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
+            layout = "{percentage:3.0f}%|{bar}| {desc}"
             self.bar = tqdm(total=total, initial=self.finished, bar_format=layout)
             self._refresh()
         elif jobs:
             self.say(
-                f"{self.finished} of {total} runs are recorded; {len(runs)} to go on {workers} "
-                f"workers, about {duration(self._seconds_left())}"
+                f"{self.finished} of {total} runs are recorded; {len(runs)} to go, workers: "
+                f"{workers}, about {duration(self._seconds_left())}"
             )
 
     def advance(self, job: Job, images: int) -> None:
-        self.images[job.name] = self.images.get(job.name, 0) + images
+        if isinstance(job, RunJob):
+            self.images[job.run_id] += images
         self._refresh()
 
     def finish(self, job: Job, record: RunRecord | None) -> None:
@@ -320,16 +323,21 @@ class _Display:
             self.bar.close()
 
     def _seconds_left(self) -> float:
-        return sum(self.prices.seconds(config) for config in self.left.values())
+        return self.idle * sum(
+            self.prices.seconds(config) * (1 - min(1.0, self.images[name] / _images(config)))
+            for name, config in self.left.items()
+        )
 
     def _refresh(self) -> None:
-        if self.bar is None:
+        if self.bar is None or time.monotonic() - self.shown < 0.2:
             return
-        rate = sum(self.images.values()) / max(1e-9, time.monotonic() - self.started)
-        self.bar.set_description_str(f"{self.finished}/{self.total} runs", refresh=False)
-        self.bar.set_postfix_str(
-            f"{rate:.0f} images/s, {duration(self._seconds_left())} left", refresh=False
+        self.shown = time.monotonic()
+        rate = self.images.total() / max(1e-9, self.shown - self.started)
+        self.bar.set_description_str(
+            f"{self.finished}/{self.total} runs, {rate:.0f} images/s, "
+            f"{duration(self._seconds_left())} left"
         )
-        if time.monotonic() - self.shown > 0.2:
-            self.shown = time.monotonic()
-            self.bar.refresh()
+
+
+def _images(config: RunConfig) -> int:
+    return config.epochs * config.data.train_size

@@ -6,6 +6,7 @@ run's checkpoint if there is one, and dies with the sweep that started it.
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import os
 import threading
@@ -203,11 +204,13 @@ def _provenance(device_class: str, threads: int, resumed: int = 0) -> Provenance
 
 
 def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """A state behind the SHA-256 of its bytes, which torch's own format does not check."""
     import torch
 
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    content = buffer.getvalue()
+    write_atomically(path, hashlib.sha256(content).digest() + content)
 
 
 def _read_checkpoint(path: Path, store: RecordStore, tell: Any) -> dict[str, Any] | None:
@@ -216,13 +219,14 @@ def _read_checkpoint(path: Path, store: RecordStore, tell: Any) -> dict[str, Any
 
     if not path.exists():
         return None
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        aside = store.set_aside(path, f"not a checkpoint: {error}")
+    raw = path.read_bytes()
+    digest, content = raw[:32], raw[32:]
+    if hashlib.sha256(content).digest() != digest:
+        aside = store.set_aside(path, "its content does not match its digest")
         text = f"the checkpoint is damaged and was set aside as {aside}; training from the start"
         tell(Message("note", text=text))
         return None
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 @contextlib.contextmanager

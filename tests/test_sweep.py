@@ -98,7 +98,7 @@ def test_every_run_is_recorded(swept, conditions):
 
 def test_a_run_that_two_stages_share_is_trained_once(swept):
     _, said = swept
-    assert said[0].startswith("0 of 3 runs are recorded; 3 to go on 2 workers")
+    assert said[0].startswith("0 of 3 runs are recorded; 3 to go, workers: 2, about ")
     assert sorted(line.split("]")[0] for line in said[1:]) == ["[1/3", "[2/3", "[3/3"]
     assert not any("another-stage" in line for line in said)
 
