@@ -247,6 +247,14 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+_count.__name__ = "whole number"
 _positive.__name__ = "positive whole number"  # argparse names the type in its message
 
 
@@ -282,7 +290,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
         command.add_argument("--threads", type=_positive, help="threads of each worker")
         command.add_argument(
-            "--checkpoint-every", type=int, default=1, metavar="N", help="epochs; 0: never"
+            "--checkpoint-every",
+            type=_count,
+            metavar="N",
+            help="epochs, 0: never (every epoch, unless the last is not 5 s old)",
         )
 
     command = add("data", _data, "find, check or download a data set", "cifarlib data --download")

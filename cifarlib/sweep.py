@@ -64,10 +64,11 @@ def sweep(
     device: str = "auto",
     workers: int | None = None,
     threads: int | None = None,
-    checkpoint_every: int = 1,
+    checkpoint_every: int | None = None,
 ) -> Outcome:
     """Make the missing records of conditions, in their order, and their data set's record.
 
+    ``checkpoint_every`` counts epochs, 0 is never, None every epoch that was worth it.
     A damaged record is set aside and its run trained again. A run that another sweep is training
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
@@ -152,7 +153,7 @@ class _Executor:
         device: str,
         workers: int,
         threads: int,
-        checkpoint_every: int,
+        checkpoint_every: int | None,
         display: "_Display",
     ):
         self.store = store

@@ -351,10 +351,11 @@ class _Run:
                 column.append(None)
             if every and (epoch % every == 0 or last):
                 self._evaluate(name, epoch)
+        weights = None  # one copy for both rules
         for name in ("validation", "test"):
             top1 = self.history[name]["top1"][epoch]
             if epoch and top1 is not None and top1 > self.best.get(name, {"top1": -1})["top1"]:
-                weights = _copy_weights(self.model)
+                weights = weights or _copy_weights(self.model)
                 self.best[name] = {"epoch": epoch, "top1": top1, "weights": weights}
 
     def _evaluate(self, name: str, epoch: int) -> Tensor:

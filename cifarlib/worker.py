@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from cifarlib.records import (
     remove_leftovers,
     write_atomically,
 )
+
+LEAST_WORK = 5.0  # s of training that are worth a checkpoint
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Message:
 
 
 def serve(
-    connection: Connection, folder: Path, device: str, threads: int, checkpoint_every: int
+    connection: Connection, folder: Path, device: str, threads: int, checkpoint_every: int | None
 ) -> None:
     """A worker's life: jobs come through the connection, messages go back, None ends it."""
     # On a machine with other work, threads that spin while they wait take minutes for seconds.
@@ -83,7 +86,7 @@ def _carry_out(
     connection: Connection,
     device: str,
     threads: int,
-    checkpoint_every: int,
+    checkpoint_every: int | None,
 ) -> None:
     try:
         import torch
@@ -123,7 +126,7 @@ def _train(
     connection: Connection,
     device_name: str,
     threads: int,
-    checkpoint_every: int,
+    checkpoint_every: int | None,
 ) -> None:
     with lock(store.state / f"{job.run_id}.lock") as held:
         if not held:
@@ -141,10 +144,14 @@ def train(
     store: RecordStore,
     device_name: str,
     threads: int,
-    checkpoint_every: int,
+    checkpoint_every: int | None,
     tell: Any,
 ) -> RunRecord:
-    """Train a configuration, on from its checkpoint if there is one, and write its record."""
+    """Train a configuration, on from its checkpoint if there is one, and write its record.
+
+    A checkpoint is written every ``checkpoint_every`` epochs (0: never). None is every epoch,
+    unless less than ``LEAST_WORK`` would be saved: writing takes half a second.
+    """
     from cifarlib import training
     from cifarlib.config import run_id
 
@@ -155,10 +162,18 @@ def train(
     remove_leftovers(store.run_path(name))
     state = _read_checkpoint(checkpoint, store, tell)
 
+    saved = time.monotonic()
+
     def on_epoch(state: dict[str, Any]) -> None:
+        nonlocal saved
         epoch = len(state["history"]["learning_rate"]) - 1
-        if checkpoint_every and epoch % checkpoint_every == 0:
+        if checkpoint_every is None:
+            due = time.monotonic() - saved >= LEAST_WORK
+        else:
+            due = checkpoint_every > 0 and epoch % checkpoint_every == 0
+        if due:
             _write_checkpoint(checkpoint, state)
+            saved = time.monotonic()
 
     fitted = training.fit(
         config,

@@ -173,6 +173,7 @@ def started(folder: Path, stage: str):
     """A sweep of one stage by two workers, as a program in a process group of its own."""
     command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--stage", stage, *SET_TINY]
     command += ["--out", str(folder), "--device", "cpu", "--workers", "2"]
+    command += ["--checkpoint-every", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         yield process
@@ -200,6 +201,24 @@ def test_a_killed_sweep_leaves_no_worker_and_goes_on_where_it_was(swept, tmp_pat
     assert results(store, conditions[1:]) == results(swept[0], conditions[1:])
     assert all(store.read_run(name).provenance.resumed == 1 for name in cut_off)
     assert list(store.state.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("every", "least", "saved"),
+    [(1, 0.0, [1, 2]), (2, 0.0, [2]), (0, 0.0, []), (None, 0.0, [1, 2]), (None, 60.0, [])],
+)
+def test_checkpoints_are_written_when_they_are_due(tmp_path, monkeypatch, every, least, saved):
+    (condition,) = tiny_conditions("stage1-long/13")
+    written = []
+
+    def note(path, state):
+        written.append(len(state["history"]["learning_rate"]) - 1)
+
+    monkeypatch.setattr(worker, "_write_checkpoint", note)
+    monkeypatch.setattr(worker, "LEAST_WORK", least)
+    record = worker.train(condition.config, tiny_store(tmp_path), "cpu", 1, every, lambda _: None)
+    assert record.result.history.epochs == 3
+    assert written == saved  # never after the last epoch: there is the record
 
 
 @pytest.mark.parametrize("first", ["0 of 36 runs", "[1/36]"])
