@@ -217,16 +217,12 @@ def execute_all(
     return outputs
 
 
-def execute(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: "_Kernels") -> None:
     """Execute a notebook with papermill, in this environment's Python and the notebook's folder.
 
     The executed notebook appears whole at ``output``. Where a cell failed, it is kept there with
     its traceback and an anchor, and ``ReportError`` names the file, the cell and the error.
     """
-    _execute(notebook, output, parameters, _Kernels())
-
-
-def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: "_Kernels") -> None:
     import logging
 
     import nbformat

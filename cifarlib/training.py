@@ -154,7 +154,7 @@ class Feed:
             part = slice(start, start + EVALUATION_BATCH)
             yield self._view(images.images[part], draws[part] if draws else None)
 
-    def _draw(self, count: int, purpose: str, epoch: int) -> "augment.Draws":
+    def _draw(self, count: int, purpose: str, epoch: int) -> augment.Draws:
         return augment.draw(
             count,
             **self.config.augmentation.model_dump(),
@@ -162,7 +162,7 @@ class Feed:
             generator=_generator(self.config, purpose, epoch),
         ).to(self.inputs.train.labels.device)
 
-    def _view(self, images: Tensor, draws: "augment.Draws | None") -> Tensor:
+    def _view(self, images: Tensor, draws: augment.Draws | None) -> Tensor:
         if draws is not None:
             padding = self.config.augmentation.padding
             images = augment.augment(images, draws, padding=padding, resize=self.resize)
