@@ -74,10 +74,12 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from cifarlib.progress import cores
+
     results = _open(options)
     chosen = _find(results, options.condition)
     code = _sweep_conditions(
-        options, results, chosen, workers=1, threads=options.threads or _cores()
+        options, results, chosen, workers=1, threads=options.threads or cores()
     )
     records, _ = results.store.read_runs(c.run_id for c in chosen)
     for record in records.values():
@@ -234,10 +236,6 @@ def _describe(record: RunRecord) -> str:
         f"run {record.run_id}: after epoch {record.reported_epoch} of "
         f"{record.result.history.epochs}, test {test:.2f} %, validation {validation:.2f} %"
     )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _positive(text: str) -> int:

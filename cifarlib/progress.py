@@ -114,7 +114,7 @@ class Prices:
         share = record.result.history.epochs / config.epochs
         seconds = record.timing.train_s + record.timing.evaluation_s
         if seconds > 0:
-            workers = max(1, (os.cpu_count() or 1) // record.provenance.threads)
+            workers = max(1, cores() // record.provenance.threads)
             if record.provenance.device_class == "cuda":
                 workers = 1
             rate = work(config) * share / seconds * workers
@@ -124,6 +124,13 @@ class Prices:
         """Seconds of the whole machine for one run, early stopping aside."""
         known = self.rates.get((config.model.name, config.precision))
         return work(config) / (median(known) if known else DEFAULT_GFLOPS[config.precision])
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,6 @@ the same bytes. No network, no data set and no kernel installed by hand is neede
 """
 
 import ast
-import os
 import re
 import shlex
 import sys
@@ -21,6 +20,7 @@ from cifarlib import paths
 from cifarlib.config import suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.front import describe
+from cifarlib.progress import cores
 from cifarlib.records import open_results, write_atomically
 
 if typing.TYPE_CHECKING:
@@ -199,7 +199,7 @@ def execute_all(
     """
     outputs = [folder / notebook.name for notebook in notebooks]
     kernels = _Kernels()
-    pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(max_workers=cores())
     try:
         futures = [
             pool.submit(_execute, notebook, output, given, kernels)

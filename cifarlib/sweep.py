@@ -7,7 +7,6 @@ command goes on.
 
 import contextlib
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 from cifarlib.config import Condition, RunConfig
 from cifarlib.errors import CifarlibError, RecordError
-from cifarlib.progress import Prices, duration
+from cifarlib.progress import Prices, cores, duration
 from cifarlib.records import RecordStore, RunRecord
 from cifarlib.worker import DataJob, Job, Message, RunJob, serve
 
@@ -50,11 +49,10 @@ class _Worker:
 
 def default_workers(device: str, threads: int | None = None) -> tuple[int, int]:
     """Worker processes and threads of each: one thread a core, or all of them for CUDA."""
-    cores = len(os.sched_getaffinity(0))
     if device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists()):
-        return 1, cores
+        return 1, cores()
     threads = threads or 1
-    return max(1, cores // threads), threads
+    return max(1, cores() // threads), threads
 
 
 def sweep(
@@ -272,8 +270,7 @@ class _Display:
         runs = [job for job in jobs if isinstance(job, RunJob)]
         total = len({c.run_id for c in conditions})
         self.total, self.finished = total, total - len(runs)
-        cores = len(os.sched_getaffinity(0))
-        self.idle = max(1.0, cores / (workers * threads))  # a part of the machine takes longer
+        self.idle = max(1.0, cores() / (workers * threads))  # a part of the machine takes longer
         records, _ = store.read_runs(c.run_id for c in conditions)
         self.prices = Prices(records.values())
         self.left = {job.run_id: job.config for job in runs}

@@ -1,6 +1,5 @@
 """How far a study is, and what the rest costs."""
 
-import os
 from dataclasses import replace
 
 import pytest
@@ -61,7 +60,7 @@ def test_work_counts_training_three_times_and_every_evaluation():
 
 
 def test_prices_come_from_records(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(progress, "cores", lambda: 2)
     (condition,) = tiny_conditions("stage1-long/9")
     config = condition.config
     prices = progress.Prices()

@@ -393,7 +393,7 @@ def test_two_sweeps_share_the_work(made_up, tmp_path):
 
 
 def test_one_worker_a_core_and_one_for_a_gpu(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(sweep, "cores", lambda: 8)
     assert default_workers("cpu") == (8, 1)
     assert default_workers("cpu", threads=3) == (2, 3)
     assert default_workers("cpu", threads=16) == (1, 16)
