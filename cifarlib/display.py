@@ -82,19 +82,17 @@ def _table_html(frame: pd.DataFrame, formats: Mapping[Any, Format], best: set[An
     for row in frame.itertuples(index=False, name=None):
         cells = []
         for column, value in zip(frame.columns, row, strict=True):
-            classes = [_kind(column)]
+            kind, form = _kind(column), formats[column]
             if pd.isna(value):
-                text = PENDING if classes in (["ours"], [""]) else ABSENT
-                classes.append("pending")
+                text = PENDING if kind in ("ours", "") else ABSENT
+                kind = f"{kind} pending".strip()
+            elif isinstance(value, str):
+                text = html.escape(value)
             else:
-                form = formats[column]
-                if isinstance(value, str):
-                    form = str
-                text = form.format(value) if isinstance(form, str) else form(value)
-                if column in top and value == top[column]:
-                    classes.append("best")
-            names = " ".join(filter(None, classes))
-            cells.append(f"<td{f' class={names!r}' if names else ''}>{html.escape(text)}</td>")
+                text = html.escape(form.format(value) if isinstance(form, str) else form(value))
+            if column in top and value == top[column]:
+                text = f"<strong>{text}</strong>"
+            cells.append(f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return (
         f'<table class="data"><thead>{_head(frame)}</thead><tbody>{"".join(rows)}</tbody></table>'
@@ -118,7 +116,9 @@ def _head(frame: pd.DataFrame) -> str:
             first += [f'<th scope="col" rowspan="2">{html.escape(str(n))}</th>' for n in names]
         else:
             text = html.escape(str(group))
-            first.append(f'<th scope="colgroup" colspan="{len(names)}">{text}</th>')
+            first.append(
+                f'<th scope="colgroup" colspan="{len(names)}" style="text-align:center">{text}</th>'
+            )
             second += [f'<th scope="col">{html.escape(str(n))}</th>' for n in names]
     return f"<tr>{''.join(first)}</tr><tr>{''.join(second)}</tr>"
 

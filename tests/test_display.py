@@ -53,13 +53,13 @@ def test_a_table_shows_its_cells_formatted():
         ["3", "70.0", "pending", "–"],
     ]
     assert 'id="table-IV"' in shown.html
-    assert '<th scope="colgroup" colspan="3">Test</th>' in shown.html
+    assert '<th scope="colgroup" colspan="3" style="text-align:center">Test</th>' in shown.html
     assert "Table IV" in shown.text
 
 
 def test_the_best_of_a_column_is_marked():
     shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS, best=[("Test", "ours")])
-    assert re.findall(r"<td class='ours best'>(.*?)</td>", shown.html) == ["61.0"]
+    assert re.findall("<strong>(.*?)</strong>", shown.html) == ["61.0"]
 
 
 def test_markup_in_names_is_shown_as_text():
