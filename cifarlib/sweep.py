@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from cifarlib.config import Condition, RunConfig
 from cifarlib.errors import CifarlibError, RecordError
 from cifarlib.progress import Prices, cores, duration
-from cifarlib.records import RecordStore, RunRecord
+from cifarlib.records import AnyRecord, RecordStore, RunRecord
 from cifarlib.worker import DataJob, Job, Message, RunJob, serve
 
 # ---------------------------------------------------------------------------------------------
@@ -72,11 +73,11 @@ def sweep(
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
     """
     many, each = default_workers(device, threads)
-    jobs = _missing_jobs(conditions, store)
+    jobs, records = _take_stock(conditions, store)
     if jobs:
         _make_folders(store)
     workers = min(workers or many, max(1, len(jobs)))
-    display = _Display(jobs, conditions, store, workers, threads or each)
+    display = _Display(jobs, records, workers, threads or each)
     if not jobs:
         display.say("nothing is missing")
         return Outcome()
@@ -98,29 +99,36 @@ def _make_folders(store: RecordStore) -> None:
         ) from error
 
 
-def _missing_jobs(conditions: Sequence[Condition], store: RecordStore) -> list[Job]:
+def _take_stock(
+    conditions: Sequence[Condition], store: RecordStore
+) -> tuple[list[Job], list[RunRecord]]:
+    """What is still to be made, in the conditions' order, and the records that are there."""
     jobs: list[Job] = []
     for dataset in dict.fromkeys(c.config.data.name for c in conditions):
-        if not _is_there(
-            store, lambda name=dataset: store.read_data(name), store.data_path(dataset)
-        ):
+        if not _read(store, partial(store.read_data, dataset), store.data_path(dataset)):
             jobs.append(DataJob(f"data set {dataset}", dataset))
     several = len({c.config.seed for c in conditions}) > 1
-    for name, condition in {c.run_id: c for c in reversed(conditions)}.items():
-        if not _is_there(store, lambda name=name: store.read_run(name), store.run_path(name)):
+    runs: dict[str, Condition] = {}
+    for condition in conditions:
+        runs.setdefault(condition.run_id, condition)
+    records = []
+    for name, condition in runs.items():
+        if record := _read(store, partial(store.read_run, name), store.run_path(name)):
+            records.append(record)
+        else:
             seed = f" (seed {condition.config.seed})" if several else ""
             jobs.append(RunJob(name, condition.name + seed, condition.config))
-    order = {c.run_id: position for position, c in reversed(list(enumerate(conditions)))}
-    return sorted(jobs, key=lambda job: order[job.run_id] if isinstance(job, RunJob) else -1)
+    return jobs, records
 
 
-def _is_there(store: RecordStore, read, path) -> bool:  # type: ignore[no-untyped-def]
+def _read(store: RecordStore, read: Callable[[], AnyRecord | None], path: Path) -> AnyRecord | None:
+    """A record, None where there is none; a damaged one is set aside, and said."""
     try:
-        return read() is not None
+        return read()
     except RecordError as error:
         aside = store.set_aside(path, str(error))
         print(f"{error}; set aside as {aside}, to be made again", file=sys.stderr)
-        return False
+        return None
 
 
 @contextlib.contextmanager
@@ -261,29 +269,26 @@ class _Display:
 
     def __init__(
         self,
-        jobs: list[Job],
-        conditions: Sequence[Condition],
-        store: RecordStore,
+        jobs: Sequence[Job],
+        records: Sequence[RunRecord],
         workers: int,
         threads: int,
     ):
         runs = [job for job in jobs if isinstance(job, RunJob)]
-        total = len({c.run_id for c in conditions})
-        self.total, self.finished = total, total - len(runs)
+        self.finished, self.total = len(records), len(records) + len(runs)
         self.idle = max(1.0, cores() / (workers * threads))  # a part of the machine takes longer
-        records, _ = store.read_runs(c.run_id for c in conditions)
-        self.prices = Prices(records.values())
+        self.prices = Prices(records)
         self.left = {job.run_id: job.config for job in runs}
         self.images: Counter[str] = Counter()  # trained here, by run id
         self.started, self.shown = time.monotonic(), 0.0
         self.bar = None
         if sys.stderr.isatty():
             layout = "{percentage:3.0f}%|{bar}| {desc}"
-            self.bar = tqdm(total=total, initial=self.finished, bar_format=layout)
+            self.bar = tqdm(total=self.total, initial=self.finished, bar_format=layout)
             self._refresh()
         elif jobs:
             self.say(
-                f"{self.finished} of {total} runs are recorded; {len(runs)} to go, workers: "
+                f"{self.finished} of {self.total} runs are recorded; {len(runs)} to go, workers: "
                 f"{workers}, about {duration(self._seconds_left())}"
             )
 

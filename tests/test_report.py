@@ -6,23 +6,17 @@ import sys
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
+from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from cifarlib import front, paths, report
-from cifarlib.config import DATASETS, ENGINE, Condition
+from cifarlib.config import Condition
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.records import (
-    History,
-    Provenance,
     RecordStore,
-    Result,
     RunRecord,
-    SplitHistory,
-    Timing,
     open_results,
-    pack_predictions,
 )
 
 DEFAULTS = 'scale = "smoke"\noverrides = []\nbuild = ""  # empty: build/<scale>'
@@ -59,47 +53,9 @@ def executed_notebook(path: Path, *html: str, prose: str = "# A title") -> Path:
     return path
 
 
-def make_record(condition: Condition) -> RunRecord:
-    """A record that could be the condition's, without training."""
-    config = condition.config
-    epochs, classes = config.epochs, np.eye(10, dtype=int)
-    counts = tuple(range(1, epochs + 2))
-    split = SplitHistory(
-        images=100, loss=(1.0,) * (epochs + 1), top1=counts, top2=counts, top3=counts
-    )
-    confusion = {
-        name: tuple(map(tuple, classes.tolist())) for name in ("train", "validation", "test")
-    }
-    return RunRecord(
-        format=1,
-        run_id=condition.run_id,
-        engine=ENGINE,
-        data_fingerprint=DATASETS[config.data.name].fingerprint,
-        config=config,
-        result=Result(
-            history=History(
-                learning_rate=(None, *(config.learning_rate,) * epochs),
-                training_loss=(None, *(1.0,) * epochs),
-                train=split,
-                validation=split,
-                test=split,
-            ),
-            chosen={"validation": epochs, "test": epochs, "last": epochs},
-            predictions=pack_predictions(
-                epochs, confusion, list(range(10)), [0.5] * 10, np.ones((10, 4))
-            ),
-        ),
-        timing=Timing(train_s=60.0, evaluation_s=3.0, images_per_s=400.0),
-        provenance=Provenance(
-            commit="0123456789abcdef",
-            dirty=True,
-            versions={"python": "3.11.2", "torch": "2.11.0"},
-            device="A <b>bold</b> processor",
-            device_class="cpu",
-            threads=1,
-            finished="2025-01-02T03:04:05+00:00",
-        ),
-    )
+def make_marked_up_record(condition: Condition) -> RunRecord:
+    """A made-up record of a device with markup in its name."""
+    return make_record(condition, dirty=True, device="A <b>bold</b> processor", images_per_s=400.0)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +86,8 @@ def rendered(tmp_path_factory):
     nbformat.write(content, notebooks / "02_more.ipynb")
 
     results = open_results("smoke", ["seeds=[1]"], build)
-    results.store.write(make_record(results.conditions[0]))
-    damaged = results.store.write(make_record(results.conditions[1]))
+    results.store.write(make_marked_up_record(results.conditions[0]))
+    damaged = results.store.write(make_marked_up_record(results.conditions[1]))
     damaged.write_text(damaged.read_text().replace("400.0", "4000.0"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "NOTEBOOKS", notebooks)
@@ -398,7 +354,7 @@ def test_all_runs_recorded_is_said(tmp_path):
     results = open_results("smoke", build=tmp_path)
     store = RecordStore(tmp_path)
     for condition in results.conditions:
-        store.write(make_record(condition))
+        store.write(make_marked_up_record(condition))
     told = front.describe(open_results("smoke", build=tmp_path), "--scale smoke")
     assert told["counts"] == "All 120 runs are recorded."
     assert {stage["pending"] for stage in told["stages"]} == {0}
