@@ -3,7 +3,7 @@
 import base64
 import html
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -19,18 +19,25 @@ from cifarlib.records import Results
 PENDING = "pending"
 ABSENT = "–"  # neither the paper nor the study has it
 
+CONTENT = "application/vnd.cifarlib.shown+json"  # MIME type of what the PDF is set from
+
 Format = str | Callable[[Any], str]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Something that a notebook displays: HTML in a browser, text elsewhere."""
+    """Something that a notebook displays: HTML in a browser, text elsewhere.
+
+    ``content`` is the same in plain words and cells, from which the PDF is set.
+    """
 
     html: str
     text: str
+    content: dict[str, Any] | None = None
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return {"text/html": self.html, "text/plain": self.text}
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        bundle = {"text/html": self.html, "text/plain": self.text}
+        return bundle if self.content is None else bundle | {CONTENT: self.content}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -54,14 +61,26 @@ def show_table(
     is marked.
     """
     formats = {column: _format_of(column, formats or {}) for column in frame.columns}
+    texts, marked = _cell_texts(frame, formats), _best_cells(frame, best)
     label = html.escape(f"Table {number}")
     foot = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return Shown(
         f'<figure class="table" id="{anchor("table", number)}">'
         f'<figcaption><span class="number">{label}</span> {html.escape(title)}</figcaption>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"{_table_html(frame, formats, set(best))}</div>{foot}</figure>",
+        f"{_table_html(frame, texts, marked)}</div>{foot}</figure>",
         f"Table {number}: {title}\n{frame.to_string(na_rep=PENDING, index=False)}\n{note}",
+        {
+            "kind": "table",
+            "number": number,
+            "title": title,
+            "note": note,
+            "columns": [["", str(c)] if isinstance(c, str) else list(map(str, c)) for c in frame],
+            "kinds": [_kind(column) for column in frame.columns],
+            "rows": texts,
+            "best": sorted(map(list, marked)),
+            "runs": [list(runs) for runs in frame.attrs.get("runs", [])],
+        },
     )
 
 
@@ -76,21 +95,43 @@ def _format_of(column: Any, formats: Mapping[Any, Format]) -> Format:
     return formats.get(column[-1], str) if isinstance(column, tuple) else str
 
 
-def _table_html(frame: pd.DataFrame, formats: Mapping[Any, Format], best: set[Any]) -> str:
-    top = {column: pd.to_numeric(frame[column], errors="coerce").max() for column in best}
+def _cell_texts(frame: pd.DataFrame, formats: Mapping[Any, Format]) -> list[list[str]]:
+    """What stands in each cell, row by row, as plain text."""
+
+    def text(column: Any, value: Any) -> str:
+        if pd.isna(value):
+            return PENDING if _kind(column) in ("ours", "") else ABSENT
+        if isinstance(value, str):
+            return value
+        form = formats[column]
+        return form.format(value) if isinstance(form, str) else form(value)
+
+    rows = frame.itertuples(index=False, name=None)
+    return [[text(c, v) for c, v in zip(frame.columns, row, strict=True)] for row in rows]
+
+
+def _best_cells(frame: pd.DataFrame, best: Iterable[Any]) -> set[tuple[int, int]]:
+    """(row, column) of the largest value of each column in ``best``."""
+    marked = set()
+    for name in best:
+        values = pd.to_numeric(frame[name], errors="coerce")
+        column = list(frame.columns).index(name)
+        marked |= {(row, column) for row in range(len(frame)) if values.iloc[row] == values.max()}
+    return marked
+
+
+def _table_html(
+    frame: pd.DataFrame, texts: Sequence[Sequence[str]], marked: set[tuple[int, int]]
+) -> str:
+    missing = frame.isna().to_numpy()
     rows = []
-    for row in frame.itertuples(index=False, name=None):
+    for row, line in enumerate(texts):
         cells = []
-        for column, value in zip(frame.columns, row, strict=True):
-            kind, form = _kind(column), formats[column]
-            if pd.isna(value):
-                text = PENDING if kind in ("ours", "") else ABSENT
+        for column, text in enumerate(map(html.escape, line)):
+            kind = _kind(frame.columns[column])
+            if missing[row, column]:
                 kind = f"{kind} pending".strip()
-            elif isinstance(value, str):
-                text = html.escape(value)
-            else:
-                text = html.escape(form.format(value) if isinstance(form, str) else form(value))
-            if column in top and value == top[column]:
+            if (row, column) in marked:
                 text = f"<strong>{text}</strong>"
             cells.append(f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
@@ -193,6 +234,14 @@ def show_figure(
         f'<figcaption><span class="number">Figure {html.escape(number)}</span> '
         f"{html.escape(title)}</figcaption>{foot}</figure>",
         f"Figure {number}: {title}\n{alt if figure else PENDING}\n{note}",
+        {
+            "kind": "figure",
+            "number": number,
+            "title": title,
+            "note": note,
+            "alt": alt,
+            "drawn": figure is not None,
+        },
     )
 
 
