@@ -64,10 +64,12 @@ def sweep(
     workers: int | None = None,
     threads: int | None = None,
     checkpoint_every: int | None = None,
+    watch: Callable[[Message], None] | None = None,
 ) -> Outcome:
     """Make the missing records of conditions, in their order, and their data set's record.
 
     ``checkpoint_every`` counts epochs, 0 is never, None every epoch that was worth it.
+    ``watch`` is called with every message of a worker, as it comes.
     A damaged record is set aside and its run trained again. A run that another sweep is training
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
@@ -82,9 +84,9 @@ def sweep(
         display.say("nothing is missing")
         return Outcome()
     try:
-        return _Executor(store, device, workers, threads or each, checkpoint_every, display).run(
-            jobs
-        )
+        return _Executor(
+            store, device, workers, threads or each, checkpoint_every, display, watch
+        ).run(jobs)
     finally:
         display.close()
 
@@ -161,11 +163,13 @@ class _Executor:
         threads: int,
         checkpoint_every: int | None,
         display: "_Display",
+        watch: Callable[[Message], None] | None = None,
     ):
         self.store = store
         self.arguments = (store.folder, device, threads, checkpoint_every)
         self.count = workers
         self.display = display
+        self.watch = watch
         self.workers: list[_Worker] = []
         self.outcome = Outcome()
 
@@ -215,7 +219,11 @@ class _Executor:
             self.workers[self.workers.index(worker)] = self._start()
             return
         assert job is not None
+        if self.watch is not None:
+            self.watch(message)
         match message.kind:
+            case "epoch":
+                return
             case "images":
                 self.display.advance(job, message.images)
                 return

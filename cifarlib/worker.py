@@ -60,8 +60,10 @@ Job = RunJob | DataJob
 class Message:
     """What a worker tells the sweep about its job."""
 
-    kind: str  # images | note | done | busy | unavailable | failed | fatal
+    kind: str  # images | epoch | note | done | busy | unavailable | failed | fatal
     images: int = 0
+    epoch: int = 0  # that has been trained and evaluated
+    accuracy: float = 0.0  # validation top-1 after it, %
     text: str = ""
     detail: str = ""
     record: RunRecord | None = None
@@ -167,6 +169,9 @@ def train(
     def on_epoch(state: dict[str, Any]) -> None:
         nonlocal saved
         epoch = len(state["history"]["learning_rate"]) - 1
+        correct = state["history"]["validation"]["top1"][epoch]
+        accuracy = 100 * correct / config.data.validation_size
+        tell(Message("epoch", epoch=epoch, accuracy=accuracy))
         if checkpoint_every is None:
             due = time.monotonic() - saved >= LEAST_WORK
         else:
