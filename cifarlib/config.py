@@ -28,6 +28,10 @@ ENGINE = 1
 """Raised by hand when the arithmetic of training changes; part of every run id."""
 
 
+IMAGE_SIZE = 224
+"""Pixels after the crop in the paper's stage 3."""
+
+
 # ---------------------------------------------------------------------------------------------
 # Data sets that a configuration may name
 # ---------------------------------------------------------------------------------------------
@@ -361,6 +365,18 @@ class Scale(Strict):
     image_size: int = Field(ge=32, le=448)  # stage 3, pixels after the crop
     evaluation: EvaluationConfig
     protocol: ProtocolConfig
+
+    @property
+    def reduced(self) -> bool:
+        """Whether this is less than the paper's budget: fewer images or epochs, smaller images."""
+        info = DATASETS[self.data.name]
+        held_out = info.train_images // 10
+        sizes = (self.data.train_size, self.data.validation_size, self.data.test_size)
+        return (
+            sizes != (info.train_images - held_out, held_out, info.test_images)
+            or any(published != ours for published, ours in self.epochs.items())
+            or self.image_size != IMAGE_SIZE
+        )
 
 
 @dataclass(frozen=True)

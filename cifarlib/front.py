@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cifarlib import provenance
-from cifarlib.config import DATASETS, ENGINE, Condition, Scale
+from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, Condition, Scale
 from cifarlib.progress import duration, status
 from cifarlib.records import Provenance, Results, RunRecord
-
-IMAGE_SIZE = 224  # pixels after the crop, the paper's stage 3
 
 
 def describe(results: Results, options: str) -> dict[str, Any]:
@@ -71,7 +69,7 @@ def _budget_banner(results: Results) -> tuple[str, str, str]:
             "The images are generated and only look a little like CIFAR-10. These numbers show "
             "that the machinery works; they say nothing about the paper.",
         )
-    if _is_reduced(results.scale):
+    if results.scale.reduced:
         return (
             "reduced",
             f"reduced budget on {info.title}, not the paper's",
@@ -82,17 +80,6 @@ def _budget_banner(results: Results) -> tuple[str, str, str]:
         "full",
         f"the paper's budget on {info.title}",
         "Data, epochs and image sizes as published.",
-    )
-
-
-def _is_reduced(scale: Scale) -> bool:
-    info = DATASETS[scale.data.name]
-    held_out = info.train_images // 10
-    sizes = (scale.data.train_size, scale.data.validation_size, scale.data.test_size)
-    return (
-        sizes != (info.train_images - held_out, held_out, info.test_images)
-        or any(published != ours for published, ours in scale.epochs.items())
-        or scale.image_size != IMAGE_SIZE
     )
 
 
