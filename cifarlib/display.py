@@ -1,8 +1,10 @@
 """Numbered tables and figures, as notebooks and the report show them."""
 
 import base64
+import csv
 import html
 import io
+import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +20,7 @@ from cifarlib.records import Results
 
 PENDING = "pending"
 ABSENT = "–"  # neither the paper nor the study has it
+LONG = 32  # characters from which a column of words is broken into lines
 
 CONTENT = "application/vnd.cifarlib.shown+json"  # MIME type of what the PDF is set from
 
@@ -58,7 +61,8 @@ def show_table(
 
     Columns may have two levels, (group, name). ``formats`` gives a column, or every column of a
     second-level name, a format string or function. ``best`` names columns whose largest value
-    is marked.
+    is marked. ``frame.attrs["runs"]``, a tuple of run ids for each row, makes the row's first
+    cell a link to those runs.
     """
     formats = {column: _format_of(column, formats or {}) for column in frame.columns}
     texts, marked = _cell_texts(frame, formats), _best_cells(frame, best)
@@ -66,7 +70,8 @@ def show_table(
     foot = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return Shown(
         f'<figure class="table" id="{anchor("table", number)}">'
-        f'<figcaption><span class="number">{label}</span> {html.escape(title)}</figcaption>'
+        f'<figcaption><span class="number">{label}</span> {html.escape(title)} '
+        f"{link_csv(_csv_rows(frame), anchor('table', number), f'Table {number}')}</figcaption>"
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
         f"{_table_html(frame, texts, marked)}</div>{foot}</figure>",
         f"Table {number}: {title}\n{frame.to_string(na_rep=PENDING, index=False)}\n{note}",
@@ -124,20 +129,73 @@ def _table_html(
     frame: pd.DataFrame, texts: Sequence[Sequence[str]], marked: set[tuple[int, int]]
 ) -> str:
     missing = frame.isna().to_numpy()
+    words = [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
+    behind = frame.attrs.get("runs") or [()] * len(frame)
     rows = []
     for row, line in enumerate(texts):
         cells = []
         for column, text in enumerate(map(html.escape, line)):
-            kind = _kind(frame.columns[column])
+            kind = [_kind(frame.columns[column]), words[column]]
             if missing[row, column]:
-                kind = f"{kind} pending".strip()
+                kind.append("pending")
             if (row, column) in marked:
                 text = f"<strong>{text}</strong>"
-            cells.append(f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>")
+            if column == 0:
+                text = link_runs(text, behind[row])
+            cells.append(f"<td{_class(*kind)}>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
+    head = _head(frame, words)
+    return f'<table class="data"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _class(*names: str) -> str:
+    text = " ".join(filter(None, names))
+    return f' class="{text}"' if text else ""
+
+
+def _wording(column: "pd.Series[Any]") -> str:
+    """The class of a column of words: set flush left, a long one broken into lines."""
+    values = column.dropna()
+    if values.empty or not values.map(lambda value: isinstance(value, str)).all():
+        return ""
+    if pd.to_numeric(values, errors="coerce").notna().any():
+        return ""
+    return "text long" if values.str.len().max() > LONG else "text"
+
+
+def link_runs(text: str, runs: Sequence[str]) -> str:
+    """HTML with a link to the run behind it; several runs are folded into a list."""
+    links = [f'<a href="#run-{html.escape(run)}">{html.escape(run[:8])}</a>' for run in runs]
+    if len(runs) == 1:
+        return f'<a href="#run-{html.escape(runs[0])}">{text}</a>'
+    if not runs:
+        return text
+    return f'<details class="behind"><summary>{text}</summary>{" ".join(links)}</details>'
+
+
+def link_csv(rows: Iterable[Sequence[str]], name: str, label: str) -> str:
+    """A link that saves rows, the head first, as a CSV file; the page itself carries them."""
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    content = urllib.parse.quote(buffer.getvalue(), safe=",;:/()=+")
     return (
-        f'<table class="data"><thead>{_head(frame)}</thead><tbody>{"".join(rows)}</tbody></table>'
+        f'<a class="csv" download="{name}.csv" aria-label="{html.escape(label)} as CSV" '
+        f'href="data:text/csv;charset=utf-8,%EF%BB%BF{content}">CSV</a>'  # Excel wants the mark
     )
+
+
+def _csv_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """Head and rows of a frame: numbers to ten digits, nothing where a value is missing."""
+
+    def text(value: Any) -> str:
+        if pd.isna(value):
+            return ""
+        return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+    columns = [c if isinstance(c, tuple) else (c,) for c in frame.columns]
+    head = [", ".join(str(part) for part in column if part) for column in columns]
+    rows = frame.itertuples(index=False, name=None)
+    return [head, *(list(map(text, row)) for row in rows)]
 
 
 def _kind(column: Any) -> str:
@@ -146,21 +204,24 @@ def _kind(column: Any) -> str:
     return {"diff.": "difference"}.get(last, last) if last in ("paper", "ours", "diff.") else ""
 
 
-def _head(frame: pd.DataFrame) -> str:
+def _head(frame: pd.DataFrame, words: Sequence[str]) -> str:
+    def cell(name: Any, kind: str, more: str = "") -> str:
+        return f'<th scope="col"{more}{_class(kind)}>{html.escape(str(name))}</th>'
+
     if frame.columns.nlevels == 1:
-        cells = (f'<th scope="col">{html.escape(str(c))}</th>' for c in frame.columns)
-        return f"<tr>{''.join(cells)}</tr>"
+        return f"<tr>{''.join(map(cell, frame.columns, words))}</tr>"
     first, second = [], []
-    for group, members in groupby(frame.columns, key=lambda column: column[0]):
-        names = [name for _, name in members]
+    columns = zip(frame.columns, words, strict=True)
+    for group, members in groupby(columns, key=lambda item: item[0][0]):
+        named = [(name, kind) for (_, name), kind in members]
         if not group:  # a column without a group spans both rows
-            first += [f'<th scope="col" rowspan="2">{html.escape(str(n))}</th>' for n in names]
+            first += [cell(name, kind, ' rowspan="2"') for name, kind in named]
         else:
             text = html.escape(str(group))
             first.append(
-                f'<th scope="colgroup" colspan="{len(names)}" style="text-align:center">{text}</th>'
+                f'<th scope="colgroup" colspan="{len(named)}" style="text-align:center">{text}</th>'
             )
-            second += [f'<th scope="col">{html.escape(str(n))}</th>' for n in names]
+            second += [cell(name, kind) for name, kind in named]
     return f"<tr>{''.join(first)}</tr><tr>{''.join(second)}</tr>"
 
 
