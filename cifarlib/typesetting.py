@@ -1,0 +1,361 @@
+"""The PDF: prose, tables and figures of executed notebooks, typeset like a paper by Typst.
+
+Prose goes from Markdown to Typst through pandoc; tables and figures are set from what ``display``
+puts beside their HTML; other outputs go through pandoc's HTML reader or stand as plain text.
+``templates/typst/report.typ`` decides what all of it looks like. Neither LaTeX, browser nor
+network is needed, and no font of the machine: Typst's wheel and matplotlib bring theirs.
+"""
+
+import base64
+import binascii
+import json
+import re
+import subprocess
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cifarlib import paths
+from cifarlib.display import ABSENT, CONTENT, PENDING, anchor
+from cifarlib.errors import ReportError
+
+if typing.TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+TEMPLATE = paths.TEMPLATES / "typst"
+STANDARDS = ["ua-1", "a-2a"]  # accessible, and fit for archives
+LONG = 28  # characters from which a column of words is broken into lines
+TALL = 40  # rows from which a table does not fit on one page
+SENTENCE = 70  # characters from which a column of words wants the whole page's width
+
+NUMBER = re.compile(r"[+−-]?[\d,]*\.?\d+(e[+−-]?\d+)?( ?%)?")
+IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
+DATA_URI = re.compile(r"data:(image/[\w+]+);base64,([^\"')]+)")
+
+
+@dataclass
+class Piece:
+    """A paragraph, table, figure or other output, and where it comes from."""
+
+    kind: str  # prose | table | figure | html | image | text
+    place: str  # the notebook, and its cell's first line
+    chapter: str
+    front: bool = False  # stands on the title page
+    markup: str = ""  # Markdown or HTML; Typst after ``_translate``
+    content: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+
+
+def typeset(notebook: "NotebookNode", front: dict[str, Any]) -> bytes:
+    """An executed notebook, or several that ``report.join`` made one, as a PDF.
+
+    ``front`` has ``title``, ``timestamp`` (seconds since 1970, UTC) and ``partial`` (a link that
+    leads nowhere becomes plain text); with the rest of ``paper.describe_paper`` there are a title
+    page and an appendix, too. The same arguments give the same bytes. Raises ``ReportError``
+    where a link leads nowhere or something cannot be set.
+    """
+    pieces = list(_gather(notebook))
+    _translate(pieces)
+    _check_links(pieces, front)
+    source, places = _compose(pieces)
+    files = {name: content for piece in pieces for name, content in piece.files.items()}
+    content = {"front": front, "pieces": [piece.content for piece in pieces]}
+    return compile_pdf(source, files, content, places)
+
+
+# ---------------------------------------------------------------------------------------------
+# What a notebook holds
+# ---------------------------------------------------------------------------------------------
+
+
+def _gather(notebook: "NotebookNode") -> Iterator[Piece]:
+    """What a reader sees of a notebook, in order; code, parameters and warnings are left out."""
+    for cell in notebook.cells:
+        chapter = cell.metadata.get("notebook", "the notebook")
+        first = next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
+        about = {
+            "place": f"{chapter}, cell {first!r}",
+            "chapter": chapter,
+            "front": "front" in cell.metadata.get("tags", []),
+        }
+        if cell.cell_type == "markdown":
+            yield Piece("prose", markup=cell.source, **about)
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                raise ReportError(f"{about['place']} failed; correct it and execute it again")
+            if output.output_type == "stream":
+                if output.name == "stdout":
+                    yield Piece("text", content={"text": _plain(output.text)}, **about)
+                continue
+            alt = cell.metadata.get("alt", "")
+            yield _read_output(output.data, alt, about)
+
+
+def _read_output(data: dict[str, Any], alt: str, about: dict[str, Any]) -> Piece:
+    """The richest form of an output that can be set."""
+    if content := data.get(CONTENT):
+        if content["kind"] == "table":
+            return Piece("table", content=content | _lay_out(content), **about)
+        if not content["drawn"]:
+            return Piece("figure", content=content, **about)
+        found = DATA_URI.search(data.get("text/html", ""))
+        if found is None:
+            raise ReportError(f"{about['place']}: Figure {content['number']} has no image")
+        return _image(found[1], found[2], content, about)
+    if "text/html" in data:
+        return Piece("html", markup=data["text/html"], **about)
+    if "text/markdown" in data:
+        return Piece("prose", markup=data["text/markdown"], **about)
+    for kind in IMAGES:
+        if kind in data:
+            text = data[kind]
+            source = base64.b64encode(text.encode()).decode() if kind == "image/svg+xml" else text
+            return _image(kind, source, {"kind": "image", "alt": alt or "An image"}, about)
+    return Piece("text", content={"text": _plain(data.get("text/plain", ""))}, **about)
+
+
+def _image(mime: str, source: str, content: dict[str, Any], about: dict[str, Any]) -> Piece:
+    try:
+        image = base64.b64decode(source)
+    except binascii.Error as error:
+        raise ReportError(f"{about['place']}: its image is damaged; execute it again") from error
+    name = _name_file(image, IMAGES.get(mime, "png"))
+    content = content | {"file": name}
+    return Piece(content["kind"], content=content, files={name: image}, **about)
+
+
+def _name_file(content: bytes, suffix: str) -> str:
+    import hashlib
+
+    return f"{hashlib.sha256(content).hexdigest()[:16]}.{suffix}"
+
+
+def _plain(text: str) -> str:
+    """Text without the terminal's colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip()
+
+
+def _lay_out(content: dict[str, Any]) -> dict[str, Any]:
+    """How a table's columns stand: numbers flush right, words left, sentences broken into lines.
+
+    ``widths`` is 0 for a column as wide as its content, else its share of what is left.
+    ``whole`` is true where the table wants the page's whole width and may break across pages.
+    """
+    columns = list(zip(*content["rows"], strict=True)) or [()] * len(content["columns"])
+    longest = [max((len(text) for text in column), default=0) for column in columns]
+    widths = [0 if length < LONG else round(length**0.75) for length in longest]
+    return {
+        "id": anchor("table", content["number"]),
+        "numeric": [_is_numeric(column) for column in columns],
+        "widths": widths,
+        "whole": len(content["rows"]) > TALL or max(longest, default=0) >= SENTENCE,
+    }
+
+
+def _is_numeric(texts: Iterable[str]) -> bool:
+    return all(NUMBER.fullmatch(text) for text in texts if text not in (PENDING, ABSENT, ""))
+
+
+# ---------------------------------------------------------------------------------------------
+# Markdown and HTML become Typst
+# ---------------------------------------------------------------------------------------------
+
+
+def _translate(pieces: Sequence[Piece]) -> None:
+    """Fill in the Typst markup of prose, in one call of pandoc, and of HTML."""
+    prose = [piece for piece in pieces if piece.kind == "prose"]
+    for piece, markup in zip(prose, translate_prose(p.markup for p in prose), strict=True):
+        piece.markup = markup
+    for piece in pieces:
+        if piece.kind == "html":
+            piece.markup, piece.files = translate_html(piece.markup, piece.place)
+
+
+def translate_prose(texts: Iterable[str]) -> list[str]:
+    """Notebook Markdown as Typst markup, each text on its own."""
+    cells = [
+        {"cell_type": "markdown", "id": f"c{number}", "metadata": {}, "source": text}
+        for number, text in enumerate(texts)
+    ]
+    notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    markup = _pandoc("ipynb", json.dumps(notebook))
+    return [part.strip() for part in markup.split("//end of cell")][: len(cells)]
+
+
+def translate_html(html: str, place: str) -> tuple[str, dict[str, bytes]]:
+    """HTML as Typst markup, and the images in it, by file name.
+
+    Raises ``ReportError`` for an image that would be loaded from elsewhere.
+    """
+    from bs4 import BeautifulSoup
+
+    soup = BeautifulSoup(html, "html.parser")
+    for tag in soup(["script", "style", "button"]):
+        tag.decompose()
+    for drawing in soup("svg"):
+        source = base64.b64encode(str(drawing).encode()).decode()
+        said = drawing.get("aria-label") or "A drawing"
+        tag = soup.new_tag("img", src=f"data:image/svg+xml;base64,{source}", alt=said)
+        drawing.replace_with(tag)
+    files = {}
+    for image in soup("img"):
+        found = DATA_URI.fullmatch(image.get("src", ""))
+        if found is None:
+            raise ReportError(
+                f"{place}: an image would be loaded from {image.get('src', '')[:80]!r}; "
+                "put it into the notebook"
+            )
+        content = base64.b64decode(found[2])
+        image["src"] = _name_file(content, IMAGES.get(found[1], "png"))
+        image["alt"] = image.get("alt") or "An image"
+        files[image["src"]] = content
+    return _pandoc("html", str(soup)).strip(), files
+
+
+def _pandoc(format: str, text: str) -> str:
+    import pypandoc
+
+    command = [pypandoc.get_pandoc_path(), "--sandbox", "--from", format, "--to", "typst"]
+    command += ["--wrap", "none", "--lua-filter", str(TEMPLATE / "prose.lua")]
+    done = subprocess.run(command, input=text.encode(), capture_output=True)
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ReportError(f"pandoc cannot read the prose: {reason[-1] if reason else 'no reason'}")
+    return done.stdout.decode()
+
+
+# ---------------------------------------------------------------------------------------------
+# Links
+# ---------------------------------------------------------------------------------------------
+
+LINK = re.compile(r"#link\((?:<([^>]+)>|label\(\"([^\"]+)\"\))\)\[((?:[^\[\]]|\[[^\]]*\])*)\]")
+LABEL = re.compile(r"(?:^|[\s\]])<([\w.:-]+)>|#label\(\"([^\"]+)\"\)")
+
+
+def _check_links(pieces: Sequence[Piece], front: dict[str, Any]) -> None:
+    """Refuse a link in the prose that leads nowhere, keep a row's links to runs that are listed.
+
+    Where the report is ``partial``, such a link becomes plain text.
+    """
+    runs = {run["id"] for run in front.get("runs", [])}
+    known = {f"run-{run}" for run in runs} | {name_chapter(piece.chapter) for piece in pieces}
+    if "label" in front:
+        known |= {"provenance", "what-was-run", "all-runs"}
+    for piece in pieces:
+        if piece.kind in ("table", "figure"):
+            piece.content["id"] = anchor(piece.kind, piece.content["number"])
+            known.add(piece.content["id"])
+            behind = piece.content.get("runs") or []
+            piece.content["runs"] = [[run for run in row if run in runs] for row in behind]
+        known |= {one or other for one, other in LABEL.findall(piece.markup)}
+    for piece in pieces:
+
+        def check(link: re.Match[str], place: str = piece.place) -> str:
+            target = link[1] or link[2]
+            if target in known:
+                return link[0]
+            if front["partial"]:
+                return f"#[{link[3]}]"
+            raise ReportError(
+                f"{place}: the link {link[3]!r} leads to #{target}, which is nowhere in the "
+                "report; correct the link or number the table or figure"
+            )
+
+        piece.markup = LINK.sub(check, piece.markup)
+
+
+def name_chapter(notebook: str) -> str:
+    """The id at which a notebook's chapter begins, as on the page."""
+    return f"chapter-{notebook.removesuffix('.ipynb')}"
+
+
+# ---------------------------------------------------------------------------------------------
+# The document
+# ---------------------------------------------------------------------------------------------
+
+
+def _compose(pieces: Sequence[Piece]) -> tuple[str, list[tuple[int, str]]]:
+    """The document's Typst source, and the line at which each piece begins with its place.
+
+    A chapter is set in two columns, unless it has a table that needs the whole page.
+    """
+    whole = {piece.chapter for piece in pieces if piece.content.get("whole")}
+    lines = ['#import "report.typ": *', '#let content = json("content.json")']
+    lines += ["#show: report.with(content.front)"]
+    places: list[tuple[int, str]] = []
+
+    def add(number: int, columns: int) -> None:
+        piece = pieces[number]
+        places.append((len(lines) + 1, piece.place))
+        if piece.kind in ("prose", "html"):
+            lines.extend(piece.markup.splitlines())
+            lines.append("")
+        else:
+            lines.append(f"#show-{piece.kind}(content.pieces.at({number}), {columns})")
+
+    first = [number for number, piece in enumerate(pieces) if piece.front]
+    lines.append("#title-page(content.front)[")
+    for number in first:
+        add(number, 1)
+    lines.append("]")
+    chapter, set_to = None, 0
+    for number, piece in enumerate(pieces):
+        if piece.front:
+            continue
+        columns = 1 if piece.chapter in whole else 2
+        if piece.chapter != chapter:
+            chapter = piece.chapter
+            lines.append("#place.flush()")
+            if columns != set_to:  # begins a page
+                lines.append(f"#set page(columns: {columns})")
+            set_to = columns
+            lines.append(f'#[#metadata(none)#label("{name_chapter(chapter)}")]')
+        add(number, columns)
+    lines += ["#place.flush()", "#set page(columns: 1)", "#appendix(content.front)"]
+    return "\n".join(lines), places
+
+
+def compile_pdf(
+    source: str,
+    files: dict[str, bytes],
+    content: dict[str, Any],
+    places: Sequence[tuple[int, str]],
+) -> bytes:
+    """Compile a document with the template, its images and its content (as ``content.json``)."""
+    import matplotlib
+    import typst
+
+    inputs = {
+        "main.typ": source.encode(),
+        "report.typ": (TEMPLATE / "report.typ").read_bytes(),
+        "content.json": json.dumps(content).encode(),
+    }
+    compiler = typst.Compiler(
+        files | inputs,
+        font_paths=[str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")],
+        ignore_system_fonts=True,
+    )
+    try:
+        return compiler.compile(
+            format="pdf",
+            pdf_standards=STANDARDS,
+            timestamp=content["front"]["timestamp"],
+        )
+    except typst.TypstError as error:
+        raise ReportError(_explain(error, places)) from error
+
+
+def _explain(error: Any, places: Sequence[tuple[int, str]]) -> str:
+    """One sentence about what Typst could not set, and where it came from."""
+    faults = re.split(r"^error: ", error.diagnostic, flags=re.MULTILINE)[1:]
+    # A fault in a table also takes its label away, which then is reported, too.
+    faults.sort(key=lambda fault: fault.startswith("label"))
+    fault = faults[0] if faults else error.message
+    lines = [int(line) for line in re.findall(r"main\.typ:(\d+)", fault)]
+    place = "the report"
+    for start, name in places:
+        if lines and start <= lines[-1]:
+            place = name
+    return f"{place} cannot be typeset: {fault.splitlines()[0]}"
