@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import io
+import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -273,6 +274,21 @@ def signed(decimals: int) -> Callable[[float], str]:
 # ---------------------------------------------------------------------------------------------
 
 
+def draw_svg(figure: Figure) -> str:
+    """A figure as SVG, the same bytes every time, at about half of matplotlib's size; closes it.
+
+    Blanks and comments go, and coordinates from 10 on keep a hundredth of a point.
+    """
+    with plt.rc_context({"svg.hashsalt": "cifarlib"}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+    text = re.sub(r"<!--.*?-->", "", buffer.getvalue(), flags=re.DOTALL)
+    text = re.sub(r">\s+<", "><", text)
+    text = re.sub(r"\s*\n\s*(?=[MLQCZz])", "", text)
+    return re.sub(r"(\d{2}\.\d{2})\d+", r"\1", text)
+
+
 def show_figure(
     figure: Figure | None, number: str, title: str, *, alt: str, note: str = ""
 ) -> Shown:
@@ -283,11 +299,7 @@ def show_figure(
     if figure is None:
         body = f'<p class="pending">{PENDING}</p>'
     else:
-        with plt.rc_context({"svg.hashsalt": "cifarlib"}):  # the same bytes every time
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
-        source = base64.b64encode(buffer.getvalue()).decode()
+        source = base64.b64encode(draw_svg(figure).encode()).decode()
         body = f'<img src="data:image/svg+xml;base64,{source}" alt="{html.escape(alt)}">'
     foot = f'<p class="note">{html.escape(note)}</p>' if note else ""
     return Shown(

@@ -25,6 +25,7 @@ import pydantic
 from cifarlib import paths
 from cifarlib.config import (
     DATASETS,
+    ENGINE,
     Condition,
     RunConfig,
     Scale,
@@ -100,8 +101,7 @@ class Predictions(Strict):
     @cached_property
     def classes(self) -> np.ndarray:
         """Predicted class of each test image, uint8 (n,)."""
-        raw = np.frombuffer(base64.b64decode(self.test_classes), dtype=np.uint8)
-        return np.stack([raw >> 4, raw & 15], axis=1).ravel()[: self.images]
+        return unpack_classes(self.test_classes, self.images)
 
     @cached_property
     def confidence(self) -> np.ndarray:
@@ -120,6 +120,18 @@ class Predictions(Strict):
         return sum(map(sum, self.confusion["test"]))
 
 
+def pack_classes(classes: Sequence[int]) -> str:
+    """Classes 0–9 of n images as base64, 4 bits an image; ``unpack_classes`` gives them back."""
+    even = np.asarray([*classes, *[0] * (len(classes) % 2)], dtype=np.uint8)
+    return base64.b64encode((even[0::2] << 4 | even[1::2]).tobytes()).decode()
+
+
+def unpack_classes(packed: str, images: int) -> np.ndarray:
+    """Classes uint8 (n,) of n images."""
+    raw = np.frombuffer(base64.b64decode(packed), dtype=np.uint8)
+    return np.stack([raw >> 4, raw & 15], axis=1).ravel()[:images]
+
+
 def pack_predictions(
     epoch: int,
     confusion: dict[SplitName, Confusion],
@@ -128,7 +140,6 @@ def pack_predictions(
     weights: np.ndarray,
 ) -> Predictions:
     """Predictions of n test images, their probabilities and (10, features) weights, packed."""
-    even = np.asarray(classes + [0] * (len(classes) % 2), dtype=np.uint8)
     scale = float(np.abs(weights).max()) or 1.0
     if not np.isfinite(scale):
         weights, scale = np.zeros_like(weights), 1.0
@@ -139,7 +150,7 @@ def pack_predictions(
     return Predictions(
         epoch=epoch,
         confusion=confusion,
-        test_classes=pack(even[0::2] << 4 | even[1::2]),
+        test_classes=pack_classes(classes),
         test_confidence=pack(np.rint(np.nan_to_num(confidence).clip(0, 1) * 255).astype(np.uint8)),
         last_layer=pack(np.rint(weights / scale * 127).astype(np.int8)),
         last_layer_scale=scale,
@@ -214,16 +225,69 @@ class DataRecord(Strict):
     class_counts: dict[SplitName, tuple[int, ...]]
     statistics: Statistics  # of all training images
     resized: dict[str, Statistics]  # by method, after Resize(256) and CenterCrop(224)
+    test_labels: str | None = None  # packed: true class of every test image, 4 bits each
+    pixel_sums: str | None = None  # packed: each pixel summed over the training images, uint32
+    first_loss: dict[Literal["fan_out", "fan_in"], float] | None = None  # by last layer's init.
     examples: tuple[str, ...]  # PNG, base64: one training image of each class
     transforms: dict[str, str]  # PNG, base64: one image after each transform
     provenance: Provenance
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """True class of every test image in the set's order, uint8 (n,); None if not recorded."""
+        if self.test_labels is None:
+            return None
+        return unpack_classes(self.test_labels, sum(self.class_counts["test"]))
+
+    @cached_property
+    def mean_image(self) -> np.ndarray | None:
+        """Mean of all training images, (3, 32, 32) of 0–1; None if not recorded."""
+        if self.pixel_sums is None:
+            return None
+        sums = np.frombuffer(base64.b64decode(self.pixel_sums), dtype="<u4").reshape(3, 32, 32)
+        return sums / (255 * DATASETS[self.dataset].train_images)
+
+
+class Layer(Strict):
+    """One layer of a network, or one operation between layers."""
+
+    name: str  # path of the module, "stage1.block1.conv"
+    kind: str  # class of the module, or name of the operation
+    inputs: tuple[str, ...]  # names of the layers whose outputs it takes; "input" is the image
+    output: tuple[int, ...]  # shape for one image, (channels, height, width) or (features,)
+    parameters: int  # trainable
+    flops: int  # a multiply-add counts as two; 0 where there are no products
+    kernel: int | None = None  # of convolutions, with stride and padding in pixels
+    stride: int | None = None
+    padding: int | None = None
+
+
+class NetworkRecord(Strict):
+    """What the report shows of the residual network, so that it needs no torch itself."""
+
+    format: Literal[1]
+    engine: int
+    model: Literal["residual"]
+    image: tuple[int, int, int]  # channels, height, width
+    layers: tuple[Layer, ...]  # in the order in which an image meets them
+    provenance: Provenance
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the whole network."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of one image's forward pass."""
+        return sum(layer.flops for layer in self.layers)
 
 
 # ---------------------------------------------------------------------------------------------
 # Writing and reading
 # ---------------------------------------------------------------------------------------------
 
-AnyRecord = typing.TypeVar("AnyRecord", RunRecord, DataRecord)
+AnyRecord = typing.TypeVar("AnyRecord", RunRecord, DataRecord, NetworkRecord)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -273,7 +337,7 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def encode(record: RunRecord | DataRecord) -> bytes:
+def encode(record: RunRecord | DataRecord | NetworkRecord) -> bytes:
     """A record as JSON, one key a line, with its digest."""
     content = record.model_dump(mode="json")
     content["digest"] = _digest(content)
@@ -320,10 +384,17 @@ class RecordStore:
         """Where a data set's record stands."""
         return self.runs / f"data-{DATASETS[dataset].fingerprint}.json"
 
-    def write(self, record: RunRecord | DataRecord) -> Path:
+    @property
+    def network_path(self) -> Path:
+        """Where the residual network's record stands."""
+        return self.runs / "network-residual.json"
+
+    def write(self, record: RunRecord | DataRecord | NetworkRecord) -> Path:
         """Put a record in place; raises ``RecordError`` where that is impossible."""
         if isinstance(record, RunRecord):
             path = self.run_path(record.run_id)
+        elif isinstance(record, NetworkRecord):
+            path = self.network_path
         else:
             path = self.data_path(record.dataset)
         write_atomically(path, encode(record))
@@ -352,6 +423,14 @@ class RecordStore:
         ):
             raise RecordError(f"{path} holds the record of another data set, {record.dataset}")
         return record
+
+    def read_network(self) -> NetworkRecord | None:
+        """The residual network's record, None where there is none of this engine.
+
+        Raises ``RecordError`` where it is damaged.
+        """
+        record = self._read(NetworkRecord, self.network_path)
+        return record if record and record.engine == ENGINE else None
 
     def _read(self, model: type[AnyRecord], path: Path) -> AnyRecord | None:
         try:
@@ -384,7 +463,8 @@ class RecordStore:
 
     def run_ids(self) -> list[str]:
         """The ids of all records in the folder, damaged ones included."""
-        return sorted(p.stem for p in self.runs.glob("*.json") if not p.stem.startswith("data-"))
+        others = ("data-", "network-")
+        return sorted(p.stem for p in self.runs.glob("*.json") if not p.stem.startswith(others))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -405,6 +485,7 @@ class Results:
     records: dict[str, RunRecord]  # by run id
     data: DataRecord | None
     faults: list[str]  # a sentence about each damaged record; it counts as missing
+    network: NetworkRecord | None = None
 
     def stage(self, name: str) -> "pd.DataFrame":
         """The conditions of one stage and their outcomes, as ``summarize`` gives them."""
@@ -445,9 +526,13 @@ def open_results(
     conditions = expand(loaded, checked)
     store = RecordStore(Path(build) if str(build) else paths.BUILD / Path(scale).stem)
     records, faults = store.read_runs(c.run_id for c in conditions)
-    data = None
+    data = network = None
     try:
         data = store.read_data(checked.data.name)
+    except RecordError as error:
+        faults.append(str(error))
+    try:
+        network = store.read_network()
     except RecordError as error:
         faults.append(str(error))
     return Results(
@@ -460,6 +545,7 @@ def open_results(
         records,
         data,
         faults,
+        network,
     )
 
 

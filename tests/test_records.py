@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
-from conftest import TINY, make_data_record, make_record, tiny_conditions
+from conftest import (
+    TINY,
+    make_data_record,
+    make_network_record,
+    make_record,
+    tiny_conditions,
+)
 
 from cifarlib import records
 from cifarlib.config import ENGINE, expand, load_scale, load_study, run_id
@@ -291,6 +297,20 @@ def test_a_record_of_another_data_set_under_this_name_is_refused(store):
     store.data_path("cifar10").rename(store.data_path("synthetic"))
     with pytest.raises(RecordError, match="another data set, cifar10"):
         store.read_data("synthetic")
+
+
+def test_the_networks_record_is_read_back_and_is_no_run(store):
+    assert store.read_network() is None
+    record = make_network_record()
+    path = store.write(record)
+    assert store.read_network() == record
+    assert store.run_ids() == []
+    assert open_results("smoke", TINY, store.folder).network == record
+    store.write(record.model_copy(update={"engine": ENGINE - 1}))
+    assert store.read_network() is None  # to be described again
+    path.write_bytes(b"{")
+    with pytest.raises(RecordError, match="network-residual.* is truncated"):
+        store.read_network()
 
 
 def test_records_of_older_engines_can_still_be_read(store, conditions):
