@@ -5,4 +5,9 @@ A reproducible report around one study. The way of the data:
 → ``tables`` and ``figures`` (show it) → ``report`` (notebooks, HTML).
 """
 
+import time
+
+STARTED = time.monotonic()
+"""When this process began to load cifarlib: a sweep's budget counts from there."""
+
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
@@ -25,7 +25,16 @@ from cifarlib.config import Condition, RunConfig
 from cifarlib.errors import CifarlibError, RecordError
 from cifarlib.progress import Prices, cores, duration
 from cifarlib.records import AnyRecord, RecordStore, RunRecord
-from cifarlib.worker import DataJob, Job, Message, RunJob, serve
+from cifarlib.worker import (
+    SAFETY,
+    DataJob,
+    Job,
+    Message,
+    NetworkJob,
+    RunJob,
+    checkpoint_epoch,
+    serve,
+)
 
 # ---------------------------------------------------------------------------------------------
 # Making the records
@@ -37,6 +46,9 @@ class Outcome:
     """What a sweep did."""
 
     done: int = 0
+    stopped: list[str] = field(default_factory=list)  # begun and out of time: checkpoint kept
+    left: list[str] = field(default_factory=list)  # not begun, since they would not have ended
+    seconds_left: float = 0.0  # of this machine, for what was stopped and left
     unavailable: dict[str, str] = field(default_factory=dict)  # condition → what it waits for
     failed: dict[str, str] = field(default_factory=dict)  # condition → error
 
@@ -65,10 +77,15 @@ def sweep(
     threads: int | None = None,
     checkpoint_every: int | None = None,
     watch: Callable[[Message], None] | None = None,
+    deadline: float | None = None,
 ) -> Outcome:
-    """Make the missing records of conditions, in their order, and their data set's record.
+    """Make the missing records of conditions, and what describes their data set and network.
 
+    Runs are taken in the conditions' order, every one of the first seed before the next seed's.
     ``checkpoint_every`` counts epochs, 0 is never, None every epoch that was worth it.
+    By ``deadline``, a time of the monotonic clock, the sweep has ended: it begins no run that
+    would not end by then while there is one that would, and stops long ones at an epoch border,
+    with a checkpoint from which the next sweep goes on.
     ``watch`` is called with every message of a worker, as it comes.
     A damaged record is set aside and its run trained again. A run that another sweep is training
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
@@ -79,13 +96,13 @@ def sweep(
     if jobs:
         _make_folders(store)
     workers = min(workers or many, max(1, len(jobs)))
-    display = _Display(jobs, records, workers, threads or each)
+    display = _Display(jobs, records, workers, threads or each, store)
     if not jobs:
         display.say("nothing is missing")
         return Outcome()
     try:
         return _Executor(
-            store, device, workers, threads or each, checkpoint_every, display, watch
+            store, device, workers, threads or each, checkpoint_every, display, watch, deadline
         ).run(jobs)
     finally:
         display.close()
@@ -104,21 +121,27 @@ def _make_folders(store: RecordStore) -> None:
 def _take_stock(
     conditions: Sequence[Condition], store: RecordStore
 ) -> tuple[list[Job], list[RunRecord]]:
-    """What is still to be made, in the conditions' order, and the records that are there."""
+    """What is still to be made, the most valuable first, and the records that are there.
+
+    The study's own order is that of value, and a first seed of every condition is worth more
+    than a further one of any.
+    """
     jobs: list[Job] = []
     for dataset in dict.fromkeys(c.config.data.name for c in conditions):
         if not _read(store, partial(store.read_data, dataset), store.data_path(dataset)):
             jobs.append(DataJob(f"data set {dataset}", dataset))
-    several = len({c.config.seed for c in conditions}) > 1
+    if not _read(store, store.read_network, store.network_path):
+        jobs.append(NetworkJob("residual network"))
+    seeds = list(dict.fromkeys(c.config.seed for c in conditions))
     runs: dict[str, Condition] = {}
-    for condition in conditions:
+    for condition in sorted(conditions, key=lambda c: seeds.index(c.config.seed)):
         runs.setdefault(condition.run_id, condition)
     records = []
     for name, condition in runs.items():
         if record := _read(store, partial(store.read_run, name), store.run_path(name)):
             records.append(record)
         else:
-            seed = f" (seed {condition.config.seed})" if several else ""
+            seed = f" (seed {condition.config.seed})" if len(seeds) > 1 else ""
             jobs.append(RunJob(name, condition.name + seed, condition.config))
     return jobs, records
 
@@ -164,9 +187,12 @@ class _Executor:
         checkpoint_every: int | None,
         display: "_Display",
         watch: Callable[[Message], None] | None = None,
+        deadline: float | None = None,
     ):
         self.store = store
-        self.arguments = (store.folder, device, threads, checkpoint_every)
+        budget = _Budget(deadline, store, display.prices, threads, checkpoint_every != 0)
+        self.budget = budget
+        self.arguments = (store.folder, device, threads, checkpoint_every, budget.last_border)
         self.count = workers
         self.display = display
         self.watch = watch
@@ -179,17 +205,19 @@ class _Executor:
             self.workers = [self._start() for _ in range(self.count)]
             while True:
                 for worker in self.workers:
-                    if worker.job is None and waiting:
-                        worker.job = waiting.popleft()
+                    if worker.job is None and (job := self.budget.choose(waiting)):
+                        worker.job = job
                         with contextlib.suppress(OSError):  # where it died, we shall hear it
                             worker.connection.send(worker.job)
+                if self.budget.is_spent():
+                    return self._out_of_time([*waiting, *busy])
                 if not any(worker.job for worker in self.workers):
                     if not busy:
-                        return self.outcome
+                        return self._out_of_time(waiting)
                     time.sleep(1.0)  # all that is left is being trained by another sweep
-                    waiting, busy = busy, deque()
+                    waiting, busy = waiting + busy, deque()
                     continue
-                for connection in wait([w.connection for w in self.workers], timeout=1.0):
+                for connection in wait([w.connection for w in self.workers], timeout=0.5):
                     worker = next(w for w in self.workers if w.connection is connection)
                     self._receive(worker, waiting, busy)
         finally:
@@ -235,6 +263,9 @@ class _Executor:
                 self.display.finish(job, message.record)
             case "busy":
                 busy.append(job)
+            case "stopped":
+                self.outcome.stopped.append(job.name)
+                self.display.say(f"{job.name}: {message.text}, its checkpoint is kept")
             case "unavailable":
                 self.outcome.unavailable[job.name] = message.text
                 self.display.say(f"{job.name}: pending, {message.text}")
@@ -252,10 +283,21 @@ class _Executor:
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(f"{job.name}\n{detail}\n", encoding="utf-8")
 
+    def _out_of_time(self, waiting: Iterable[Job]) -> Outcome:
+        """The outcome, with what is left; nothing where there was time for everything."""
+        for worker in self.workers:
+            if worker.job is not None:
+                self.outcome.stopped.append(worker.job.name)
+                self.display.say(f"{worker.job.name}: stopped within an epoch")
+        self.outcome.left = [job.name for job in waiting]
+        if self.outcome.stopped or self.outcome.left:
+            self.outcome.seconds_left = self.display.seconds_left()
+        return self.outcome
+
     def _stop(self) -> None:
         """End the workers at once; a run that was cut off goes on from its checkpoint."""
         for worker in self.workers:
-            if worker.job is None:
+            if worker.job is None and not self.budget.is_limited:
                 with contextlib.suppress(OSError):
                     worker.connection.send(None)
             else:
@@ -265,6 +307,80 @@ class _Executor:
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
+
+
+# ---------------------------------------------------------------------------------------------
+# In slices of time
+# ---------------------------------------------------------------------------------------------
+
+STOPPING = 1.5  # s before the deadline at which workers are ended, wherever they are
+BORDER = 3.0  # s before the deadline by which a run's last epoch must have ended
+
+
+class _Budget:
+    """Which job to take next, so that a sweep ends by its deadline with little lost."""
+
+    def __init__(
+        self,
+        deadline: float | None,
+        store: RecordStore,
+        prices: Prices,
+        threads: int,
+        checkpoints: bool,
+    ):
+        self.deadline = deadline
+        self.store = store
+        self.prices = prices
+        self.share = max(1, cores() // threads)  # workers that have the machine together
+        self.checkpoints = checkpoints
+
+    @property
+    def is_limited(self) -> bool:
+        return self.deadline is not None
+
+    @property
+    def last_border(self) -> float | None:
+        """By when a worker should have left its run, on the monotonic clock."""
+        return None if self.deadline is None else self.deadline - BORDER
+
+    def is_spent(self) -> bool:
+        """Whether it is time to stop whatever still runs."""
+        return self.deadline is not None and time.monotonic() >= self.deadline - STOPPING
+
+    def choose(self, waiting: deque[Job]) -> Job | None:
+        """Take the first job that can end in time out of those waiting, None where none can.
+
+        Where no run can end, one that can get an epoch further: one that is begun already, else
+        the first.
+        """
+        if not waiting:
+            return None
+        if self.deadline is None:
+            return waiting.popleft()
+        seconds = self.deadline - BORDER - time.monotonic()
+        chosen = next((job for job in waiting if self._whole(job) <= seconds), None)
+        if chosen is None and self.checkpoints:
+            begun_first = sorted(waiting, key=lambda job: self._epochs_done(job) == 0)
+            chosen = next((job for job in begun_first if self._epoch(job) <= seconds), None)
+        if chosen is not None:
+            waiting.remove(chosen)
+        return chosen
+
+    def _whole(self, job: Job) -> float:
+        """Seconds that a worker needs for the rest of a job; descriptions are always tried."""
+        if not isinstance(job, RunJob):
+            return 0.0
+        return self._epoch(job) * (job.config.epochs - self._epochs_done(job))
+
+    def _epoch(self, job: Job) -> float:
+        if not isinstance(job, RunJob):
+            return 0.0
+        return SAFETY * self.prices.seconds(job.config) * self.share / job.config.epochs
+
+    def _epochs_done(self, job: Job) -> int:
+        if not isinstance(job, RunJob):
+            return 0
+        return checkpoint_epoch(self.store.state / f"{job.run_id}.pt")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -281,6 +397,7 @@ class _Display:
         records: Sequence[RunRecord],
         workers: int,
         threads: int,
+        store: RecordStore,
     ):
         runs = [job for job in jobs if isinstance(job, RunJob)]
         self.finished, self.total = len(records), len(records) + len(runs)
@@ -288,6 +405,11 @@ class _Display:
         self.prices = Prices(records)
         self.left = {job.run_id: job.config for job in runs}
         self.images: Counter[str] = Counter()  # trained here, by run id
+        self.before = {  # trained by earlier sweeps
+            job.run_id: checkpoint_epoch(store.state / f"{job.run_id}.pt")
+            * job.config.data.train_size
+            for job in runs
+        }
         self.started, self.shown = time.monotonic(), 0.0
         self.bar = None
         if sys.stderr.isatty():
@@ -297,7 +419,7 @@ class _Display:
         elif jobs:
             self.say(
                 f"{self.finished} of {self.total} runs are recorded; {len(runs)} to go, workers: "
-                f"{workers}, about {duration(self._seconds_left())}"
+                f"{workers}, about {duration(self.seconds_left())}"
             )
 
     def advance(self, job: Job, images: int) -> None:
@@ -320,7 +442,7 @@ class _Display:
             self.say(
                 f"[{self.finished}/{self.total}] {job.name}: test {record.accuracy('test'):.2f} % "
                 f"after epoch {record.reported_epoch}, {seconds:.1f} s, "
-                f"{record.timing.images_per_s:.0f} images/s, {duration(self._seconds_left())} left"
+                f"{record.timing.images_per_s:.0f} images/s, {duration(self.seconds_left())} left"
             )
 
     def say(self, text: str) -> None:
@@ -333,9 +455,11 @@ class _Display:
         if self.bar is not None:
             self.bar.close()
 
-    def _seconds_left(self) -> float:
+    def seconds_left(self) -> float:
+        """Seconds of this machine for all that is not recorded yet."""
         return self.idle * sum(
-            self.prices.seconds(config) * (1 - min(1.0, self.images[name] / _images(config)))
+            self.prices.seconds(config)
+            * (1 - min(1.0, (self.before[name] + self.images[name]) / _images(config)))
             for name, config in self.left.items()
         )
 
@@ -346,7 +470,7 @@ class _Display:
         rate = self.images.total() / max(1e-9, self.shown - self.started)
         self.bar.set_description_str(
             f"{self.finished}/{self.total} runs, {rate:.0f} images/s, "
-            f"{duration(self._seconds_left())} left"
+            f"{duration(self.seconds_left())} left"
         )
 
 

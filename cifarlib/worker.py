@@ -25,15 +25,19 @@ from cifarlib.errors import CifarlibError, RecordError, UnavailableError
 from cifarlib.records import (
     FORMAT,
     DataRecord,
+    NetworkRecord,
     Provenance,
     RecordStore,
     RunRecord,
     Statistics,
+    pack_classes,
     remove_leftovers,
     write_atomically,
 )
 
 LEAST_WORK = 5.0  # s of training that are worth a checkpoint
+DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
+SAFETY = 1.2  # how much longer than expected an epoch may take
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,21 @@ class DataJob:
     dataset: str
 
 
-Job = RunJob | DataJob
+@dataclass(frozen=True)
+class NetworkJob:
+    """Describe the residual network."""
+
+    name: str
+
+
+Job = RunJob | DataJob | NetworkJob
 
 
 @dataclass(frozen=True)
 class Message:
     """What a worker tells the sweep about its job."""
 
-    kind: str  # images | epoch | note | done | busy | unavailable | failed | fatal
+    kind: str  # images | epoch | note | done | stopped | busy | unavailable | failed | fatal
     images: int = 0
     epoch: int = 0  # that has been trained and evaluated
     accuracy: float = 0.0  # validation top-1 after it, %
@@ -69,8 +80,17 @@ class Message:
     record: RunRecord | None = None
 
 
+class OutOfTimeError(Exception):
+    """The next epoch would not end before the deadline; the run's checkpoint is written."""
+
+
 def serve(
-    connection: Connection, folder: Path, device: str, threads: int, checkpoint_every: int | None
+    connection: Connection,
+    folder: Path,
+    device: str,
+    threads: int,
+    checkpoint_every: int | None,
+    deadline: float | None = None,
 ) -> None:
     """A worker's life: jobs come through the connection, messages go back, None ends it."""
     # On a machine with other work, threads that spin while they wait take minutes for seconds.
@@ -79,7 +99,7 @@ def serve(
     store = RecordStore(folder)
     with contextlib.suppress(EOFError, OSError):  # the sweep is gone, and so are we
         while (job := connection.recv()) is not None:
-            _carry_out(job, store, connection, device, threads, checkpoint_every)
+            _carry_out(job, store, connection, device, threads, checkpoint_every, deadline)
 
 
 def _carry_out(
@@ -89,6 +109,7 @@ def _carry_out(
     device: str,
     threads: int,
     checkpoint_every: int | None,
+    deadline: float | None,
 ) -> None:
     try:
         import torch
@@ -99,8 +120,13 @@ def _carry_out(
         training.resolve_device(device)  # before a long description of the data comes to nothing
         if isinstance(job, DataJob):
             _describe(job, store, connection)
+        elif isinstance(job, NetworkJob):
+            store.write(describe_network())
+            connection.send(Message("done"))
         else:
-            _train(job, store, connection, device, threads, checkpoint_every)
+            _train(job, store, connection, device, threads, checkpoint_every, deadline)
+    except OutOfTimeError as error:
+        connection.send(Message("stopped", text=str(error)))
     except UnavailableError as error:
         connection.send(Message("unavailable", text=str(error)))
     except CifarlibError as error:  # the same for every run: no data, disk full, no device
@@ -129,6 +155,7 @@ def _train(
     device_name: str,
     threads: int,
     checkpoint_every: int | None,
+    deadline: float | None,
 ) -> None:
     with lock(store.state / f"{job.run_id}.lock") as held:
         if not held:
@@ -137,7 +164,15 @@ def _train(
         if record := store.read_run(job.run_id):  # made by another sweep in the meantime
             connection.send(Message("done", record=record))
             return
-        record = train(job.config, store, device_name, threads, checkpoint_every, connection.send)
+        record = train(
+            job.config,
+            store,
+            device_name,
+            threads,
+            checkpoint_every,
+            connection.send,
+            deadline=deadline,
+        )
         connection.send(Message("done", record=record))
 
 
@@ -148,11 +183,14 @@ def train(
     threads: int,
     checkpoint_every: int | None,
     tell: Any,
+    *,
+    deadline: float | None = None,
 ) -> RunRecord:
     """Train a configuration, on from its checkpoint if there is one, and write its record.
 
     A checkpoint is written every ``checkpoint_every`` epochs (0: never). None is every epoch,
-    unless less than ``LEAST_WORK`` would be saved: writing takes half a second.
+    unless less than ``LEAST_WORK`` would be saved: writing takes half a second. Raises
+    ``OutOfTimeError`` at the last epoch border before ``deadline``, on the monotonic clock.
     """
     from cifarlib import training
     from cifarlib.config import run_id
@@ -164,10 +202,14 @@ def train(
     remove_leftovers(store.run_path(name))
     state = _read_checkpoint(checkpoint, store, tell)
 
-    saved = time.monotonic()
+    saved = began = time.monotonic()
+    took: list[float] = []  # s of each epoch; the first one's holds the loading of the data, too
 
     def on_epoch(state: dict[str, Any]) -> None:
-        nonlocal saved
+        nonlocal saved, began
+        now = time.monotonic()
+        took.append(now - began)
+        began = now
         epoch = len(state["history"]["learning_rate"]) - 1
         correct = state["history"]["validation"]["top1"][epoch]
         accuracy = 100 * correct / config.data.validation_size
@@ -176,9 +218,14 @@ def train(
             due = time.monotonic() - saved >= LEAST_WORK
         else:
             due = checkpoint_every > 0 and epoch % checkpoint_every == 0
-        if due:
+        last = epoch + 1 == config.epochs  # after which the chosen epochs are evaluated
+        expected = SAFETY * max(took[1:] or took) * (1 + last)
+        late = deadline is not None and now + expected > deadline and checkpoint_every != 0
+        if due or late:
             _write_checkpoint(checkpoint, state)
             saved = time.monotonic()
+        if late:
+            raise OutOfTimeError(f"stopped after epoch {epoch} of {config.epochs}")
 
     fitted = training.fit(
         config,
@@ -224,13 +271,37 @@ def _provenance(device_class: str, threads: int, resumed: int = 0) -> Provenance
 
 
 def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """A state behind the SHA-256 of its bytes, which torch's own format does not check."""
+    """A state behind the number of its epoch and a SHA-256 of both."""
     import torch
 
     buffer = io.BytesIO()
+    epoch = len(state["history"]["learning_rate"]) - 1
+    buffer.write(epoch.to_bytes(EPOCH_BYTES, "big"))
     torch.save(state, buffer)
     content = buffer.getvalue()
-    write_atomically(path, hashlib.sha256(content).digest() + content)
+    write_atomically(path, _checkpoint_digest(content) + content)
+
+
+def _checkpoint_digest(content: bytes) -> bytes:
+    return hashlib.sha256(b"checkpoint 2" + content).digest()
+
+
+def unpack_checkpoint(raw: bytes) -> tuple[int, bytes] | None:
+    """Epoch and torch's bytes of a checkpoint; None where its content is not what was written."""
+    digest, content = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
+    if _checkpoint_digest(content) != digest:
+        return None
+    return int.from_bytes(content[:EPOCH_BYTES], "big"), content[EPOCH_BYTES:]
+
+
+def checkpoint_epoch(path: Path) -> int:
+    """The epoch that a checkpoint claims to stand at, unchecked; 0 where there is none."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(DIGEST_BYTES + EPOCH_BYTES)
+    except OSError:
+        return 0
+    return int.from_bytes(head[DIGEST_BYTES:], "big")
 
 
 def _read_checkpoint(path: Path, store: RecordStore, tell: Any) -> dict[str, Any] | None:
@@ -239,14 +310,13 @@ def _read_checkpoint(path: Path, store: RecordStore, tell: Any) -> dict[str, Any
 
     if not path.exists():
         return None
-    raw = path.read_bytes()
-    digest, content = raw[:32], raw[32:]
-    if hashlib.sha256(content).digest() != digest:
+    unpacked = unpack_checkpoint(path.read_bytes())
+    if unpacked is None:
         aside = store.set_aside(path, "its content does not match its digest")
         text = f"the checkpoint is damaged and was set aside as {aside}; training from the start"
         tell(Message("note", text=text))
         return None
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(unpacked[1]), map_location="cpu", weights_only=True)
 
 
 @contextlib.contextmanager
@@ -320,6 +390,11 @@ def describe_dataset(dataset: str) -> DataRecord:
         },
         statistics=_statistics(mean, std),
         resized={method: _statistics(*values) for method, values in resized.items()},
+        test_labels=pack_classes(test.labels.tolist()),
+        pixel_sums=_pack_pixel_sums(train.images),
+        first_loss=_measure_first_loss(
+            images[training[:32]], torch.from_numpy(train.labels[training[:32]])
+        ),
         examples=tuple(_png(train.images[index]) for index in firsts),
         transforms=_show_transforms(images[firsts[7] : firsts[7] + 1]),
         provenance=_provenance("cpu", torch.get_num_threads()),
@@ -328,6 +403,37 @@ def describe_dataset(dataset: str) -> DataRecord:
 
 def _statistics(mean: Any, std: Any) -> Statistics:
     return Statistics(mean=tuple(map(float, mean)), std=tuple(map(float, std)))  # type: ignore[arg-type]
+
+
+def _pack_pixel_sums(images: Any) -> str:
+    """Sums over uint8 images (n, 3, 32, 32), which fit 32 bits up to 16 million of them."""
+    import base64
+
+    return base64.b64encode(images.sum(axis=0, dtype="<u4").tobytes()).decode()
+
+
+def _measure_first_loss(images: Any, labels: Any) -> dict[str, float]:
+    """Cross-entropy of the paper's first batch before any step, in training mode, seed 42.
+
+    Images and constants are the paper's, without augmentation. ``fan_out`` has the last layer
+    initialised as in Listing 1; for ``fan_in`` its weights shrink to the spread √(2/512).
+    """
+    import torch
+
+    from cifarlib import augment, models, published
+    from cifarlib.config import ModelConfig
+
+    config = ModelConfig(name="residual", initialization="kaiming")
+    model = models.build_model(config, dropout=0.0, seed=42).train()
+    inputs = augment.normalize(images, *published.read_normalization()["32"])
+    head = models.last_layer(model)
+    losses = {}
+    with torch.no_grad():
+        for name, factor in (("fan_out", 1.0), ("fan_in", head.out_features / head.in_features)):
+            head.weight *= factor**0.5
+            loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+            losses[name] = float(f"{loss.item():.5g}")  # digits that do not hang on the processor
+    return losses
 
 
 def _show_transforms(image: Any) -> dict[str, str]:
@@ -364,3 +470,25 @@ def _png(image: Any) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+# ---------------------------------------------------------------------------------------------
+# The network
+# ---------------------------------------------------------------------------------------------
+
+
+def describe_network() -> NetworkRecord:
+    """The residual network's layers, as it executes them on one image of 32×32 pixels."""
+    import torch
+
+    from cifarlib import models, tracing
+
+    image = (3, 32, 32)
+    return NetworkRecord(
+        format=FORMAT,
+        engine=ENGINE,
+        model="residual",
+        image=image,
+        layers=tracing.trace(models.ResidualNetwork(), image),
+        provenance=_provenance("cpu", torch.get_num_threads()),
+    )

@@ -1,5 +1,6 @@
 """Records and runs that are made up, for every test that needs some without training."""
 
+import base64
 import os
 import signal
 import threading
@@ -17,6 +18,8 @@ from cifarlib.records import (
     SPLITS,
     DataRecord,
     History,
+    Layer,
+    NetworkRecord,
     Provenance,
     RecordStore,
     Result,
@@ -24,6 +27,7 @@ from cifarlib.records import (
     SplitHistory,
     Statistics,
     Timing,
+    pack_classes,
     pack_predictions,
 )
 
@@ -53,9 +57,10 @@ def tiny_conditions(*names: str, overrides: tuple[str, ...] = ()) -> list[Condit
 
 
 def tiny_store(folder: Path) -> RecordStore:
-    """A build folder in which the stand-in set is described already, for that takes a while."""
+    """A build folder in which stand-in set and network are described: that takes a while."""
     store = RecordStore(folder)
     store.write(make_data_record("synthetic"))
+    store.write(make_network_record())
     return store
 
 
@@ -147,8 +152,62 @@ def make_data_record(dataset: str) -> DataRecord:
         },
         statistics=numbers,
         resized={"nearest": numbers, "bilinear": numbers},
+        test_labels=pack_classes([i % 10 for i in range(info.test_images)]),  # as make_record's
+        pixel_sums=pack_pixel_sums(numbers.mean, info.train_images),
+        first_loss={"fan_out": 8.2, "fan_in": 2.4},
         examples=(PNG,) * 10,
         transforms={"original": PNG, "flip": PNG},
+        provenance=make_provenance(),
+    )
+
+
+def pack_pixel_sums(means: tuple[float, ...], images: int) -> str:
+    """Sums of pixels of uniform colour over a number of images."""
+    sums = np.rint(np.array(means) * 255 * images).astype("<u4")
+    return base64.b64encode(np.repeat(sums, 32 * 32).tobytes()).decode()
+
+
+def make_network_record() -> NetworkRecord:
+    """A made-up description of a network: a stem, one residual stage, a head."""
+    layers: list[Layer] = []
+
+    def add(name: str, kind: str, output: tuple, parameters: int = 0, *inputs: str, **window):
+        inputs = inputs or (layers[-1].name if layers else "input",)
+        flops = 7 * parameters if window else 0
+        layers.append(
+            Layer(
+                name=name,
+                kind=kind,
+                inputs=inputs,
+                output=output,
+                parameters=parameters,
+                flops=flops,
+                **window,
+            )
+        )
+
+    def block(name: str, output: tuple, parameters: int, *inputs: str, stride: int, kernel: int):
+        window = {"kernel": kernel, "stride": stride, "padding": kernel // 2}
+        add(f"{name}.conv", "Conv2d", output, parameters, *inputs, **window)
+        add(f"{name}.norm", "BatchNorm2d", output, 2 * output[0])
+        if kernel > 1:
+            add(f"{name}.relu", "ReLU", output)
+
+    block("stem", (4, 8, 8), 112, stride=1, kernel=3)
+    block("stage.block1", (6, 8, 8), 222, stride=1, kernel=3)
+    block("stage.block2", (6, 4, 4), 330, stride=2, kernel=3)
+    block("stage.shortcut", (6, 4, 4), 30, "stem.relu", stride=2, kernel=1)
+    add("stage.add", "add", (6, 4, 4), 0, "stage.block2.relu", "stage.shortcut.norm")
+    add("stage.relu", "ReLU", (6, 4, 4))
+    add("pool", "AdaptiveAvgPool2d", (6, 1, 1))
+    add("flatten", "flatten", (6,))
+    add("fc", "Linear", (10,), 70)
+    return NetworkRecord(
+        format=1,
+        engine=ENGINE,
+        model="residual",
+        image=(3, 8, 8),
+        layers=tuple(layers),
         provenance=make_provenance(),
     )
 
@@ -161,10 +220,10 @@ def make_data_record(dataset: str) -> DataRecord:
 GOOD, RAISES, DIES, LACKS_DATA, HANGS, SEES_ANOTHER_DIE, MEETS_ANOTHER = range(7)
 
 
-def serve_made_up(connection, folder, device, threads, checkpoint_every):
+def serve_made_up(connection, folder, device, threads, checkpoint_every, deadline=None):
     """A worker that makes its records up and notes in a file what it was asked to train."""
 
-    def train(config, store, device_name, threads, checkpoint_every, tell):
+    def train(config, store, device_name, threads, checkpoint_every, tell, *, deadline=None):
         log = store.folder / "trained.log"
         name = run_id(config)
         with log.open("a") as file:
@@ -189,7 +248,7 @@ def serve_made_up(connection, folder, device, threads, checkpoint_every):
         return record
 
     worker.train = train
-    worker.serve(connection, folder, device, threads, checkpoint_every)
+    worker.serve(connection, folder, device, threads, checkpoint_every, deadline)
 
 
 def others(log: Path) -> set[str]:

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,8 +40,10 @@ from cifarlib import cli, data, sweep, worker
 from cifarlib.config import Condition
 from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
+from cifarlib.progress import Prices
 from cifarlib.records import RecordStore
-from cifarlib.sweep import default_workers
+from cifarlib.sweep import BORDER, default_workers
+from cifarlib.worker import RunJob, checkpoint_epoch
 
 
 def run_sweep(conditions, store, **settings) -> tuple[sweep.Outcome, list[str]]:
@@ -237,6 +241,143 @@ def test_ctrl_c_ends_a_sweep_in_one_line(tmp_path, first):
     recorded, faults = store.read_runs(store.run_ids())
     assert faults == []
     assert len(recorded) >= before + len(finished)
+
+
+# ---------------------------------------------------------------------------------------------
+# In slices of time
+# ---------------------------------------------------------------------------------------------
+
+
+def as_jobs(*names: str, **settings) -> list[RunJob]:
+    return [RunJob(c.run_id, c.name, c.config) for c in tiny_conditions(*names, **settings)]
+
+
+def make_budget(folder: Path, seconds: float | None, checkpoints: bool = True) -> sweep._Budget:
+    """A budget of some seconds up to the last border, on a machine where every epoch takes 10."""
+    deadline = None if seconds is None else time.monotonic() + BORDER + seconds
+    budget = sweep._Budget(deadline, RecordStore(folder), Prices(), 1, checkpoints)
+    budget._epoch = lambda job: 10.0
+    return budget
+
+
+def begin(folder: Path, job: RunJob, epoch: int) -> None:
+    path = folder / "state" / f"{job.run_id}.pt"
+    worker._write_checkpoint(path, {"history": {"learning_rate": [None] * (epoch + 1)}})
+    assert checkpoint_epoch(path) == epoch
+
+
+def test_without_a_budget_jobs_are_taken_as_they_come(tmp_path):
+    jobs = as_jobs(*NAMES)
+    budget, waiting = make_budget(tmp_path, None), deque(jobs)
+    assert [budget.choose(waiting) for _ in range(4)] == [*jobs, None]
+    assert not budget.is_spent()
+
+
+def test_the_first_run_that_can_end_is_taken(tmp_path):
+    short, long, other = as_jobs(*NAMES)  # 1, 3 and 3 epochs
+    waiting = deque([long, short, other])
+    assert make_budget(tmp_path, 35).choose(waiting) == long
+    waiting = deque([long, short, other])
+    assert make_budget(tmp_path, 15).choose(waiting) == short
+    assert list(waiting) == [long, other]
+
+
+def test_a_run_that_is_begun_needs_time_for_its_rest_only(tmp_path):
+    _, long, other = as_jobs(*NAMES)
+    begin(tmp_path, other, 2)
+    assert make_budget(tmp_path, 15).choose(deque([long, other])) == other
+
+
+def test_where_no_run_can_end_one_gets_an_epoch_further(tmp_path):
+    _, long, other = as_jobs(*NAMES, overrides=("epochs.200=9",))
+    assert make_budget(tmp_path, 15).choose(deque([long, other])) == long
+    assert make_budget(tmp_path, 15, checkpoints=False).choose(deque([long, other])) is None
+    begin(tmp_path, other, 1)
+    assert make_budget(tmp_path, 15).choose(deque([long, other])) == other
+    assert make_budget(tmp_path, 5).choose(deque([long, other])) is None
+
+
+def test_the_first_seed_of_every_run_comes_before_a_second(tmp_path):
+    chosen = tiny_conditions(SHORT, "stage1-base/2", overrides=("seeds=[7, 3]",))
+    jobs, _ = sweep._take_stock(chosen, tiny_store(tmp_path))
+    assert [(job.config.seed, job.name) for job in jobs] == [
+        (7, f"{SHORT} (seed 7)"),
+        (7, "stage1-base/2 (seed 7)"),
+        (3, f"{SHORT} (seed 3)"),
+        (3, "stage1-base/2 (seed 3)"),
+    ]
+
+
+@pytest.fixture
+def one_thread():
+    """As in the workers: the number of threads decides last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_made_in_slices_equals_one_made_at_once(swept, tmp_path, conditions):
+    """Each slice is out of time after its first epoch; the record is the same."""
+    store, condition = tiny_store(tmp_path), conditions[2]
+    arguments = (condition.config, store, "cpu", 1, None, lambda _: None)
+    for epoch in (1, 2):
+        with pytest.raises(worker.OutOfTimeError, match=f"stopped after epoch {epoch} of 3"):
+            worker.train(*arguments, deadline=time.monotonic())
+        assert checkpoint_epoch(store.state / f"{condition.run_id}.pt") == epoch
+    record = worker.train(*arguments, deadline=time.monotonic())
+    assert record.result == swept[0].read_run(condition.run_id).result
+    assert record.provenance.resumed == 2
+    assert list(store.state.iterdir()) == []
+
+
+def test_a_deadline_stops_no_run_without_checkpoints(tmp_path, conditions):
+    store = tiny_store(tmp_path)
+    record = worker.train(
+        conditions[1].config, store, "cpu", 1, 0, lambda _: None, deadline=time.monotonic()
+    )
+    assert record.result.history.epochs == 3
+
+
+def test_a_sweep_ends_by_its_deadline_and_says_what_is_left(made_up, tmp_path):
+    """One run hangs: at the deadline it is ended, and what waits behind it stays."""
+    store = tiny_store(tmp_path)
+    deadline = time.monotonic() + 15
+    outcome, said = run_sweep(with_seeds(HANGS, GOOD), store, workers=1, deadline=deadline)
+    assert time.monotonic() < deadline
+    assert outcome.done == 0
+    assert outcome.stopped == [f"{SHORT} (seed {HANGS})"]
+    assert outcome.left == [f"{SHORT} (seed {GOOD})"]
+    assert outcome.failed == {}
+    assert outcome.seconds_left > 0
+    assert f"{SHORT} (seed {HANGS}): stopped within an epoch" in said
+
+
+def test_the_command_begins_nothing_that_cannot_end(tmp_path, capfd):
+    store = tiny_store(tmp_path)
+    arguments = ["sweep", "--stage", "stage1-long", "--out", str(tmp_path), "--device", "cpu"]
+    assert cli.main([*arguments, *SET_TINY, "--budget", "0.001s"]) == 0
+    assert (
+        capfd.readouterr()
+        .err.splitlines()[-1]
+        .startswith(
+            "the budget of 0.001s is used: 0 done, 0 stopped on the way, 2 not begun, about "
+        )
+    )
+    assert store.run_ids() == []
+
+
+@pytest.mark.parametrize("text", ["soon", "9 minutes", "-5s", "0m", "5", "1e3s"])
+def test_a_malformed_budget_gets_one_sentence(text, capsys):
+    assert cli.main(["sweep", f"--budget={text}"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"cifarlib: --budget {text}: write a time such as 540s, 9m or 2h"]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("540s", 540), ("9m", 540), ("1.5h", 5400)])
+def test_a_budget_is_read(text, seconds):
+    assert cli._parse_budget(text) == seconds
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,0 +1,202 @@
+"""Merging build folders: checked, never silently resolved, nothing lost."""
+
+import json
+
+import pytest
+from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_conditions, tiny_store
+
+from cifarlib import cli, worker
+from cifarlib.errors import ConfigError
+from cifarlib.merge import merge
+from cifarlib.records import RecordStore, encode, open_results
+
+ONE, TWO, THREE = NAMES = ("stage1-base/1", "stage1-base/2", "stage1-long/9")
+
+
+@pytest.fixture
+def conditions():
+    return tiny_conditions(*NAMES)
+
+
+@pytest.fixture
+def ours(tmp_path):
+    return tiny_store(tmp_path / "ours")
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    return tiny_store(tmp_path / "theirs")
+
+
+def merge_into(ours: RecordStore, *theirs: RecordStore, prefer=None):
+    results = open_results("smoke", TINY, ours.folder)
+    return merge(results, [store.folder for store in theirs], prefer=prefer)
+
+
+def test_what_is_missing_is_taken_and_what_is_equal_skipped(ours, theirs, conditions):
+    for condition in conditions[:2]:
+        theirs.write(make_record(condition))
+    made_elsewhere = make_record(conditions[0], device="another processor", train_s=99.0)
+    ours.write(made_elsewhere)
+    merged = merge_into(ours, theirs)
+    assert merged.taken == [f"{TWO} (seed 42)"]
+    assert sorted(merged.equal)[-1] == f"{ONE} (seed 42)"
+    assert len(merged.equal) == 3  # with data set and network
+    assert (merged.conflicts, merged.damaged, merged.others) == ([], [], [])
+    assert ours.read_run(conditions[0].run_id) == made_elsewhere
+    assert ours.read_run(conditions[1].run_id) == make_record(conditions[1])
+    again = merge_into(ours, theirs)
+    assert (again.taken, len(again.equal)) == ([], 4)
+
+
+def test_a_damaged_record_of_theirs_is_named_and_left(ours, theirs, conditions):
+    cut, edited, good = conditions
+    theirs.write(make_record(cut))
+    path = theirs.run_path(cut.run_id)
+    path.write_bytes(path.read_bytes()[:500])
+    raw = encode(make_record(edited)).replace(b'"train_s": 12.5', b'"train_s": 1.25')
+    theirs.run_path(edited.run_id).write_bytes(raw)
+    theirs.write(make_record(good))
+    before = path.read_bytes()
+    merged = merge_into(ours, theirs)
+    assert merged.taken == [f"{good.name} (seed 42)"]
+    assert len(merged.damaged) == 2
+    assert any("truncated" in fault and str(path) in fault for fault in merged.damaged)
+    assert any("does not match its digest" in fault for fault in merged.damaged)
+    assert ours.run_ids() == [good.run_id]
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_record_of_ours_gives_way(ours, theirs, conditions):
+    theirs.write(make_record(conditions[0]))
+    ours.run_path(conditions[0].run_id).write_bytes(b"{")
+    merged = merge_into(ours, theirs)
+    assert merged.taken == [f"{ONE} (seed 42)"]
+    assert "set aside as" in merged.damaged[0]
+    assert ours.read_run(conditions[0].run_id) == make_record(conditions[0])
+    assert (ours.folder / "damaged" / f"{conditions[0].run_id}.json").read_bytes() == b"{"
+
+
+@pytest.fixture
+def contradicting(ours, theirs, conditions):
+    """One run whose two records differ; theirs has one more that ours lacks."""
+    mine = make_record(conditions[0])
+    other = make_record(conditions[0], device="a GPU", commit="f" * 40)
+    history = other.result.history.model_copy(update={"training_loss": (None, 0.125)})
+    other = other.model_copy(
+        update={"result": other.result.model_copy(update={"history": history})}
+    )
+    ours.write(mine)
+    theirs.write(other)
+    theirs.write(make_record(conditions[1]))
+    return mine, other
+
+
+def test_a_conflict_is_listed_and_nothing_of_it_changed(
+    ours, theirs, conditions, contradicting, capsys
+):
+    arguments = ["merge", str(theirs.folder), "--out", str(ours.folder), *SET_TINY]
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("1 records taken, 2 equal ones were here already")
+    assert f"{ONE} (seed 42): conflict, nothing changed" in said
+    (mine,) = [line for line in said if line.startswith("  ours:")]
+    (other,) = [line for line in said if line.startswith("  theirs:")]
+    assert "a processor, 0123456789ab, python 3.11.2 torch 2.11.0, finished 2025-01-02" in mine
+    assert "a GPU, ffffffffffff, " in other
+    assert str(theirs.folder) in other
+    assert "--prefer" in said[-1]
+    assert ours.read_run(conditions[0].run_id) == contradicting[0]
+    assert theirs.read_run(conditions[0].run_id) == contradicting[1]
+
+
+@pytest.mark.parametrize(("prefer", "kept"), [("ours", 0), ("theirs", 1)])
+def test_a_conflict_may_be_decided(ours, theirs, conditions, contradicting, capsys, prefer, kept):
+    arguments = ["merge", str(theirs.folder), "--prefer", prefer, "--out", str(ours.folder)]
+    assert cli.main([*arguments, *SET_TINY]) == 0
+    assert f"{ONE} (seed 42): kept {prefer}" in capsys.readouterr().out.splitlines()
+    assert ours.read_run(conditions[0].run_id) == contradicting[kept]
+
+
+def test_descriptions_of_data_are_merged_too(ours, theirs):
+    record = make_data_record("synthetic")
+    ours.data_path("synthetic").unlink()
+    ours.network_path.unlink()
+    merged = merge_into(ours, theirs)
+    assert sorted(merged.taken) == sorted(
+        [ours.data_path("synthetic").name, "network-residual.json"]
+    )
+    assert ours.read_data("synthetic") == record
+    assert ours.read_network() == theirs.read_network()
+
+
+def test_records_of_other_scales_are_left(ours, theirs, conditions):
+    other = tiny_conditions(ONE, overrides=("epochs.30=2",))[0]
+    theirs.write(make_record(other))
+    (theirs.runs / "data-0123456789abcdef.json").write_text(json.dumps({"format": 1}))
+    merged = merge_into(ours, theirs)
+    assert sorted(merged.others) == sorted([f"{other.run_id}.json", "data-0123456789abcdef.json"])
+    assert ours.run_ids() == []
+
+
+# ---------------------------------------------------------------------------------------------
+# Checkpoints
+# ---------------------------------------------------------------------------------------------
+
+
+def write_checkpoint(store: RecordStore, run_id: str, epoch: int) -> bytes:
+    path = store.state / f"{run_id}.pt"
+    worker._write_checkpoint(path, {"history": {"learning_rate": [None] * (epoch + 1)}})
+    return path.read_bytes()
+
+
+def test_the_further_checkpoint_of_an_unfinished_run_is_kept(ours, theirs, conditions):
+    first, second, third = conditions
+    finished = make_record(first)
+    ours.write(finished)
+    write_checkpoint(theirs, first.run_id, 1)
+    ahead = write_checkpoint(theirs, second.run_id, 2)
+    write_checkpoint(ours, second.run_id, 1)
+    mine = write_checkpoint(ours, third.run_id, 2)
+    write_checkpoint(theirs, third.run_id, 1)
+    merged = merge_into(ours, theirs)
+    assert merged.checkpoints == [f"{TWO} (seed 42)"]
+    assert {path.stem: path.read_bytes() for path in ours.state.iterdir()} == {
+        second.run_id: ahead,
+        third.run_id: mine,
+    }
+
+
+def test_a_damaged_checkpoint_is_not_taken_and_one_in_use_not_replaced(ours, theirs, conditions):
+    first, second, _ = conditions
+    whole = write_checkpoint(theirs, first.run_id, 2)
+    (theirs.state / f"{first.run_id}.pt").write_bytes(whole[:-1])
+    write_checkpoint(theirs, second.run_id, 2)
+    with worker.lock(ours.state / f"{second.run_id}.lock"):
+        merged = merge_into(ours, theirs)
+    assert merged.checkpoints == []
+    assert len(merged.damaged) == 1
+    assert list(ours.state.iterdir()) == []
+
+
+def test_a_taken_record_ends_the_need_for_a_checkpoint(ours, theirs, conditions):
+    theirs.write(make_record(conditions[0]))
+    write_checkpoint(ours, conditions[0].run_id, 1)
+    merge_into(ours, theirs)
+    assert list(ours.state.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------
+# Bad input
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_folder_without_records_is_refused_before_anything_is_taken(
+    ours, theirs, conditions, tmp_path
+):
+    theirs.write(make_record(conditions[0]))
+    with pytest.raises(ConfigError, match="is no build folder: it has no runs/"):
+        merge_into(ours, theirs, RecordStore(tmp_path))
+    with pytest.raises(ConfigError, match="is the folder to merge into"):
+        merge_into(ours, theirs, RecordStore(ours.folder / ".." / "ours"))
+    assert ours.run_ids() == []
