@@ -1,0 +1,82 @@
+"""What was noticed about the paper, and what its listings do: read from ``params/published/``.
+
+Both are said in our words. A lead's ``says`` and a fact's ``values`` are what the audit
+calculates with: numbers of the paper's prose, settings of its code.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from cifarlib import paths
+from cifarlib.config import Strict, validate
+from cifarlib.errors import ConfigError
+
+
+class Lead(Strict):
+    """Something noticed about the paper that code can examine."""
+
+    id: str
+    text: str
+    where: str  # sections, tables, figures and listings of the paper
+    says: dict[str, Any] = Field(default_factory=dict)
+
+
+class Fact(Strict):
+    """What a place of a listing does."""
+
+    listing: int
+    place: str  # function or class
+    lines: str  # as the listing counts them
+    fact: str
+    values: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Where the fact can be read: “Listing 2, run_sims, lines 586–588”."""
+        word = "line" if self.lines.isdecimal() else "lines"
+        return f"Listing {self.listing}, {self.place}, {word} {self.lines}"
+
+
+class _Leads(Strict):
+    leads: list[Lead]
+
+
+class _Facts(Strict):
+    facts: dict[str, Fact]
+
+
+def read_leads() -> list[Lead]:
+    """The leads, in the order in which they are numbered from 1.
+
+    Raises ``ConfigError`` for a missing or damaged file, and for an id that stands there twice.
+    """
+    path = paths.PUBLISHED / "leads.yaml"
+    leads = validate(_Leads, {"leads": _read(path)}, path.name).leads
+    names = [lead.id for lead in leads]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{path.name} has the lead {name!r} twice; rename one")
+    return leads
+
+
+def read_facts() -> dict[str, Fact]:
+    """What the listings do, by a short name; ``ConfigError`` for a missing or damaged file."""
+    path = paths.PUBLISHED / "listings.yaml"
+    return validate(_Facts, {"facts": _read(path)}, path.name).facts
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path.name} cannot be read ({error.strerror}); restore it from the repository"
+        ) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{path.name} is damaged: {reason}; restore it from the repository"
+        ) from error
