@@ -1,28 +1,45 @@
 """What the report's title page and its section on provenance say, in words, from the records."""
 
-import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cifarlib import provenance
-from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, Condition, Scale
+from cifarlib import provenance, published, run_folds
+from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, Scale
+from cifarlib.display import link_csv
 from cifarlib.progress import duration, status
-from cifarlib.records import Provenance, Results, RunRecord
+from cifarlib.records import Results, RunRecord
+
+VERDICTS = {  # verdict: (what stands above its claims on the title page, its sign)
+    "held": ("Held", "✓"),
+    "failed": ("Did not hold", "✗"),
+    "not distinguishable": ("Cannot be told apart", "≈"),
+    "pending": ("Pending", "…"),
+}
+SHOWN = 3  # claims of a verdict on the title page
 
 
-def describe(results: Results, options: str) -> dict[str, Any]:
+def describe(
+    results: Results,
+    options: str,
+    findings: Sequence[Any] = (),
+    examined: Sequence[Any] = (),
+    parts: Sequence[str] = (),
+) -> dict[str, Any]:
     """What the title page and the section on provenance say of a build folder's records.
 
-    ``options`` are the command line options that name the records.
+    ``options`` are the command line options that name the records, ``findings`` what
+    ``claims.judge`` and ``examined`` what ``audit.examine`` give; ``parts`` are the chapters of
+    a partial report, none of the whole one.
     """
-    names: dict[str, list[Condition]] = {}
-    for condition in results.conditions:
-        names.setdefault(condition.run_id, []).append(condition)
-    done, total = len(results.records), len(names)
+    done, total = len(results.records), len({c.run_id for c in results.conditions})
     scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
     kind, short, banner = _budget_banner(results)
     label = f"{scale_title}: {short}" if short else scale_title
+    if parts:
+        label = f"Only {', '.join(parts)} · {label}"
+    stages = run_folds.describe_all(results, options)
+    only = "".join(f" --only {part}" for part in parts)
     return {
         "label": f"{label} · {done} of {total} runs",
         "print_label": _css_text(f"{label} · {done} of {total} runs"),
@@ -30,19 +47,127 @@ def describe(results: Results, options: str) -> dict[str, Any]:
         "banner_title": label,
         "banner": banner,
         "counts": _count_runs(done, total),
+        "best": published.read_table(15)["test_top1"].iloc[0],
+        "facts": _facts(results),
+        "verdicts": _sum_up(findings),
+        "pending": _count_pending(findings),
+        "audit": _sum_up_audit(examined),
         "faults": results.faults,
         "stages": _stage_rows(results),
         "budget": _budget(results.scale, results.overrides),
         "protocol_name": _protocol_name(results),
         "protocol": _protocol(results.scale),
         "provenance": _provenance(results),
-        "command": f"cifarlib report {options}",
+        "command": f"cifarlib report {options}{only}",
         "sweep_command": f"cifarlib sweep {options}",
-        "runs": [_run_row(results, conditions, options) for conditions in names.values()],
+        "run_stages": stages,
+        "runs": [run for stage in stages for run in stage["runs"]],
+        "runs_csv": _link_runs_csv(stages),
         "done": done,
         "total": total,
         "shared": len(results.conditions) > total,
     }
+
+
+def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
+    columns = ["run_id", "done", "test", "chosen", "epochs", "time", "device", "commit"]
+    rows = [
+        ["; ".join(run["names"]), *(str(run.get(column, "")) for column in columns)]
+        for stage in stages
+        for run in stage["runs"]
+    ]
+    return link_csv([["names", *columns], *rows], "runs", "All runs")
+
+
+def _facts(results: Results) -> list[tuple[str, str]]:
+    """(what, how much) of what was run, for one line of the title page."""
+    scale, records = results.scale, results.records.values()
+    conditions = len({c.name for c in results.conditions})
+    runs = len({c.run_id for c in results.conditions})
+    info = DATASETS[scale.data.name]
+    seconds = sum(r.timing.train_s + r.timing.evaluation_s for r in records)
+    facts = [
+        ("Runs done", f"{len(records)} of {runs}"),
+        ("Conditions", f"{conditions}, {_count(len(scale.seeds), 'seed')} each"),
+        (
+            "Training images",
+            f"{scale.data.train_size:,} of {info.train_images - info.train_images // 10:,}",
+        ),
+        ("Epochs", f"{_span(scale.epochs.values())} (paper: {_span(scale.epochs)})"),
+    ]
+    if records:
+        devices = sorted({r.provenance.device for r in records})
+        machine = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
+        facts.append(("Machine time", f"{duration(seconds)} on {machine}"))
+    return facts
+
+
+def _span(numbers: Iterable[int]) -> str:
+    numbers = sorted(numbers)
+    return f"{numbers[0]}–{numbers[-1]}" if numbers[0] < numbers[-1] else str(numbers[0])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{'one' if number == 1 else number} {noun}{'' if number == 1 else 's'}"
+
+
+def _sum_up(findings: Sequence[Any]) -> list[dict[str, Any]]:
+    """Held, failed and not distinguishable: how many claims, and the first of them."""
+    groups = []
+    for verdict, (title, sign) in VERDICTS.items():
+        members = [finding for finding in findings if finding.verdict == verdict]
+        if verdict == "pending" or not findings:
+            continue
+        groups.append(
+            {
+                "verdict": verdict,
+                "title": title,
+                "sign": sign,
+                "count": len(members),
+                "more": max(0, len(members) - SHOWN),
+                "claims": [_sum_up_claim(finding) for finding in members[:SHOWN]],
+            }
+        )
+    return groups
+
+
+def _sum_up_claim(finding: Any) -> dict[str, Any]:
+    return {
+        "text": finding.claim.text,
+        "where": finding.claim.where,
+        "paper": finding.paper,
+        "ours": finding.ours,
+        "provisional": finding.provisional,
+        "anchor": finding.links[0][1] if finding.links else "",
+    }
+
+
+def _count_pending(findings: Sequence[Any]) -> str:
+    """How many claims wait, and that verdicts are provisional; empty where neither is so."""
+    waiting = sum(finding.verdict == "pending" for finding in findings)
+    provisional = sum(finding.provisional for finding in findings if finding.verdict != "pending")
+    judged = len(findings) - waiting
+    parts = []
+    if waiting:
+        parts.append(
+            f"{_count(waiting, 'claim').capitalize()} of {len(findings)} cannot be judged yet."
+        )
+    if 0 < provisional < judged:
+        some = (
+            f"{_count(provisional, 'verdict').capitalize()} {'is' if provisional == 1 else 'are'}"
+        )
+        parts.append(f"{some} provisional.")
+    elif provisional:
+        parts.append("Every verdict is provisional.")
+    return " ".join(parts)
+
+
+def _sum_up_audit(examined: Sequence[Any]) -> str:
+    """How many leads into the paper itself were confirmed, refuted, and so on, in one sentence."""
+    count = Counter(lead.verdict for lead in examined)
+    order = [v for v in ("confirmed", "refuted", "undecidable", "pending") if count[v]]
+    told = ", ".join(f"{count[verdict]} {verdict}" for verdict in order)
+    return f"{len(examined)} doubts examined: {told}" if examined else ""
 
 
 def _css_text(text: str) -> str:
@@ -200,8 +325,11 @@ def _provenance(results: Results) -> list[tuple[str, list[str]]]:
     commit, dirty = provenance.commit()
     described = "described in the records" if results.data else "not yet described in the records"
     return [
-        ("Code of this page", [_name_commit(commit, dirty)]),
-        ("Code of the runs", distinct(lambda r: _commit_of(r.provenance))),
+        ("Code of this page", [run_folds.name_commit(commit, dirty)]),
+        (
+            "Code of the runs",
+            distinct(lambda r: run_folds.name_commit(r.provenance.commit, r.provenance.dirty)),
+        ),
         ("Engine", distinct(lambda r: r.engine) if records else [str(ENGINE)]),
         ("Data set", [f"{info.title}, fingerprint {info.fingerprint}, {described}"]),
         ("Versions", [f"{name} {of(name)}" for name in packages] or ["no run is recorded yet"]),
@@ -213,31 +341,3 @@ def _provenance(results: Results) -> list[tuple[str, list[str]]]:
         ("Training and evaluation", [f"{duration(seconds)} in all"]),
         ("Last record", [max((r.provenance.finished for r in records), default="none")]),
     ]
-
-
-def _commit_of(origin: Provenance) -> str:
-    return _name_commit(origin.commit, origin.dirty)
-
-
-def _name_commit(commit: str | None, dirty: bool | None) -> str:
-    if commit is None:
-        return "outside a git checkout"
-    return f"commit {commit[:12]}{', with uncommitted changes' if dirty else ''}"
-
-
-def _run_row(results: Results, conditions: list[Condition], options: str) -> dict[str, Any]:
-    condition = conditions[0]
-    row: dict[str, Any] = {"names": [c.name for c in conditions], "run_id": condition.run_id}
-    record = results.record(condition)
-    if record is None:
-        name = shlex.quote(condition.name)
-        return row | {"done": False, "command": f"cifarlib run {name} {options}"}
-    origin = record.provenance
-    return row | {
-        "done": True,
-        "epochs": record.result.history.epochs,
-        "chosen": record.reported_epoch,
-        "time": duration(record.timing.train_s + record.timing.evaluation_s),
-        "device": origin.device,
-        "commit": (origin.commit or "–")[:12] + ("*" if origin.dirty else ""),
-    }

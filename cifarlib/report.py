@@ -1,6 +1,6 @@
-"""The report: notebooks checked, executed and assembled into one HTML file.
+"""The report: notebooks checked, executed and assembled into one HTML file and a PDF.
 
-Everything that the page says comes from the records of one build folder; the same records give
+Everything that they say comes from the records of one build folder; the same records give
 the same bytes. No network, no data set and no kernel installed by hand is needed.
 """
 
@@ -20,8 +20,10 @@ from cifarlib import paths
 from cifarlib.config import suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.front import describe
+from cifarlib.paper import describe_paper
 from cifarlib.progress import cores
-from cifarlib.records import open_results, write_atomically
+from cifarlib.records import Results, open_results, write_atomically
+from cifarlib.typesetting import typeset
 
 if typing.TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -36,11 +38,14 @@ def render(
     overrides: Sequence[str] = (),
     build: str | Path = "",
     parameters: Mapping[str, Any] | None = None,
+    only: Sequence[str] = (),
 ) -> Path:
-    """Execute the notebooks over a build folder's records and write its ``report.html``.
+    """Execute the notebooks over a build folder's records; write ``report.html`` and ``.pdf``.
 
-    ``parameters`` go to every notebook that has a parameter of that name. Works with any number
-    of finished runs. Raises ``ConfigError`` for wrong parameters, before anything is executed,
+    ``parameters`` go to every notebook that has a parameter of that name. ``only`` names chapters
+    by a part of their notebooks' names; they go to a page of their own, ``report-stage1.html``,
+    in which a reference to another chapter is plain text. Works with any number of finished runs.
+    Raises ``ConfigError`` for wrong parameters and unknown chapters, before anything is executed,
     and ``ReportError`` where a notebook fails or the page would be broken; an older report stays
     as it is then.
     """
@@ -55,10 +60,46 @@ def render(
         "overrides": list(overrides),
         "build": str(Path(build).absolute()) if str(build) else "",
     }
-    given = _share_out(parameters or {}, shared, notebooks)
+    chosen = choose_chapters(notebooks, only)
+    parts = [_chapter(notebook) for notebook in chosen] if only else []
+    suffix = "".join(f"-{part}" for part in parts)
+    given = _share_out(parameters or {}, shared, chosen)
     options = name_records(scale, overrides, build, parameters or {})
-    executed = execute_all(notebooks, results.store.folder / "notebooks", given)
-    return assemble(executed, results.store.folder / "report.html", describe(results, options))
+    executed = execute_all(chosen, results.store.folder / f"notebooks{suffix}", given)
+    findings, examined = _judge(results)
+    front = describe(results, options, findings, examined, parts)
+    page = results.store.folder / f"report{suffix}.html"
+    paper = describe_paper(results, front, TITLE) | {"partial": bool(parts)}
+    pdf = typeset(_merge(executed), paper)
+    assemble(executed, page, front, partial=bool(parts))
+    write_atomically(page.with_suffix(".pdf"), pdf)
+    return page
+
+
+def _judge(results: Results) -> tuple[Sequence[Any], Sequence[Any]]:
+    """What the ledger of claims and the audit say, for the title page."""
+    try:
+        from cifarlib import audit, claims
+    except ImportError:
+        return [], []
+    return claims.judge(results), audit.examine(results)
+
+
+def choose_chapters(notebooks: Sequence[Path], only: Sequence[str]) -> list[Path]:
+    """The notebooks whose names have one of the given parts in them; all where none is given.
+
+    Raises ``ConfigError`` for a part that no name has.
+    """
+    names = [_chapter(notebook) for notebook in notebooks]
+    for part in only:
+        if not part or not any(part in notebook.stem for notebook in notebooks):
+            raise ConfigError(f"--only {part}: there is no such chapter; {suggest(part, names)}")
+    return [n for n in notebooks if not only or any(part in n.stem for part in only)]
+
+
+def _chapter(notebook: Path) -> str:
+    """``stage1`` of ``02_stage1.ipynb``."""
+    return notebook.stem.partition("_")[2]
 
 
 def _share_out(
@@ -336,16 +377,35 @@ class _Kernels:
 # ---------------------------------------------------------------------------------------------
 
 
-def assemble(executed: Sequence[Path], output: Path, front: dict[str, Any] | None = None) -> Path:
+def assemble(
+    executed: Sequence[Path],
+    output: Path,
+    front: dict[str, Any] | None = None,
+    *,
+    partial: bool = False,
+) -> Path:
     """Merge executed notebooks into one self-contained HTML file, with a title page.
 
     ``front`` is what ``describe`` gives. A cell tagged ``front`` is shown on the title page.
-    Raises ``ReportError`` for a failed cell, a dangling link, an id that stands there twice,
-    anything that would be loaded from elsewhere, and a page of more than 5 MB.
+    Where the page is ``partial``, a link to what is nowhere on it becomes plain text. Raises
+    ``ReportError`` for a failed cell, a dangling link, an id that stands there twice, anything
+    that would be loaded from elsewhere, and a page of more than 5 MB.
     """
+    write_atomically(output, make_page(_merge(executed), front, partial=partial))
+    return output
+
+
+def make_page(
+    notebook: "NotebookNode",
+    front: dict[str, Any] | None = None,
+    *,
+    title: str = TITLE,
+    partial: bool = False,
+) -> bytes:
+    """A notebook that ``join`` made as one HTML file; arguments and errors as of ``assemble``."""
     from bs4 import BeautifulSoup
 
-    page, _ = _exporter().from_notebook_node(_merge(executed), {"front": front, "title": TITLE})
+    page, _ = _exporter().from_notebook_node(notebook, {"front": front, "title": title})
     soup = BeautifulSoup(page, "html.parser")
     _separate_drawings(soup)
     _box_tables(soup)
@@ -353,6 +413,7 @@ def assemble(executed: Sequence[Path], output: Path, front: dict[str, Any] | Non
         for cell in soup.select(".cells .tag-front"):
             place.append(cell.extract())
     _number_sections(soup)
+    _drop_links(soup if partial else soup.select_one("header.front"))
     _check_page(soup)
     content = str(soup).encode()
     if len(content) > LARGEST:
@@ -363,24 +424,32 @@ def assemble(executed: Sequence[Path], output: Path, front: dict[str, Any] | Non
             f"the report would have {len(content) / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}; "
             f"draw less in {max(sizes, key=lambda name: sizes[name])}, the largest part"
         )
-    write_atomically(output, content)
-    return output
+    return content
 
 
 def _merge(executed: Sequence[Path]) -> "NotebookNode":
-    """One notebook of all cells, parameters left out."""
+    return join([(_shown(path), _read_notebook(path, ReportError)) for path in executed])
+
+
+def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
+    """One notebook of all cells of executed ones, parameters left out.
+
+    Each comes with its path. Raises ``ReportError`` for a failed cell.
+    """
     import nbformat
 
     cells = []
-    for path in executed:
-        for cell in _read_notebook(path, ReportError).cells:
+    for path, notebook in notebooks:
+        name = Path(path).name
+        for cell in notebook.cells:
             if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
                 continue
             if any(output.output_type == "error" for output in cell.get("outputs", [])):
                 raise ReportError(
-                    f"{_shown(path)}: the cell {_first_line(cell.source)!r} failed; correct it"
+                    f"{path}: the cell {_first_line(cell.source)!r} failed; correct it"
                 )
-            cell.metadata["notebook"] = path.name
+            cell.metadata["notebook"] = name
+            cell.metadata["first"] = not cells or cells[-1].metadata["notebook"] != name
             cell["id"] = f"cell-{len(cells)}"
             cells.append(cell)
     return nbformat.v4.new_notebook(
@@ -453,6 +522,8 @@ def _number_sections(soup: "BeautifulSoup") -> None:
     chapters = sections = 0
     chapter, part = "", None
     for heading in soup.select("main :is(h2, h3)"):
+        if "unlisted" in heading.get("class", []):
+            continue
         text = heading.get_text(" ", strip=True)
         if not heading.get("id"):
             name = re.sub(r"\W+", "-", text.lower()).strip("-") or "section"
@@ -489,6 +560,17 @@ def _number_sections(soup: "BeautifulSoup") -> None:
             if part.ol is None:
                 part.append(soup.new_tag("ol"))
             part.ol.append(entry)
+
+
+def _drop_links(part: "Tag | BeautifulSoup | None") -> None:
+    """Make plain text of links to chapters that the page has not."""
+    if part is None:
+        return
+    page = part.find_parent("html") or part
+    known = {str(tag["id"]) for tag in page.find_all(id=True)}
+    for link in part.find_all("a", href=re.compile("^#.")):
+        if link["href"][1:] not in known:
+            link.unwrap()
 
 
 def _check_page(soup: "BeautifulSoup") -> None:

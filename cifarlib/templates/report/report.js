@@ -1,4 +1,5 @@
-// Nothing on the page needs this: a switch of colours, the place in the contents, tables that sort.
+// Nothing on the page needs this: a switch of colours, the place in the contents, tables that sort,
+// folds that open for a link in browsers that do not open them themselves.
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -61,6 +62,7 @@
     if (!table.tHead || !body || body.rows.length < 2) continue;
     const head = grid(table.tHead);
     const last = head[head.length - 1];
+    const original = [...body.rows];
     const text = (row, column) => row.cells[Math.min(column, row.cells.length - 1)].textContent.trim();
     if (![...body.rows].some((row) => [...row.cells].some((cell) => cell.rowSpan > 1))) {
       last.forEach((cell, column) => {
@@ -69,43 +71,35 @@
         sorter.type = "button";
         sorter.append(...cell.childNodes);
         cell.append(sorter);
-        sorter.addEventListener("click", () => {
-          const down = cell.getAttribute("aria-sort") === "ascending";
+        sorter.addEventListener("click", () => { // up, down, and as it was
+          const order = { ascending: "descending", descending: null }[cell.getAttribute("aria-sort")];
+          const next = order === undefined ? "ascending" : order;
           last.forEach((other) => other.removeAttribute("aria-sort"));
-          cell.setAttribute("aria-sort", down ? "descending" : "ascending");
-          const missing = (t) => t === "pending" || t === "";
-          const rows = [...body.rows].sort((a, b) => {
+          if (next) cell.setAttribute("aria-sort", next);
+          const missing = (t) => t === "pending" || t === "" || t === "–";
+          const rows = next === null ? original : [...original].sort((a, b) => {
             const [x, y] = [text(a, column), text(b, column)];
             if (missing(x) !== missing(y)) return missing(x) ? 1 : -1;
-            return down ? compare(y, x) : compare(x, y);
+            return next === "descending" ? compare(y, x) : compare(x, y);
           });
           body.append(...rows);
         });
       });
     }
-    const figure = table.closest("figure.table");
-    if (!figure) continue;
-    const csv = document.createElement("button");
-    csv.type = "button";
-    csv.className = "csv";
-    csv.textContent = "CSV";
-    csv.setAttribute("aria-label", `Save ${figure.id.replace("-", " ")} as CSV`);
-    csv.addEventListener("click", () => {
-      const quote = (value) => (/[",\n]/.test(value) ? `"${value.replace(/"/g, '""')}"` : value);
-      const names = last.map((_, column) => [...new Set(head.map((row) => row[column]))].map((cell) => cell.textContent.trim()).join(", "));
-      const rows = [...body.rows].map((row) => [...row.cells].map((cell) => cell.textContent.trim().replace(/^−/, "-")));
-      const content = [names, ...rows].map((row) => row.map(quote).join(",")).join("\r\n");
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob(["\ufeff", content, "\r\n"], { type: "text/csv" }));
-      link.download = `${figure.id}.csv`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-    });
-    figure.querySelector("figcaption")?.prepend(csv);
   }
-  mark();
-  if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 
-  // On paper everything that is folded except code is open.
-  addEventListener("beforeprint", () => document.querySelectorAll("details.runs").forEach((d) => { d.open = true; }));
+  mark();
+  const reveal = () => {
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+    target?.scrollIntoView({ behavior: "instant" });
+  };
+  addEventListener("hashchange", reveal);
+  document.addEventListener("click", (event) => { // the same link twice changes no hash
+    if (event.target.closest?.("a[href^='#']")?.hash === location.hash && location.hash) reveal();
+  });
+  if (location.hash) reveal();
+
+  // On paper the table of all runs is open; single runs are printed where the reader opened them.
+  addEventListener("beforeprint", () => document.querySelectorAll("details.all-runs").forEach((d) => { d.open = true; }));
 })();

@@ -1,0 +1,123 @@
+"""What the report tells of a single run."""
+
+import re
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import make_record
+
+from cifarlib import run_folds
+from cifarlib.records import RecordStore, open_results
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A study of which the long runs are recorded."""
+    folder = tmp_path_factory.mktemp("runs")
+    for condition in open_results("smoke", [], folder).select("stage1-long"):
+        RecordStore(folder).write(make_record(condition, dirty=True, resumed=1))
+    return open_results("smoke", [], folder)
+
+
+@pytest.fixture(scope="module")
+def runs(results):
+    stages = run_folds.describe_all(results, "--scale smoke")
+    return {run["run_id"]: run for stage in stages for run in stage["runs"]}
+
+
+def test_every_run_is_told_once(results, runs):
+    assert set(runs) == {c.run_id for c in results.conditions}
+    assert len([name for run in runs.values() for name in run["names"]]) == len(results.conditions)
+
+
+def test_a_recorded_run_shows_its_record(results, runs):
+    condition = results.find("stage1-long", 13)
+    record, run = results.record(condition), runs[condition.run_id]
+    assert run["test"] == f"{record.accuracy('test'):.2f}"
+    assert [row["epoch"] for row in run["accuracies"]] == [
+        record.result.chosen[rule] for rule in ("validation", "test", "last")
+    ]
+    assert [row["reported"] for row in run["accuracies"]] == [True, False, False]
+    assert dict(run["confusion"])["disc"] == record.result.predictions.confusion["test"][0]
+    for text in ("a processor (cpu, 1 thread)", "commit 0123456789ab, with uncommitted changes",
+                 "torch 2.11.0", "2025-01-02T03:04:05", "taken up again 1 time"):  # fmt: skip
+        assert text in run["origin"]
+
+
+def test_a_pending_run_says_how_to_make_it_and_what_it_costs(results, runs):
+    run = runs[results.find("stage2-dropout", 9, dropout=0.5).run_id]
+    assert not run["done"]
+    assert run["command"] == "cifarlib run stage2-dropout/9,dropout=0.5 --scale smoke"
+    assert re.fullmatch(r"about \d+ s of the whole machine", run["cost"])
+
+
+def test_of_several_seeds_the_command_names_the_run(tmp_path):
+    results = open_results("smoke", ["seeds=[1, 2]"], tmp_path)
+    stages = run_folds.describe_all(results, "--scale smoke")
+    first, second = stages[0]["runs"][:2]
+    assert (first["title"], second["title"]) == ("stage1-base/1, seed 1", "stage1-base/1, seed 2")
+    assert second["command"] == f"cifarlib run {second['run_id']} --scale smoke"
+
+
+@pytest.mark.parametrize(
+    ("stage", "run", "changed", "words"),
+    [
+        ("stage1-base", 1, {}, "SGD, learning rate 0.001, weight decay 0.001, batches of 32, "
+         "4 epochs (the paper's 30), seed 42"),
+        ("stage2-dropout", 9, {"dropout": 0.5}, "augmentation DAA-1, dropout 0.5, stops after"),
+        ("stage2-improved", 13, {}, "validation step schedule (threshold 89.0, learning rate"),
+        ("interpolation", 1, {}, "ResNet-18, Kaiming-initialised, images resized to 37"),
+    ],
+)  # fmt: skip
+def test_a_configuration_is_said_in_words(results, stage, run, changed, words):
+    members = [c for c in results.select(stage, run=run) if c.changed == changed or not changed]
+    assert words in run_folds.describe_settings(members[0], results)
+
+
+def test_a_protocol_of_its_own_is_said(results):
+    condition = results.conditions[0]
+    protocol = condition.config.protocol.model_copy(update={"shuffle": False})
+    config = condition.config.model_copy(update={"protocol": protocol})
+    changed = type(condition)(**vars(condition) | {"config": config})
+    assert run_folds.describe_settings(changed, results).endswith("images never shuffled")
+
+
+# ---------------------------------------------------------------------------------------------
+# Curves
+# ---------------------------------------------------------------------------------------------
+
+
+def points(drawing, name):
+    line = BeautifulSoup(drawing, "html.parser").select_one(f"polyline.{name}")
+    return [tuple(map(float, pair.split(","))) for pair in line["points"].split()]
+
+
+def test_curves_rise_where_their_values_rise_and_stay_inside():
+    drawing = run_folds.draw_curves("Accuracy", {"test": [10, 30, None, 50]}, 3)
+    place = points(drawing, "test")
+    assert [x for x, _ in place] == sorted({x for x, _ in place})
+    assert [y for _, y in place] == sorted((y for _, y in place), reverse=True)
+    assert len(place) == 3
+    assert all(0 <= x <= run_folds.WIDTH and 0 <= y <= run_folds.HEIGHT for x, y in place)
+    assert 'aria-label="Accuracy by epoch: test 10 at epoch 0, 50 at epoch 3."' in drawing
+
+
+def test_long_curves_are_thinned_to_their_ends():
+    place = points(run_folds.draw_curves("Loss", {"train": list(range(201))}, 1), "train")
+    assert len(place) == run_folds.MOST_POINTS
+    assert place[0][0] == run_folds.LEFT
+    assert place[-1][0] == run_folds.WIDTH - run_folds.RIGHT
+
+
+def test_a_single_value_is_a_dot_and_none_nothing():
+    assert '<circle class="train"' in run_folds.draw_curves("Loss", {"train": [None, 2.0]}, 1)
+    assert run_folds.draw_curves("Loss", {"train": [None, None]}, 1) == ""
+    assert "polyline" in run_folds.draw_curves("Loss", {"train": [2.0, 2.0]}, 1)
+
+
+def test_values_far_apart_stand_on_a_logarithmic_axis():
+    drawing = run_folds.draw_curves("Loss", {"test": [1.0, 10.0, 100.0]}, 1)
+    low, middle, high = (y for _, y in points(drawing, "test"))
+    assert "logarithmic" in drawing
+    assert middle == pytest.approx((low + high) / 2, abs=0.1)
+    assert "logarithmic" not in run_folds.draw_curves("Loss", {"test": [0.0, 100.0]}, 1)
