@@ -29,9 +29,19 @@ def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[
         "date": [last.year, last.month, last.day] if last else [1970, 1, 1],
         "budget": [[term, [text]] for term, text in front["budget"]],
         "protocol": [[term, [text]] for term, text in front["protocol"]],
-        "summary": [QUESTION],
+        "verdicts": front.get("verdicts", []),
+        "summary": _summarise(front),
+        "device": _only_device(results),
         "runs": list_runs(results),
     }
+
+
+def _summarise(front: dict[str, Any]) -> list[str]:
+    """The question, and in one paragraph what came out of claims and audit."""
+    told = [front.get("pending", "")]
+    if audit := front.get("audit"):
+        told.append(f"The paper against itself and the data: {audit}.")
+    return [QUESTION, *filter(None, [" ".join(filter(None, told))])]
 
 
 def _last_record(results: Results) -> datetime | None:
@@ -39,6 +49,11 @@ def _last_record(results: Results) -> datetime | None:
     if results.data:
         finished.append(results.data.provenance.finished)
     return max((datetime.fromisoformat(text).astimezone(UTC) for text in finished), default=None)
+
+
+def _only_device(results: Results) -> str | None:
+    devices = {record.provenance.device for record in results.records.values()}
+    return devices.pop() if len(devices) == 1 else None
 
 
 def list_runs(results: Results) -> list[dict[str, Any]]:

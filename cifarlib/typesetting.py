@@ -11,6 +11,7 @@ import binascii
 import json
 import re
 import subprocess
+import tempfile
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ SENTENCE = 70  # characters from which a column of words wants the whole page's 
 
 NUMBER = re.compile(r"[+−-]?[\d,]*\.?\d+(e[+−-]?\d+)?( ?%)?")
 IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
+PICTURE = re.compile(r'#picture\("([^"]*)", ("(?:[^"\\]|\\.)*")\)')
 DATA_URI = re.compile(r"data:(image/[\w+]+);base64,([^\"')]+)")
 
 
@@ -59,7 +61,7 @@ def typeset(notebook: "NotebookNode", front: dict[str, Any]) -> bytes:
     pieces = list(_gather(notebook))
     _translate(pieces)
     _check_links(pieces, front)
-    source, places = _compose(pieces)
+    source, places = _compose(pieces, front)
     files = {name: content for piece in pieces for name, content in piece.files.items()}
     content = {"front": front, "pieces": [piece.content for piece in pieces]}
     return compile_pdf(source, files, content, places)
@@ -170,7 +172,8 @@ def _translate(pieces: Sequence[Piece]) -> None:
         piece.markup = markup
     for piece in pieces:
         if piece.kind == "html":
-            piece.markup, piece.files = translate_html(piece.markup, piece.place)
+            piece.markup = translate_html(piece.markup)
+        _take_pictures(piece)
 
 
 def translate_prose(texts: Iterable[str]) -> list[str]:
@@ -184,11 +187,8 @@ def translate_prose(texts: Iterable[str]) -> list[str]:
     return [part.strip() for part in markup.split("//end of cell")][: len(cells)]
 
 
-def translate_html(html: str, place: str) -> tuple[str, dict[str, bytes]]:
-    """HTML as Typst markup, and the images in it, by file name.
-
-    Raises ``ReportError`` for an image that would be loaded from elsewhere.
-    """
+def translate_html(html: str) -> str:
+    """HTML as Typst markup, without scripts; a drawing in it becomes an image."""
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(html, "html.parser")
@@ -199,19 +199,25 @@ def translate_html(html: str, place: str) -> tuple[str, dict[str, bytes]]:
         said = drawing.get("aria-label") or "A drawing"
         tag = soup.new_tag("img", src=f"data:image/svg+xml;base64,{source}", alt=said)
         drawing.replace_with(tag)
-    files = {}
-    for image in soup("img"):
-        found = DATA_URI.fullmatch(image.get("src", ""))
+    return _pandoc("html", str(soup)).strip()
+
+
+def _take_pictures(piece: Piece) -> None:
+    """Put the images that a piece's markup carries into files; refuse one from elsewhere."""
+
+    def take(picture: re.Match[str]) -> str:
+        found = DATA_URI.fullmatch(picture[1])
         if found is None:
             raise ReportError(
-                f"{place}: an image would be loaded from {image.get('src', '')[:80]!r}; "
+                f"{piece.place}: an image would be loaded from {picture[1][:80]!r}; "
                 "put it into the notebook"
             )
         content = base64.b64decode(found[2])
-        image["src"] = _name_file(content, IMAGES.get(found[1], "png"))
-        image["alt"] = image.get("alt") or "An image"
-        files[image["src"]] = content
-    return _pandoc("html", str(soup)).strip(), files
+        name = _name_file(content, IMAGES.get(found[1], "png"))
+        piece.files[name] = content
+        return f'#picture("{name}", {picture[2]})'
+
+    piece.markup = PICTURE.sub(take, piece.markup)
 
 
 def _pandoc(format: str, text: str) -> str:
@@ -276,7 +282,7 @@ def name_chapter(notebook: str) -> str:
 # ---------------------------------------------------------------------------------------------
 
 
-def _compose(pieces: Sequence[Piece]) -> tuple[str, list[tuple[int, str]]]:
+def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[tuple[int, str]]]:
     """The document's Typst source, and the line at which each piece begins with its place.
 
     A chapter is set in two columns, unless it has a table that needs the whole page.
@@ -295,25 +301,29 @@ def _compose(pieces: Sequence[Piece]) -> tuple[str, list[tuple[int, str]]]:
         else:
             lines.append(f"#show-{piece.kind}(content.pieces.at({number}), {columns})")
 
-    first = [number for number, piece in enumerate(pieces) if piece.front]
-    lines.append("#title-page(content.front)[")
-    for number in first:
-        add(number, 1)
-    lines.append("]")
-    chapter, set_to = None, 0
+    columns = 0
+    if "label" in front:
+        lines.append("#title-page(content.front)[")
+        for number, piece in enumerate(pieces):
+            if piece.front:
+                add(number, 1)
+        columns = 2
+        lines += ["]", "#set page(columns: 2)", "#what-was-run(content.front)"]
+    chapter = None
     for number, piece in enumerate(pieces):
-        if piece.front:
+        if piece.front and "label" in front:
             continue
-        columns = 1 if piece.chapter in whole else 2
         if piece.chapter != chapter:
             chapter = piece.chapter
-            lines.append("#place.flush()")
-            if columns != set_to:  # begins a page
-                lines.append(f"#set page(columns: {columns})")
-            set_to = columns
+            wanted = 1 if chapter in whole else 2
+            if columns:
+                lines.append("#place.flush()")
+            if wanted != columns:  # begins a page
+                lines.append(f"#set page(columns: {wanted})")
+            columns = wanted
             lines.append(f'#[#metadata(none)#label("{name_chapter(chapter)}")]')
         add(number, columns)
-    lines += ["#place.flush()", "#set page(columns: 1)", "#appendix(content.front)"]
+    lines += ["#place.flush()", "#appendix(content.front)"]
     return "\n".join(lines), places
 
 
@@ -327,24 +337,26 @@ def compile_pdf(
     import matplotlib
     import typst
 
-    inputs = {
+    inputs = files | {
         "main.typ": source.encode(),
         "report.typ": (TEMPLATE / "report.typ").read_bytes(),
         "content.json": json.dumps(content).encode(),
     }
-    compiler = typst.Compiler(
-        files | inputs,
-        font_paths=[str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")],
-        ignore_system_fonts=True,
-    )
-    try:
-        return compiler.compile(
-            format="pdf",
-            pdf_standards=STANDARDS,
-            timestamp=content["front"]["timestamp"],
-        )
-    except typst.TypstError as error:
-        raise ReportError(_explain(error, places)) from error
+    with tempfile.TemporaryDirectory(prefix="cifarlib-") as home:
+        for name, part in inputs.items():
+            (Path(home) / name).write_bytes(part)
+        try:
+            return typst.compile(
+                str(Path(home) / "main.typ"),
+                format="pdf",
+                root=home,
+                font_paths=[str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")],
+                ignore_system_fonts=True,
+                pdf_standards=STANDARDS,
+                timestamp=content["front"]["timestamp"],
+            )
+        except typst.TypstError as error:
+            raise ReportError(_explain(error, places)) from error
 
 
 def _explain(error: Any, places: Sequence[tuple[int, str]]) -> str:

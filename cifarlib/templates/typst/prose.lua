@@ -8,12 +8,32 @@ function Div(div)
   end
 end
 
+-- “Table IV” stays on one line.
+function Link(link)
+  if link.target:sub(1, 1) == "#" then
+    return link:walk({
+      Space = function()
+        return pandoc.Str("\u{a0}")
+      end,
+    })
+  end
+end
+
+local function quote(text)
+  return '"' .. text:gsub("\\", "\\\\"):gsub('"', '\\"'):gsub("%s+", " ") .. '"'
+end
+
+-- An image needs one, too; Python puts a file's name in place of its source.
+function Image(image)
+  local said = pandoc.utils.stringify(image.caption)
+  return pandoc.RawInline("typst", "#picture(" .. quote(image.src) .. ", " .. quote(said) .. ")")
+end
+
 -- Formulas need a text for those who hear the page: their TeX source.
 function Math(math)
   local formula = pandoc.write(pandoc.Pandoc({ pandoc.Plain({ math }) }), "typst")
-  local said = math.text:gsub("\\", "\\\\"):gsub('"', '\\"')
   return pandoc.RawInline(
     "typst",
-    '#[#set math.equation(alt: "' .. said .. '");' .. formula:gsub("%s+$", "") .. "]"
+    "#[#set math.equation(alt: " .. quote(math.text) .. ");" .. formula:gsub("%s+$", "") .. "]"
   )
 end
