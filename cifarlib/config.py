@@ -401,7 +401,7 @@ class Condition:
 def load_study(path: Path | None = None) -> Study:
     """Read and check a study; ``params/study.yaml`` unless another is named."""
     path = path or paths.STUDY
-    return validate(Study, _read_yaml(path), _shown(path))
+    return validate(Study, read_yaml(path), _shown(path))
 
 
 def scale_names() -> list[str]:
@@ -422,7 +422,7 @@ def load_scale(
     path = Path(name) if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(f"there is no scale {name!r}; {suggest(name, scale_names())}")
-    content = _read_yaml(path)
+    content = read_yaml(path)
     content["protocol"] = _preset(study, "protocol", content.get("protocol"))
     source = _shown(path)
     for text in overrides:
@@ -573,7 +573,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that is a mapping; ``ConfigError`` for any other, and for a key twice."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:

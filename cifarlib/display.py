@@ -22,6 +22,7 @@ from cifarlib.records import Results
 PENDING = "pending"
 ABSENT = "–"  # neither the paper nor the study has it
 LONG = 32  # characters from which a column of words is broken into lines
+WIDE = 12  # columns from which a table is set closer
 
 CONTENT = "application/vnd.cifarlib.shown+json"  # MIME type of what the PDF is set from
 
@@ -42,6 +43,22 @@ class Shown:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         bundle = {"text/html": self.html, "text/plain": self.text}
         return bundle if self.content is None else bundle | {CONTENT: self.content}
+
+
+@dataclass(frozen=True)
+class Links:
+    """A table's cell of links to places in the report: (text, id) pairs."""
+
+    places: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(text for text, _ in self.places)
+
+    @property
+    def html(self) -> str:
+        """The links, one a line."""
+        links = (f'<a href="#{html.escape(i)}">{html.escape(t)}</a>' for t, i in self.places)
+        return "<br>".join(links)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -86,6 +103,12 @@ def show_table(
             "rows": texts,
             "best": sorted(map(list, marked)),
             "runs": [list(runs) for runs in frame.attrs.get("runs", [])],
+            "links": [
+                [row, column, list(map(list, value.places))]
+                for row, values in enumerate(frame.itertuples(index=False, name=None))
+                for column, value in enumerate(values)
+                if isinstance(value, Links)
+            ],
         },
     )
 
@@ -141,12 +164,15 @@ def _table_html(
                 kind.append("pending")
             if (row, column) in marked:
                 text = f"<strong>{text}</strong>"
+            if isinstance(value := frame.iat[row, column], Links):
+                text = value.html
             if column == 0:
                 text = link_runs(text, behind[row])
             cells.append(f"<td{_class(*kind)}>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     head = _head(frame, words)
-    return f'<table class="data"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    wide = _class("data", "wide" if frame.shape[1] > WIDE else "")
+    return f'<table{wide}><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _class(*names: str) -> str:
@@ -157,11 +183,11 @@ def _class(*names: str) -> str:
 def _wording(column: "pd.Series[Any]") -> str:
     """The class of a column of words: set flush left, a long one broken into lines."""
     values = column.dropna()
-    if values.empty or not values.map(lambda value: isinstance(value, str)).all():
+    if values.empty or not values.map(lambda value: isinstance(value, str | Links)).all():
         return ""
-    if pd.to_numeric(values, errors="coerce").notna().any():
+    if pd.to_numeric(values.map(str), errors="coerce").notna().any():
         return ""
-    return "text long" if values.str.len().max() > LONG else "text"
+    return "text long" if values.map(str).str.len().max() > LONG else "text"
 
 
 def link_runs(text: str, runs: Sequence[str]) -> str:
