@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from cifarlib import leads, published
 from cifarlib.config import DATASETS
+from cifarlib.display import ABSENT
 from cifarlib.figures import BEST, RATE_COLOURS, STYLE
 from cifarlib.records import DataRecord, Results
 
@@ -43,8 +44,7 @@ def tabulate_factor_49(results: Results) -> pd.DataFrame:
     √((σ² + (μ − μ')²) / f). NaN without CIFAR-10's record.
     """
     mean, std = map(np.array, published.read_normalization()["32"])
-    side = {lead.id: lead for lead in leads.read_leads()}["factor_49"].says["side"]
-    factor = (side / 32) ** 2
+    factor = (leads.find_lead("factor_49").says["side"] / 32) ** 2
     data = cifar10_record(results)
     true_mean = np.array(data.statistics.mean) if data else np.full(3, NAN)
     true_std = np.array(data.statistics.std) if data else np.full(3, NAN)
@@ -253,7 +253,7 @@ def tabulate_variance() -> pd.DataFrame:
     rows = []
     for name, (table, factors) in searches.items():
         shares = share_variance(table, factors)
-        row = {"Search": name, "Runs": len(table), "Optimiser": shares.get("optimizer", NAN)}
+        row = {"Search": name, "Runs": len(table), "Optimiser": shares.get("optimizer", ABSENT)}
         row |= {
             "Learning rate": shares["learning_rate"],
             "Batch size": shares["batch_size"],
@@ -337,16 +337,17 @@ def tabulate_selection(results: Results) -> pd.DataFrame:
 
 
 # ---------------------------------------------------------------------------------------------
-# Figures
+# Drawings
 # ---------------------------------------------------------------------------------------------
 
 
-def plot_augmentation_gain(claimed: float) -> Figure:
+def plot_augmentation_gain() -> Figure:
     """Twelve lines from the test accuracy without augmentation to that with DAA-1.
 
-    A mark on each line says where a gain of ``claimed`` points would end.
+    A mark on each line says where the gain that the text claims would end.
     """
     gains = tabulate_augmentation_gain()
+    claimed = leads.find_lead("augmentation_gain").says["up_to"]
     with mpl.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
         rows = range(len(gains))
@@ -355,13 +356,14 @@ def plot_augmentation_gain(claimed: float) -> Figure:
         axis.scatter(gains["none"], rows, facecolors="white", edgecolors=colours, zorder=3)
         axis.scatter(gains["DAA-1"], rows, c=colours, zorder=3)
         axis.scatter(gains["none"] + claimed, rows, marker="|", s=80, c="0.2", zorder=4)
-        for row, (end, gain) in enumerate(zip(gains["DAA-1"], gains["gain"], strict=True)):
+        ends = np.maximum(gains["DAA-1"], gains["none"] + claimed)  # labels clear of the marks
+        for row, (end, gain) in enumerate(zip(ends, gains["gain"], strict=True)):
             axis.annotate(f"+{gain:.1f}", (end, row), (6, 0), textcoords="offset points",
                           va="center", fontsize=8)  # fmt: skip
         names = gains[["Batch", "LR", "L2"]].itertuples(index=False)
         axis.set_yticks(rows, [f"batch {b}, LR {r:g}, L2 {d:g}" for b, r, d in names])
         axis.set_xlabel(f"test top-1 in % (bars: {claimed:g} points above no augmentation)")
-        axis.set_xlim(right=gains["DAA-1"].max() + 4)
+        axis.set_xlim(right=ends.max() + 4)
         axis.grid(axis="y", visible=False)
     return figure
 
@@ -381,6 +383,7 @@ def plot_long_runs() -> Figure:
         names = runs[["run", "dropout"]].itertuples(index=False)
         axis.set_yticks(rows, [f"run {run}, dropout {dropout:g}" for run, dropout in names])
         axis.invert_yaxis()
+        axis.set_xlim(right=1.07 * runs["epochs"].max())
         axis.set_xlabel("epoch (bar: last one, tick: best one)")
         axis.grid(axis="y", visible=False)
     return figure

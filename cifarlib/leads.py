@@ -62,6 +62,14 @@ def read_leads() -> list[Lead]:
     return leads
 
 
+def find_lead(name: str) -> Lead:
+    """The lead with an id; ``ConfigError`` where there is none."""
+    for lead in read_leads():
+        if lead.id == name:
+            return lead
+    raise ConfigError(f"leads.yaml has no lead {name!r}; restore it from the repository")
+
+
 def read_facts() -> dict[str, Fact]:
     """What the listings do, by a short name; ``ConfigError`` for a missing or damaged file."""
     path = paths.PUBLISHED / "listings.yaml"
