@@ -21,7 +21,8 @@ from cifarlib.records import (
 
 DEFAULTS = 'scale = "smoke"\noverrides = []\nbuild = ""  # empty: build/<scale>'
 DRAWING = (
-    '<svg role="img" aria-label="A line" viewBox="0 0 9 9"><defs><path id="glyph" d="M0 0h9"/></defs><use href="#glyph"/>'
+    '<svg role="img" aria-label="A line" viewBox="0 0 9 9">'
+    '<defs><path id="glyph" d="M0 0h9"/></defs><use href="#glyph"/>'
     '<g clip-path="url(#glyph)"></g></svg>'
 )
 FIRST = f"""\

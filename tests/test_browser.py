@@ -1,0 +1,267 @@
+"""The report in a real browser: Chromium opens the page from disk, as a reader does."""
+
+import csv
+import io
+import shutil
+from types import SimpleNamespace
+from urllib.parse import unquote
+
+import pytest
+from conftest import make_data_record, make_record
+
+from cifarlib import front, paths, report
+from cifarlib.records import RecordStore, open_results
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+ALL = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}  # of axe-core
+CONTRAST = {"type": "rule", "values": ["color-contrast"]}
+DONE = 110  # of 120 runs; the rest is pending
+
+pytestmark = [
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed"),
+    pytest.mark.xdist_group("browser"),  # the page is rendered once
+]
+
+
+def make_findings():
+    """A ledger of claims with every verdict."""
+    verdicts = ("held", "failed", "not distinguishable", "pending") * 6
+    return [
+        SimpleNamespace(
+            claim=SimpleNamespace(text="The learning rate decides <b>most</b>", where="§V"),
+            paper="86.9 %",
+            ours="31.5 %",
+            verdict=verdict,
+            provisional=True,
+            links=(("Table IV", "table-IV"),),
+        )
+        for verdict in verdicts
+    ]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """The committed notebooks over made-up records, as one page."""
+    folder = tmp_path_factory.mktemp("browser")
+    store = RecordStore(folder)
+    store.write(make_data_record("synthetic"))
+    for condition in open_results("smoke", [], folder).conditions[:DONE]:
+        store.write(make_record(condition))
+    results = open_results("smoke", [], folder)
+    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    parameters = {"scale": "smoke", "overrides": [], "build": str(folder)}
+    executed = report.execute_all(notebooks, folder / "notebooks", [parameters] * len(notebooks))
+    leads = [SimpleNamespace(verdict=verdict) for verdict in ("confirmed", "refuted")]
+    told = front.describe(results, "--scale smoke", make_findings(), leads)
+    return report.assemble(executed, folder / "report.html", told).as_uri()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium, address):
+    """Opens the report; what it complains about or asks the network for must stay empty."""
+    contexts, faults = [], []
+
+    def open_(width=1440, height=900, scheme="light", script=True, at=""):
+        context = chromium.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme=scheme,
+            java_script_enabled=script,
+        )
+        context.set_default_timeout(15_000)  # ms
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda said: faults.append(f"{said.type}: {said.text}"))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda request: _notice(request.url, address, faults))
+        page.goto(address + at)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def _notice(url, address, faults):
+    if not url.startswith(("data:", "blob:", address)):
+        faults.append(f"requested {url}")
+
+
+def is_in_sight(locator):
+    """Whether an element lies in the window, below the ribbon."""
+    box, height = locator.bounding_box(), locator.page.viewport_size["height"]
+    return box is not None and 30 < box["y"] < height
+
+
+# ---------------------------------------------------------------------------------------------
+# A reader at a desk
+# ---------------------------------------------------------------------------------------------
+
+
+def test_links_and_images_resolve(open_page):
+    page = open_page()
+    found = page.evaluate("""() => ({
+        dangling: [...document.querySelectorAll("a[href^='#']")].map((a) => a.hash.slice(1))
+            .filter((id) => id && !document.getElementById(decodeURIComponent(id))),
+        broken: [...document.images].filter((i) => !i.complete || !i.naturalWidth).length,
+        unnamed: [...document.images].filter((i) => !i.alt.trim()).length,
+        images: document.images.length, links: document.links.length })""")
+    assert (found["dangling"], found["broken"], found["unnamed"]) == ([], 0, 0)
+    assert found["images"] > 5
+    assert found["links"] > 120
+
+
+def test_the_summary_stands_on_the_first_screen(open_page):
+    page = open_page()
+    for name in (".facts", ".verdict.held", ".verdict.failed", ".onward"):
+        box = page.locator(name).bounding_box()
+        assert box["y"] + box["height"] <= 900, name
+    assert page.locator(".verdict .count").all_inner_texts() == ["6", "6", "6"]
+
+
+def test_contents_lead_to_their_sections_and_mark_them(open_page):
+    page = open_page()
+    link = page.locator("nav.contents a").nth(4)
+    link.click()
+    heading = page.locator(link.get_attribute("href"))
+    assert is_in_sight(heading)
+    page.wait_for_function("document.querySelector('nav.contents a[aria-current]')")
+    assert page.locator("nav.contents a[aria-current]").count() == 1
+
+
+def test_a_table_sorts_by_keyboard_and_goes_back(open_page):
+    page = open_page()
+    table = page.locator("#table-VII table")
+    head = table.locator("thead tr").last.locator("button").nth(1)
+    before = table.locator("tbody tr").all_inner_texts()
+    orders = []
+    for _ in range(3):
+        head.focus()
+        page.keyboard.press("Enter")
+        orders.append(head.locator("xpath=..").get_attribute("aria-sort"))
+        if len(orders) < 3:
+            assert sorted(table.locator("tbody tr").all_inner_texts()) == sorted(before)
+            assert table.locator("tbody tr").all_inner_texts() != before
+    assert orders == ["ascending", "descending", None]
+    assert table.locator("tbody tr").all_inner_texts() == before
+
+
+def test_a_table_can_be_saved_as_csv(open_page):
+    page = open_page()
+    with page.expect_download() as waiting:
+        page.locator("#table-VII a.csv").click()
+    assert waiting.value.suggested_filename == "table-VII.csv"
+    content = waiting.value.path().read_text(encoding="utf-8-sig")
+    head, *rows = csv.reader(io.StringIO(content))
+    assert len(rows) == page.locator("#table-VII tbody tr").count() == 32
+    assert {len(row) for row in rows} == {len(head)}
+    assert "Test, ours" in head
+
+
+def test_a_row_opens_its_run(open_page):
+    page = open_page()
+    link = page.locator("#table-VII tbody a[href^='#run-']").first
+    run = page.locator(link.get_attribute("href"))
+    assert not run.is_visible()
+    link.click()
+    assert run.is_visible()
+    assert is_in_sight(run.locator("xpath=../summary"))
+    assert "cifarlib run stage1-daa1/1 --scale smoke" in run.inner_text()
+    assert run.locator("table.confusion tbody td").count() == 100
+    assert run.locator("svg.curves").count() == 2
+
+
+def test_a_pending_run_says_how_to_make_it(open_page):
+    page = open_page()
+    run = page.locator("details.run", has_text="pending, about").first
+    run.locator("summary").click()
+    assert "Pending; to make it: cifarlib run " in run.inner_text()
+
+
+def test_colours_switch_and_are_remembered(open_page):
+    page = open_page()
+
+    def background():
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    assert background() == "rgb(255, 255, 255)"
+    page.get_by_role("button", name="Switch to dark colours").click()
+    assert sum(map(int, background()[4:-1].split(","))) < 120
+    page.reload()
+    assert sum(map(int, background()[4:-1].split(","))) < 120
+
+
+# ---------------------------------------------------------------------------------------------
+# Other readers
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scheme", "rules"), [("light", ALL), ("dark", CONTRAST)])
+def test_nothing_stands_in_the_way_of_assistive_technology(open_page, scheme, rules):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = open_page(scheme=scheme)
+    page.evaluate("""for (const kind of ["run", "source", "all-runs"])
+        document.querySelector(`details.${kind}`).open = true""")
+    closed = {"exclude": [["details.run:not([open]) > div"]]}  # one run is like another
+    options = {"runOnly": rules, "resultTypes": ["violations"]}
+    found = Axe().run(page, context=closed, options=options).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"], len(v["nodes"])) for v in found] == []
+
+
+def test_the_keyboard_reaches_the_content_first(open_page):
+    page = open_page()
+    page.keyboard.press("Tab")
+    skip = page.locator("a.skip")
+    assert skip.evaluate("e => e === document.activeElement")
+    assert skip.bounding_box()["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+
+
+def test_a_phone_does_not_scroll_sideways(open_page):
+    page = open_page(width=390, height=844)
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    wide = page.evaluate("""() => [...document.querySelectorAll("main *")]
+        .filter((e) => !e.closest(".scroll, pre, svg") && e.getBoundingClientRect().right > 391)
+        .map((e) => e.outerHTML.slice(0, 80))""")
+    assert wide == []
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+
+
+def test_without_javascript_nothing_is_missing(open_page):
+    page = open_page(script=False)
+    assert is_in_sight(page.locator("nav.contents a").first)
+    assert page.locator("#table-VII tbody tr").count() == 32
+    assert page.locator("#table-VII tbody tr").last.is_visible()
+    assert page.locator("button").count() == 0  # none that would do nothing
+    source = page.locator("#table-VII a.csv").get_attribute("href")
+    assert "Test, ours" in unquote(source)
+    anchor = page.locator("div[id^='run-']").nth(40).get_attribute("id")
+    run = open_page(script=False, at=f"#{anchor}").locator(f"#{anchor}")
+    assert run.is_visible()
+    assert "Again: cifarlib run " in run.inner_text()
+
+
+def test_it_prints_on_paper(open_page, tmp_path):
+    from pypdf import PdfReader
+
+    open_page().pdf(path=tmp_path / "report.pdf", format="A4")
+    pages = [page.extract_text() for page in PdfReader(tmp_path / "report.pdf").pages]
+    text = "\n".join(pages)
+    assert 10 < len(pages) < 60
+    assert all("stand-in set" in page for page in pages)
+    for words in ("What decides the accuracy", "Table VII", "Figure 5", "Provenance"):
+        assert words in text
+    assert "Switch to" not in text
+    assert not [number for number, page in enumerate(pages) if len(page) < 100]  # no empty page
