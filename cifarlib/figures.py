@@ -1,28 +1,33 @@
 """One function for each figure of the paper, drawn from records; each returns a Figure.
 
-One colour-blind safe palette; colours stand for learning rates and line styles for weight
-decay in every figure that shows runs.
+One colour-blind safe palette; colours stand for learning rates, line styles for weight decay and
+marks for batch sizes in every figure that shows runs. ``curves`` draws the course of training,
+``diagram`` the network.
 """
 
 import base64
 import io
-from collections.abc import Sequence
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
-from cifarlib.config import DATASETS, Condition
-from cifarlib.records import DataRecord, Results, RunRecord
+from cifarlib.config import DATASETS
+from cifarlib.records import DataRecord, RunRecord
 
-RATE_COLOURS = {0.1: "#cc3311", 0.01: "#ee7733", 0.001: "#009988", 0.0001: "#0077bb"}
+RATE_COLOURS = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
 DECAY_STYLES = {0.001: "-", 0.0001: (0, (3, 1.5))}
+BATCH_MARKS = {
+    32: ("#1a1a1a", "o"),
+    64: ("#6b6b6b", "s"),
+    128: ("#b0b0b0", "D"),
+    256: ("#ffffff", "^"),
+}
+SPLIT_COLOURS = {"train": "#0077bb", "validation": "#009988", "test": "#cc4a00"}
 BEST = "#cc3311"
 
 STYLE = {
@@ -41,6 +46,10 @@ def _image(png: str) -> np.ndarray:
     return plt.imread(io.BytesIO(base64.b64decode(png)))
 
 
+def _class_names(record: RunRecord) -> tuple[str, ...]:
+    return tuple(DATASETS[record.config.data.name].classes)
+
+
 def plot_examples(data: DataRecord | None) -> Figure | None:
     """Figure 1: one training image of each of the ten classes."""
     if data is None:
@@ -51,10 +60,19 @@ def plot_examples(data: DataRecord | None) -> Figure | None:
         for label, (axis, png, name) in enumerate(
             zip(axes.flat, data.examples, names, strict=True), start=1
         ):
-            axis.imshow(_image(png), interpolation="nearest")
+            axis.imshow(_image(png), interpolation="none")
             axis.set_title(f"{label} {name}")
             axis.axis("off")
     return figure
+
+
+def describe_examples(data: DataRecord | None) -> str:
+    """Figure 1 in words."""
+    if data is None:
+        return "Pending."
+    names = enumerate(DATASETS[data.dataset].classes, start=1)
+    listed = ", ".join(f"{number} {name}" for number, name in names)
+    return f"Ten images in two rows of five, one of each class: {listed}."
 
 
 def plot_transforms(data: DataRecord | None) -> Figure | None:
@@ -65,96 +83,28 @@ def plot_transforms(data: DataRecord | None) -> Figure | None:
         count = len(data.transforms)
         figure, axes = plt.subplots(1, count, figsize=(1.6 * count, 1.9), layout="constrained")
         for axis, (name, png) in zip(axes, data.transforms.items(), strict=True):
-            axis.imshow(_image(png), interpolation="nearest")
+            axis.imshow(_image(png), interpolation="none")
             axis.set_title(name, fontsize=8)
             axis.axis("off")
     return figure
 
 
-def plot_base_search(results: Results, threshold: float = 70.0) -> Figure | None:
-    """Figure 5, accuracy row: test top-1 by epoch, for each optimiser and for the best runs.
-
-    The fourth panel holds the runs above ``threshold`` % test top-1. A red dot marks the best
-    run of a panel at its reported epoch.
-    """
-    runs = [
-        (condition, record)
-        for condition in results.select("stage1-base")
-        if (record := results.record(condition))
-    ]
-    if not runs:
-        return None
-    panels = {
-        name: [(c, r) for c, r in runs if c.settings["optimizer"] == key]
-        for key, name in (("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW"))
-    }
-    panels[f"above {threshold:.4g} %"] = [
-        (c, r) for c, r in runs if (r.accuracy("test") or 0) > threshold
-    ]
-    with mpl.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            1, 4, figsize=(10, 3.1), sharex=True, sharey=True, layout="constrained"
-        )
-        for axis, (name, members) in zip(axes, panels.items(), strict=True):
-            _draw_runs(axis, members)
-            axis.set_title(f"{name} ({len(members)} run{'s' if len(members) != 1 else ''})")
-            axis.set_xlabel("epoch")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes[0].set_ylabel("test top-1, %")
-        figure.legend(handles=_run_legend(), loc="outside lower center", ncols=5, frameon=False)
-    return figure
-
-
-def choose_threshold(results: Results, threshold: float = 0.0, published: float = 70.0) -> float:
-    """Figure 5's threshold in %: the one given, unless it is 0.
-
-    Else the paper's 70 %, or where no run exceeds that, nine tenths of the best run.
-    """
-    if threshold:
-        return threshold
-    best = results.stage("stage1-base")["test_top1"].max()
-    return published if pd.isna(best) or best > published else float(np.floor(0.9 * best))
-
-
-def _draw_runs(axis: Axes, runs: Sequence[tuple[Condition, RunRecord]]) -> None:
-    best: tuple[float, int] | None = None
-    for condition, record in runs:
-        history = record.result.history
-        epochs = [e for e in range(history.epochs + 1) if history.test.top1[e] is not None]
-        accuracy = [history.test.accuracy(epoch) for epoch in epochs]
-        axis.plot(
-            epochs,
-            accuracy,
-            color=RATE_COLOURS[condition.config.learning_rate],
-            linestyle=DECAY_STYLES[condition.config.weight_decay],
-            linewidth=1.1,
-        )
-        reached = record.accuracy("test") or 0.0
-        if best is None or reached > best[0]:
-            best = (reached, record.reported_epoch)
-    if best:
-        axis.plot(best[1], best[0], "o", color=BEST, markersize=6, zorder=3)
-
-
-def _run_legend() -> list[Line2D]:
-    rates = [0.001, 0.0001]
-    handles = [Line2D([], [], color=RATE_COLOURS[r], label=f"learning rate {r:g}") for r in rates]
-    handles += [
-        Line2D([], [], color="0.3", linestyle=style, label=f"L2 {decay:g}")
-        for decay, style in DECAY_STYLES.items()
-    ]
-    best = Line2D([], [], color=BEST, marker="o", linestyle="", label="best run")
-    return [*handles, best]
+def describe_transforms(data: DataRecord | None) -> str:
+    """Figure 2 in words."""
+    if data is None:
+        return "Pending."
+    return f"The same image {len(data.transforms)} times in a row: {', '.join(data.transforms)}."
 
 
 def plot_confusion(record: RunRecord | None) -> Figure | None:
     """Figures 6, 7 and 10: confusion matrices of the training and the test set.
 
-    Cells are % of their true class; the paper calls the test set's “Validation”.
+    Cells are % of their true class, blank below 0.5; classes are numbered from 1, as in the
+    paper, which calls the test set's “Validation”.
     """
     if record is None:
         return None
-    names = DATASETS[record.config.data.name].classes
+    names = [f"{n} {name}" for n, name in enumerate(_class_names(record), start=1)]
     with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
         for axis, split in zip(axes, ("train", "test"), strict=True):
@@ -162,8 +112,8 @@ def plot_confusion(record: RunRecord | None) -> Figure | None:
             shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
             sns.heatmap(
                 shares,
-                annot=True,
-                fmt=".0f",
+                annot=np.where(shares >= 0.5, shares.round().astype(int).astype(str), ""),
+                fmt="",
                 cmap="cividis",
                 vmin=0,
                 vmax=100,
@@ -179,9 +129,83 @@ def plot_confusion(record: RunRecord | None) -> Figure | None:
             axis.set_title(f"{title}, top-1 {accuracy:.1f} %")
             axis.set_xlabel("predicted")
             axis.set_ylabel("true class, in %")
-            axis.tick_params(axis="x", rotation=45)
+            slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+            axis.set_xticks(axis.get_xticks(), names, **slanted)
             axis.tick_params(axis="y", rotation=0)
     return figure
+
+
+def describe_confusion(record: RunRecord | None, count: int = 3) -> str:
+    """Figure 6, 7 or 10 in words: accuracies, and the test set's most frequent mistakes."""
+    if record is None:
+        return "Pending."
+    names = _class_names(record)
+    predictions = record.result.predictions
+    counts = np.array(predictions.confusion["test"], dtype=float)
+    shares = 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    np.fill_diagonal(shares, 0)
+    largest = np.argsort(-shares, axis=None, kind="stable")[:count]
+    mistakes = ", ".join(
+        f"{names[true]} for {names[predicted]} {shares[true, predicted]:.0f} %"
+        for true, predicted in zip(*np.unravel_index(largest, shares.shape), strict=True)
+    )
+    train, test = (record.accuracy(s, epoch=predictions.epoch) or 0 for s in ("train", "test"))
+    return (
+        "Two heat maps of 10 × 10 cells, true class by predicted class: training set, top-1 "
+        f"{train:.1f} %, and test set, top-1 {test:.1f} %. Most frequent mistakes of the test set, "
+        f"true class first: {mistakes}."
+    )
+
+
+def plot_last_layer(record: RunRecord | None) -> Figure | None:
+    """Ours, after the paper's Listing 5: weights of the last layer, and the size of each row.
+
+    Rows are classes, columns features; zero is white. Right: root mean square of a class's
+    weights; the dashed line is √(2/10), the standard deviation of the first weights.
+    """
+    if record is None:
+        return None
+    weights = record.result.predictions.weights
+    names = _class_names(record)
+    limit = float(np.abs(weights).max()) or 1.0
+    with mpl.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(9, 2.8), layout="constrained", width_ratios=(5, 1), sharey=True
+        )
+        image = left.imshow(
+            weights, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="none"
+        )
+        left.set_yticks(range(len(names)), names)
+        left.set_xlabel(f"feature (of {weights.shape[1]})")
+        left.grid(visible=False)
+        figure.colorbar(image, ax=left, label="weight", pad=0.01)
+        right.barh(range(len(names)), _root_mean_square(weights), color=RATE_COLOURS[0.0001])
+        right.axvline(FIRST_DEVIATION, color="0.2", linestyle="--", linewidth=1)
+        right.set_xlabel("root mean square")
+        right.grid(visible=False, axis="y")
+    return figure
+
+
+FIRST_DEVIATION = (2 / 10) ** 0.5  # of Kaiming's normal weights with ten outputs (fan-out)
+
+
+def describe_last_layer(record: RunRecord | None) -> str:
+    """The heat map of the last layer in words: range of the weights, largest and smallest row."""
+    if record is None:
+        return "Pending."
+    weights = record.result.predictions.weights
+    names = _class_names(record)
+    sizes = _root_mean_square(weights)
+    return (
+        f"Heat map of {weights.shape[0]} rows, one for each class, and {weights.shape[1]} columns; "
+        f"weights from {weights.min():.2f} to {weights.max():.2f}. Bars beside it: root mean "
+        f"square by class, from {sizes.min():.3f} ({names[int(sizes.argmin())]}) to "
+        f"{sizes.max():.3f} ({names[int(sizes.argmax())]})."
+    )
+
+
+def _root_mean_square(weights: np.ndarray) -> np.ndarray:
+    return np.sqrt((weights**2).mean(axis=1))
 
 
 def plot_agreement(searches: dict[str, pd.DataFrame]) -> Figure | None:
@@ -211,3 +235,15 @@ def plot_agreement(searches: dict[str, pd.DataFrame]) -> Figure | None:
         ]
         figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     return figure
+
+
+def describe_agreement(searches: dict[str, pd.DataFrame]) -> str:
+    """Ours against the paper's in words: the rank correlation of each search."""
+    parts = []
+    for title, table in searches.items():
+        rank = table["Test", "paper"].corr(table["Test", "ours"], method="spearman")
+        parts.append(f"{title} {'pending' if pd.isna(rank) else f'{rank:.2f}'}")
+    return (
+        f"{len(searches)} scatter plots, a point for each run, coloured by learning rate; rank "
+        f"correlation of our test accuracy with the paper's: {', '.join(parts)}."
+    )

@@ -3,13 +3,17 @@
 Frames have two column levels, (quantity, ``paper`` | ``ours`` | ``diff.``); what names a row
 stands under an empty quantity. Accuracies are top-1 in %, differences are ours − paper in
 percentage points, “Epoch” is the chosen one. A missing outcome is NaN. Several seeds are averaged.
+``frame.attrs["runs"]`` holds, for every row of a table that stands on runs, the ids of those runs.
 """
 
+from collections.abc import Iterable
+
+import numpy as np
 import pandas as pd
 
 from cifarlib import published
-from cifarlib.config import DATASETS
-from cifarlib.records import SPLITS, Results
+from cifarlib.config import DATASETS, Condition
+from cifarlib.records import SPLITS, Layer, Results
 
 METRICS = {
     "best_epoch": "Epoch",
@@ -93,6 +97,70 @@ def tabulate_interpolation_statistics(results: Results) -> pd.DataFrame:
     return _two_levels(rows)
 
 
+def tabulate_stages(results: Results) -> pd.DataFrame:
+    """Table III: the paper's task of each stage, and the parts of the study that carry it out.
+
+    A fourth row holds what belongs to no stage of the paper's: the interpolation study.
+    """
+    rows = []
+    tasks = published.read_table(3).set_index("stage")["task"].to_dict()
+    for stage in (*tasks, None):
+        parts = {
+            name: [c for c in results.conditions if c.stage == name]
+            for name in results.study.stages
+            if (name[5:6] if name.startswith("stage") else None) == (stage and str(stage))
+        }
+        conditions = [c for part in parts.values() for c in part]
+        titles = [results.study.stages[name].title.partition(": ") for name in parts]
+        here = [
+            f"{text or title} ({_count(part)})"
+            for (title, _, text), part in zip(titles, parts.values(), strict=True)
+        ]
+        rows.append(
+            {
+                "Stage": str(stage or "–"),
+                "Task in the paper": tasks.get(stage, "Section II.A.2, outside the stages"),
+                "Parts here (conditions)": "; ".join(here),
+                "Conditions": _count(conditions),
+                "Recorded": _count(c for c in conditions if results.record(c)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _count(conditions: Iterable[Condition]) -> int:
+    """How many conditions there are, whatever the number of seeds."""
+    return len({c.name for c in conditions})
+
+
+def tabulate_layers(results: Results) -> pd.DataFrame:
+    """Ours alone: the residual network's layers with weights, and their sum in the last row."""
+    if results.network is None:
+        return pd.DataFrame([dict.fromkeys(LAYER_COLUMNS, float("nan"))])
+    rows = [
+        (layer.name, _operation(layer), shape(layer), layer.parameters, layer.flops / 1e6)
+        for layer in results.network.layers
+        if layer.parameters
+    ]
+    total = results.network.parameters, results.network.flops / 1e6
+    return pd.DataFrame([*rows, ("all layers", "–", "–", *total)], columns=LAYER_COLUMNS)
+
+
+LAYER_COLUMNS = ["Layer", "Operation", "Output", "Parameters", "MFLOPs"]
+
+
+def _operation(layer: Layer) -> str:
+    if layer.kernel is None:
+        return layer.kind
+    size = f"{layer.kernel}×{layer.kernel}"
+    return f"{layer.kind} {size}, stride {layer.stride}, padding {layer.padding}"
+
+
+def shape(layer: Layer) -> str:
+    """A layer's output shape, 64×17×17."""
+    return "×".join(map(str, layer.output))
+
+
 def tabulate_base_search(results: Results, optimizer: str) -> pd.DataFrame:
     """Tables IV (sgd), V (adam) and VI (adamw): the base search, 12 runs each."""
     number = {"sgd": 4, "adam": 5, "adamw": 6}[optimizer]
@@ -116,6 +184,56 @@ def tabulate_long_runs(results: Results) -> pd.DataFrame:
     return _compare(published.read_table(9), ours, ["run"], SETTINGS, metrics)
 
 
+def tabulate_top_k(results: Results, run: int) -> pd.DataFrame:
+    """Tables X (run 9) and XI (run 13): top-1, top-2 and top-3 accuracy of the long runs."""
+    paper = published.read_table({9: 10, 13: 11}[run])
+    ours = results.stage("stage1-long").query("run == @run")
+    rows = []
+    for _, line in paper.iterrows():
+        k = int(line["top_k"])
+        cells: dict[tuple[str, str], object] = {("", "Accuracy"): f"top-{k}"}
+        for split in SPLITS:
+            value = ours[f"{split}_top{k}"].mean()
+            name = METRICS[f"{split}_top1"]
+            cells[name, "paper"], cells[name, "ours"] = line[split], value
+            cells[name, "diff."] = value - line[split]
+        rows.append(cells)
+    return _two_levels(rows, [_runs(ours)] * len(rows))
+
+
+def tabulate_confusion(results: Results) -> pd.DataFrame:
+    """Table XII: cat, deer and dog in the confusion matrix of run 9 with dropout 0.2, in images.
+
+    Rows are true classes, columns predicted ones. Ours is the test set's, the mean over seeds;
+    “All ten” is the number of its images of the class. Differences are missing unless the class
+    has the 1,000 test images behind the paper's counts.
+    """
+    paper = published.read_table(12)
+    conditions = results.select("stage2-dropout", run=9, dropout=0.2)
+    records = [record for c in conditions if (record := results.record(c))]
+    matrices = [record.result.predictions.confusion["test"] for record in records]
+    ours = np.mean(matrices, axis=0) if matrices else np.full((10, 10), np.nan)
+    rows = []
+    for _, line in paper.iterrows():
+        counts = ours[line["number"] - 1]  # the paper counts classes from 1
+        cells: dict[tuple[str, str], object] = {("", "True class"): _class(line)}
+        for _, predicted in paper.iterrows():
+            name = f"Predicted {predicted['label']}"
+            theirs, value = line[predicted["label"]], counts[predicted["number"] - 1]
+            cells[name, "paper"], cells[name, "ours"] = theirs, value
+            cells[name, "diff."] = value - theirs if counts.sum() == CLASS_SIZE else np.nan
+        cells["All ten", "ours"] = counts.sum()
+        rows.append(cells)
+    return _two_levels(rows, [tuple(c.run_id for c in conditions)] * len(rows))
+
+
+CLASS_SIZE = 1000  # test images of a class of CIFAR-10
+
+
+def _class(line: pd.Series) -> str:
+    return f"{line['label']} ({line['number']})"
+
+
 def tabulate_dropout(results: Results, run: int) -> pd.DataFrame:
     """Tables XIII (run 9) and XIV (run 13): dropout; 0.0 is the long run of Table IX."""
     number = {9: 13, 13: 14}[run]
@@ -132,6 +250,7 @@ def tabulate_models(results: Results) -> pd.DataFrame:
     paper = paper.assign(model=list(MODELS))
     metrics = ["train_top1", "validation_top1", "test_top1"]
     frame = _compare(paper, ours, ["model"], {}, metrics)
+    runs = frame.attrs["runs"]
     frame = frame.astype(object)
     for column in frame.columns:  # a model of another study: nothing of ours can stand beside it
         if column[1] in ("ours", "diff."):
@@ -139,6 +258,7 @@ def tabulate_models(results: Results) -> pd.DataFrame:
     waiting = frame["", "Model"].str.endswith("_imagenet") & frame["Test", "ours"].isna()
     frame["", "Model"] = frame["", "Model"].map(MODELS)
     frame.loc[waiting, [("", "Model")]] += f" ({WAITING})"
+    frame.attrs["runs"] = runs
     return frame
 
 
@@ -149,7 +269,9 @@ def tabulate_interpolation_accuracy(results: Results) -> pd.DataFrame:
     columns = {"method": "Method", "best_epoch": "Epoch"}
     columns |= {f"{split}_top1": METRICS[f"{split}_top1"] for split in SPLITS}
     means = frame.groupby("method", sort=False)[list(columns)[1:]].mean().reset_index()
-    return means.rename(columns=columns)
+    means = means.rename(columns=columns)
+    means.attrs["runs"] = [_runs(frame[frame["method"] == m]) for m in means["Method"]]
+    return means
 
 
 SETTINGS = {"batch_size": "Batch", "learning_rate": "LR", "weight_decay": "L2"}
@@ -165,7 +287,7 @@ def _compare(
 ) -> pd.DataFrame:
     """The paper's rows with our mean outcome beside each, matched by ``keys``."""
     means = ours.groupby(keys, sort=False)[metrics].mean()
-    rows = []
+    rows, runs = [], []
     for _, row in paper.iterrows():
         cells: dict[tuple[str, str], object] = {("", NAMES[k]): row[k] for k in [*keys, *settings]}
         key = row[keys[0]]
@@ -177,10 +299,20 @@ def _compare(
             if metric not in WITHOUT_DIFFERENCE:
                 cells[METRICS[metric], "diff."] = value - theirs
         rows.append(cells)
-    return _two_levels(rows)
+        runs.append(_runs(ours[ours[keys[0]] == key]))
+    return _two_levels(rows, runs)
 
 
-def _two_levels(rows: list[dict[tuple[str, str], object]]) -> pd.DataFrame:
+def _runs(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The ids of the runs in a part of a stage's frame."""
+    return tuple(dict.fromkeys(frame["run_id"]))
+
+
+def _two_levels(
+    rows: list[dict[tuple[str, str], object]], runs: list[tuple[str, ...]] | None = None
+) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     frame.columns = pd.MultiIndex.from_tuples(frame.columns)
+    if runs is not None:
+        frame.attrs["runs"] = runs
     return frame

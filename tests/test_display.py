@@ -4,13 +4,11 @@ import base64
 import re
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_data_record, make_record
-from matplotlib.figure import Figure
 
-from cifarlib import display, figures, tables
+from cifarlib import display
 from cifarlib.records import RecordStore, open_results
 
 
@@ -98,11 +96,6 @@ def test_a_figure_without_records_is_pending(empty):
     shown = display.show_figure(None, "5", "T", alt="")
     assert "pending" in shown.html
     assert "<img" not in shown.html
-    assert figures.plot_examples(None) is None
-    assert figures.plot_transforms(None) is None
-    assert figures.plot_confusion(None) is None
-    assert figures.plot_base_search(empty) is None
-    assert figures.plot_agreement({"SGD": tables.tabulate_base_search(empty, "sgd")}) is None
 
 
 def test_a_caption_says_what_stands_behind(complete, empty):
@@ -111,43 +104,3 @@ def test_a_caption_says_what_stands_behind(complete, empty):
     assert "not CIFAR-10" in said
     assert "epoch chosen on the validation set" in said
     assert "0 of 2 runs" in display.describe_runs(empty, empty.select("stage1-long"))
-
-
-def test_every_figure_is_drawn(complete):
-    above = figures.choose_threshold(complete)
-    record = complete.record(complete.find("stage1-long", 13))
-    drawn = [
-        figures.plot_examples(complete.data),
-        figures.plot_transforms(complete.data),
-        figures.plot_base_search(complete, above),
-        figures.plot_confusion(record),
-        figures.plot_agreement({"SGD": tables.tabulate_base_search(complete, "sgd")}),
-    ]
-    assert all(isinstance(figure, Figure) for figure in drawn)
-    for figure in drawn:
-        plt.close(figure)
-
-
-def test_figure_five_shows_every_run_and_marks_the_best(complete):
-    figure = figures.plot_base_search(complete, threshold=0.0)
-    panels = figure.axes
-    assert [len(axis.lines) - 1 for axis in panels] == [12, 12, 12, 36]  # and the red dot
-    best = complete.stage("stage1-base")["test_top1"].max()
-    assert panels[3].lines[-1].get_ydata() == pytest.approx([best])
-    plt.close(figure)
-
-
-def test_the_threshold_falls_where_no_run_reaches_the_papers(complete, empty):
-    assert figures.choose_threshold(empty) == 70.0
-    assert figures.choose_threshold(complete, threshold=33.0) == 33.0
-    best = complete.stage("stage1-base")["test_top1"].max()
-    chosen = figures.choose_threshold(complete)
-    assert chosen == 70.0 if best > 70 else 0.8 * best < chosen < best
-
-
-def test_confusion_shares_add_up_to_their_class(complete):
-    record = complete.record(complete.find("stage1-long", 13))
-    figure = figures.plot_confusion(record)
-    shares = np.asarray(figure.axes[1].collections[0].get_array())
-    assert shares.sum(axis=1).tolist() == pytest.approx([100] * 10)
-    plt.close(figure)

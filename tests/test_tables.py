@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import make_data_record, make_record
+from conftest import make_data_record, make_network_record, make_record
 
 from cifarlib import data, published, tables
 from cifarlib.errors import DataError
@@ -136,3 +136,110 @@ def test_table_ones_means_are_a_forty_ninth_of_cifar10s(empty):
     )
     table = tables.tabulate_normalization(SimpleNamespace(data=record))
     assert table["ours / listing"].iloc[:3].tolist() == pytest.approx([49.0] * 3, abs=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------
+# Stages, layers, top-k, confusion
+# ---------------------------------------------------------------------------------------------
+
+
+def test_every_condition_of_the_study_is_in_a_stage_of_table_three(complete, empty):
+    table = tables.tabulate_stages(complete)
+    assert table["Stage"].tolist() == ["1", "2", "3", "–"]
+    assert table["Task in the paper"].tolist()[:3] == published.read_table(3)["task"].tolist()
+    assert table["Conditions"].tolist() == [36 + 32 + 32 + 2, 8 + 1, 3, 6]
+    assert table["Recorded"].tolist() == table["Conditions"].tolist()  # once, at two seeds
+    assert "AdamW with augmentation DAA-2 (32)" in table["Parts here (conditions)"].iloc[0]
+    assert tables.tabulate_stages(empty)["Recorded"].tolist() == [0] * 4
+
+
+def test_layers_add_up_in_the_last_row(empty):
+    network = make_network_record()
+    table = tables.tabulate_layers(SimpleNamespace(network=network))
+    assert table["Layer"].tolist()[0] == "stem.conv"
+    assert table["Operation"].tolist()[0] == "Conv2d 3×3, stride 1, padding 1"
+    assert table["Output"].tolist()[0] == "4×8×8"
+    for column in ("Parameters", "MFLOPs"):
+        assert table[column].iloc[:-1].sum() == pytest.approx(table[column].iloc[-1])
+    assert table["Parameters"].iloc[-1] == network.parameters
+    assert tables.tabulate_layers(empty).isna().all(axis=None)
+
+
+def test_the_networks_table_ends_with_the_papers_size():
+    pytest.importorskip("torch")
+    from cifarlib import worker
+
+    table = tables.tabulate_layers(SimpleNamespace(network=worker.describe_network()))
+    assert table["Parameters"].iloc[-1] == 4_869_066
+    assert len(table) == 11 + 11 + 1 + 1  # convolutions, their norms, the last layer, the sum
+
+
+@pytest.mark.parametrize(("run", "number"), [(9, "X"), (13, "XI")])
+def test_top_k_accuracies_are_the_long_runs(run, number, complete, empty):
+    table, paper = tables.tabulate_top_k(complete, run), published.read_table(number)
+    assert table["", "Accuracy"].tolist() == ["top-1", "top-2", "top-3"]
+    records = [complete.record(c) for c in complete.select("stage1-long", run=run)]
+    for split, name in (("train", "Training"), ("validation", "Validation"), ("test", "Test")):
+        assert table[name, "paper"].tolist() == paper[split].tolist()
+        expected = [np.mean([r.accuracy(split, k) for r in records]) for k in (1, 2, 3)]
+        assert table[name, "ours"].tolist() == pytest.approx(expected)
+        assert np.allclose(table[name, "diff."], table[name, "ours"] - table[name, "paper"])
+    waiting = tables.tabulate_top_k(empty, run)
+    assert waiting["Test", "ours"].isna().all()
+    assert waiting["Test", "paper"].tolist() == paper["test"].tolist()
+
+
+def test_table_twelve_is_a_part_of_the_test_sets_matrix(complete, empty):
+    table = tables.tabulate_confusion(complete)
+    assert table["", "True class"].tolist() == ["cat (4)", "deer (5)", "dog (6)"]
+    chosen = complete.select("stage2-dropout", run=9, dropout=0.2)
+    matrices = [complete.record(c).result.predictions.confusion["test"] for c in chosen]
+    expected = np.mean(matrices, axis=0)
+    for number, name in ((3, "cat"), (4, "deer"), (5, "dog")):
+        assert table[f"Predicted {name}", "ours"].tolist() == expected[3:6, number].tolist()
+    assert table["Predicted cat", "paper"].tolist() == [654, 43, 92]
+    assert table["All ten", "ours"].tolist() == expected.sum(axis=1)[3:6].tolist()
+    assert table["Predicted dog", "diff."].isna().all()  # 20 images a class are not 1,000
+    assert tables.tabulate_confusion(empty)["Predicted dog", "ours"].isna().all()
+
+
+def test_table_twelve_has_differences_where_classes_have_a_thousand_images(tmp_path):
+    overrides = ["data={name: cifar10, train_size: 100, validation_size: 100, test_size: 10000}"]
+    results = open_results("smoke", overrides, tmp_path)
+    (condition,) = results.select("stage2-dropout", run=9, dropout=0.2)
+    results.store.write(make_record(condition))
+    table = tables.tabulate_confusion(open_results("smoke", overrides, tmp_path))
+    ours, paper = table["Predicted deer", "ours"], table["Predicted deer", "paper"]
+    assert table["Predicted deer", "diff."].tolist() == (ours - paper).tolist()
+    assert table["All ten", "ours"].tolist() == [1000.0] * 3
+
+
+# ---------------------------------------------------------------------------------------------
+# The runs behind the rows
+# ---------------------------------------------------------------------------------------------
+
+
+def test_every_row_names_the_runs_behind_it(complete, empty):
+    for results, seeds in ((complete, 2), (empty, 1)):  # done or pending
+        base = tables.tabulate_base_search(results, "adam")
+        chosen = [c.run_id for c in results.select("stage1-base", run=14)]
+        assert base.attrs["runs"][1] == tuple(chosen)
+        assert len(chosen) == seeds
+        for _, tabulate in TABLES.values():
+            table = tabulate(results)
+            assert [len(runs) for runs in table.attrs["runs"]] == [seeds] * len(table)
+
+
+def test_the_other_tables_rows_name_their_runs_too(complete):
+    models = tables.tabulate_models(complete)
+    assert [len(runs) for runs in models.attrs["runs"]] == [2, 0, 2, 2, 2]
+    improved = tuple(c.run_id for c in complete.select("stage2-improved"))
+    assert models.attrs["runs"][0] == improved
+    resized = tables.tabulate_interpolation_accuracy(complete)
+    assert [len(runs) for runs in resized.attrs["runs"]] == [2] * 6
+    (long, *_) = tables.tabulate_top_k(complete, 9).attrs["runs"]
+    assert long == tuple(c.run_id for c in complete.select("stage1-long", run=9))
+    dropped = complete.select("stage2-dropout", run=9, dropout=0.2)
+    assert (
+        tables.tabulate_confusion(complete).attrs["runs"] == [tuple(c.run_id for c in dropped)] * 3
+    )

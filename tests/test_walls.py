@@ -20,7 +20,17 @@ WITHOUT_TORCH = [
     name
     for name in (
         *("config", "paths", "errors", "provenance", "records", "progress", "published"),
-        *("claims", "statistics", "tables", "figures", "display", "front", "report"),
+        *(
+            "claims",
+            "statistics",
+            "tables",
+            "figures",
+            "curves",
+            "diagram",
+            "display",
+            "front",
+            "report",
+        ),
     )
     if name in MODULES
 ]
