@@ -20,17 +20,9 @@ WITHOUT_TORCH = [
     name
     for name in (
         *("config", "paths", "errors", "provenance", "records", "progress", "published"),
-        *(
-            "claims",
-            "statistics",
-            "tables",
-            "figures",
-            "curves",
-            "diagram",
-            "display",
-            "front",
-            "report",
-        ),
+        *("collection", "forms", "panels", "sketches"),
+        *("claims", "statistics", "tables", "figures", "curves", "diagram", "display", "front"),
+        *("report"),
     )
     if name in MODULES
 ]
