@@ -1,0 +1,124 @@
+"""One run, trained beside the program that asked for it, watched while it trains, and stoppable.
+
+The run is trained by a sweep of one condition, in a process of its own: with the sweep's locks,
+checkpoints and records, so that nothing is lost and nothing is trained twice. Ctrl-C there is what
+stops it; the next launch of the same run goes on from its checkpoint.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
+
+from cifarlib.config import Condition, RunConfig, run_id
+from cifarlib.errors import CifarlibError
+from cifarlib.progress import cores
+from cifarlib.records import RecordStore
+from cifarlib.sweep import Outcome, sweep
+from cifarlib.worker import Message
+
+State = Literal["starting", "training", "done", "stopped", "failed"]
+
+
+@dataclass
+class Progress:
+    """How far a run is, as far as was heard."""
+
+    state: State = "starting"
+    images: int = 0  # trained in this launch
+    epoch: int = 0  # trained and evaluated
+    accuracies: dict[int, float] = field(default_factory=dict)  # validation top-1 by epoch, %
+    sentence: str = ""  # why it failed, or a note
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state in ("done", "stopped", "failed")
+
+
+class Launch:
+    """A run in training, from the moment it is made."""
+
+    def __init__(self, config: RunConfig, store: RecordStore, name: str, device: str = "auto"):
+        self.run_id = run_id(config)
+        self.progress = Progress()
+        condition = Condition("own", 0, {}, {}, config, self.run_id)
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe(duplex=False)
+        arguments = (theirs, condition, store.folder, device)
+        self.process = context.Process(target=_train, args=arguments, name=name)
+        self.process.start()
+        theirs.close()
+
+    def poll(self, seconds: float = 0.0) -> Progress:
+        """Hear what has come, waiting for something at most so long."""
+        try:
+            while not self.progress.ended and self.connection.poll(seconds):
+                self._hear(self.connection.recv())
+                seconds = 0.0
+        except (EOFError, OSError):  # it ended without a word
+            self.process.join()
+            stopped = self.process.exitcode in (-signal.SIGTERM, -signal.SIGINT)
+            self.progress.state = "stopped" if stopped else "failed"
+            if not stopped:
+                self.progress.sentence = (
+                    f"the training process ended with code {self.process.exitcode}; start it again"
+                )
+        return self.progress
+
+    def stop(self) -> None:
+        """Ask it to stop, as Ctrl-C does; ``poll`` hears when it has."""
+        if self.process.is_alive() and self.process.pid:
+            if self.progress.state == "starting":  # there is nothing to be kept
+                self.process.terminate()
+            else:
+                os.kill(self.process.pid, signal.SIGINT)
+
+    def _hear(self, said: Message | Outcome | str | None) -> None:
+        progress = self.progress
+        match said:
+            case Message(kind="images"):
+                progress.state = "training"
+                progress.images += said.images
+            case Message(kind="epoch"):
+                progress.epoch = said.epoch
+                progress.accuracies[said.epoch] = said.accuracy
+            case Message(kind="note" | "busy"):
+                progress.sentence = said.text or "another sweep is training this run; waiting"
+            case Outcome(failed=wrong) if wrong:
+                progress.state, progress.sentence = "failed", next(iter(wrong.values()))
+            case Outcome(unavailable=wrong) if wrong:
+                progress.state, progress.sentence = "failed", next(iter(wrong.values()))
+            case Outcome():
+                progress.state, progress.sentence = "done", ""
+            case str():
+                progress.state, progress.sentence = "failed", said
+            case None:
+                progress.state = "stopped"
+        if progress.ended:
+            self.process.join()
+
+
+def _train(connection: Connection, condition: Condition, folder: Path, device: str) -> None:
+    """A launch's process: messages as they come, then an outcome, a sentence, or None: stopped."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent does about it
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the form shows what there is to say
+            outcome = sweep(
+                [condition],
+                RecordStore(folder),
+                device=device,
+                workers=1,
+                threads=cores(),
+                watch=connection.send,
+            )
+        connection.send(outcome)
+    except CifarlibError as error:
+        connection.send(str(error))
+    except KeyboardInterrupt:
+        connection.send(None)

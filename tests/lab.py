@@ -1,0 +1,166 @@
+"""A JupyterLab of its own, with ``explore.ipynb`` open in a headless Chromium.
+
+As a program it makes the picture in the README, over the records of a build folder:
+
+    python tests/lab.py build/smoke --set data.name=cifar10 --out build/explore.png
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import papermill
+from playwright.sync_api import Locator, Page, sync_playwright
+
+from cifarlib import paths
+
+WINDOW = {"width": 1400, "height": 900}
+PANELS = ("choose", "curves", "inspect", "compare", "train")  # in the notebook's order
+PATIENCE = 120_000  # ms, for what takes a moment on an idle machine
+
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+    "apputils-extension/themes": {"theme": "JupyterLab Light"},
+    "notebook-extension/tracker": {"windowingMode": "none"},  # every cell is on the page
+}
+
+
+def find_browser() -> str | None:
+    """A Chromium on this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@contextlib.contextmanager
+def serve(home: Path, parameters: dict[str, object]) -> Iterator[str]:
+    """A JupyterLab that knows no user's settings; the address of the notebook in it."""
+    work = home / "notebooks"
+    work.mkdir(parents=True)
+    papermill.execute_notebook(
+        paths.NOTEBOOKS / "explore.ipynb",
+        work / "explore.ipynb",
+        parameters,
+        prepare_only=True,
+        progress_bar=False,
+    )
+    for name, content in SETTINGS.items():
+        place = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json.dumps(content))
+    environment = os.environ | {
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "MPLCONFIGDIR": os.environ.get("MPLCONFIGDIR", str(home / "matplotlib")),
+        "PYTHONPATH": str(paths.ROOT),
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = [
+        "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+        "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={work}",
+    ]  # fmt: skip
+    with (home / "server.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api", process, home / "server.log")
+        yield f"http://127.0.0.1:{port}/lab/tree/explore.ipynb"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
+    end = time.monotonic() + PATIENCE / 1000
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"JupyterLab did not start: {log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def browse(address: str) -> Iterator[Page]:
+    """The notebook in a browser, every cell run and every widget there."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=find_browser(), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        page = browser.new_page(viewport=WINDOW)
+        page.set_default_timeout(PATIENCE)
+        page.said = []  # type: ignore[attr-defined]
+        page.on("console", lambda m: page.said.append((m.type, m.text)))  # type: ignore[attr-defined]
+        page.on("pageerror", lambda error: page.said.append(("error", str(error))))  # type: ignore[attr-defined]
+        page.goto(address)
+        page.locator(".jp-Notebook .jp-CodeCell").last.wait_for()
+        page.get_by_text("| Idle").first.wait_for()
+        page.keyboard.press("Control+b")  # the file browser takes room
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        panel(page, "train").locator("button", has_text="Train").wait_for()
+        yield page
+        browser.close()
+
+
+def panel(page: Page, name: str) -> Locator:
+    """What the cell ``explorer.<name>()`` shows."""
+    return page.locator(".cifarlib").nth(PANELS.index(name))
+
+
+def main() -> None:
+    """Make a picture of the notebook over a build folder's records."""
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("build", type=Path)
+    parser.add_argument("--scale", default="smoke")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    parameters = {
+        "scale": options.scale,
+        "overrides": options.set,
+        "build": str(options.build.absolute()),
+    }
+    with (
+        tempfile.TemporaryDirectory() as home,
+        serve(Path(home), parameters) as address,
+        browse(address) as page,
+    ):
+        facet = panel(page, "choose").get_by_label("learning rate")
+        facet.select_option(index=1)
+        panel(page, "choose").get_by_text("runs pass the filters, 2 are chosen").wait_for()
+        panel(page, "choose").evaluate("box => box.scrollIntoView({block: 'start'})")
+        page.wait_for_timeout(500)  # pictures are decoded
+        page.screenshot(path=options.out)
+
+
+if __name__ == "__main__":
+    main()
