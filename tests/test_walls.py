@@ -22,7 +22,7 @@ WITHOUT_TORCH = [
         *("config", "paths", "errors", "provenance", "records", "progress", "published"),
         *("collection", "forms", "panels", "sketches"),
         *("claims", "statistics", "tables", "figures", "curves", "diagram", "display", "front"),
-        *("report"),
+        *("report", "audit", "audit_case", "audit_listings", "audit_tables", "evidence", "leads"),
     )
     if name in MODULES
 ]
