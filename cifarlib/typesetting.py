@@ -28,8 +28,11 @@ if typing.TYPE_CHECKING:
 TEMPLATE = paths.TEMPLATES / "typst"
 STANDARDS = ["ua-1", "a-2a"]  # accessible, and fit for archives
 LONG = 28  # characters from which a column of words is broken into lines
-TALL = 40  # rows from which a table does not fit on one page
-SENTENCE = 70  # characters from which a column of words wants the whole page's width
+LINE = 40  # characters that such a column holds in a line, about
+ROOM = 118  # characters side by side on a page, about
+TALL = 44  # lines from which a table does not fit on one page
+PROSE = 250  # characters for each table and figure from which a chapter is set in two columns
+SHORT = 2000  # characters of a chapter that is not worth a change of columns
 
 NUMBER = re.compile(r"[+−-]?[\d,]*\.?\d+(e[+−-]?\d+)?( ?%)?")
 IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
@@ -142,18 +145,39 @@ def _plain(text: str) -> str:
 def _lay_out(content: dict[str, Any]) -> dict[str, Any]:
     """How a table's columns stand: numbers flush right, words left, sentences broken into lines.
 
-    ``widths`` is 0 for a column as wide as its content, else its share of what is left.
-    ``whole`` is true where the table wants the page's whole width and may break across pages.
+    ``whole`` is true where the table does not fit on one page, so that it has to break.
     """
     columns = list(zip(*content["rows"], strict=True)) or [()] * len(content["columns"])
-    longest = [max((len(text) for text in column), default=0) for column in columns]
-    widths = [0 if length < LONG else round(length**0.75) for length in longest]
+    heads = [name for _, name in content["columns"]]
     return {
         "id": anchor("table", content["number"]),
         "numeric": [_is_numeric(column) for column in columns],
-        "widths": widths,
-        "whole": len(content["rows"]) > TALL or max(longest, default=0) >= SENTENCE,
+        "widths": _share_width(heads, columns),
+        "whole": sum(1 + max(map(len, row)) // LINE for row in content["rows"]) > TALL,
     }
+
+
+def _share_width(heads: Sequence[str], columns: Sequence[Sequence[str]]) -> list[float]:
+    """Each column's share of the page's width; 0 for one that is as wide as its content.
+
+    A column that is broken into lines has at least room for its longest word.
+    """
+    longest = [max(map(len, column), default=0) for column in columns]
+    words = [
+        max((len(word) for text in (head, *column) for word in text.split()), default=0)
+        for head, column in zip(heads, columns, strict=True)
+    ]
+    broken = [number for number, length in enumerate(longest) if length >= LONG]
+    room = ROOM - sum(
+        max(length, len(head)) + 2
+        for number, (length, head) in enumerate(zip(longest, heads, strict=True))
+        if number not in broken
+    )
+    total = sum(longest[number] ** 0.6 for number in broken)
+    return [
+        max(room * length**0.6 / total, word + 2) if number in broken else 0
+        for number, (length, word) in enumerate(zip(longest, words, strict=True))
+    ]
 
 
 def _is_numeric(texts: Iterable[str]) -> bool:
@@ -283,11 +307,7 @@ def name_chapter(notebook: str) -> str:
 
 
 def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[tuple[int, str]]]:
-    """The document's Typst source, and the line at which each piece begins with its place.
-
-    A chapter is set in two columns, unless it has a table that needs the whole page.
-    """
-    whole = {piece.chapter for piece in pieces if piece.content.get("whole")}
+    """The document's Typst source, and the line at which each piece begins with its place."""
     lines = ['#import "report.typ": *', '#let content = json("content.json")']
     lines += ["#show: report.with(content.front)"]
     places: list[tuple[int, str]] = []
@@ -315,7 +335,7 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
             continue
         if piece.chapter != chapter:
             chapter = piece.chapter
-            wanted = 1 if chapter in whole else 2
+            wanted = _count_columns([piece for piece in pieces if piece.chapter == chapter])
             if columns:
                 lines.append("#place.flush()")
             if wanted != columns:  # begins a page
@@ -325,6 +345,18 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
         add(number, columns)
     lines += ["#place.flush()", "#appendix(content.front)"]
     return "\n".join(lines), places
+
+
+def _count_columns(pieces: Sequence[Piece]) -> int:
+    """How many columns a chapter is set in.
+
+    In two columns wide tables and figures float to the head and foot of pages. That reads well
+    between much prose; with little, they would drift away from it. Nor can they break.
+    """
+    shown = [piece for piece in pieces if piece.kind in ("table", "figure")]
+    prose = sum(len(piece.markup) for piece in pieces if piece.kind == "prose")
+    tall = any(piece.content.get("whole") for piece in shown)
+    return 1 if tall or prose < max(PROSE * len(shown), SHORT) else 2
 
 
 def compile_pdf(
