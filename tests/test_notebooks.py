@@ -85,5 +85,7 @@ def test_a_study_that_has_not_begun_is_pending_everywhere(tmp_path):
     assert [row[-1] for row in cells(soup, "III")] == ["0"] * 4  # recorded conditions
     for table in sorted(set(TABLES) - {"III"}):
         assert all("pending" in " ".join(row) or "–" in row for row in cells(soup, table)), table
-    assert not soup.find_all("img")
+    drawn = {image.find_parent("figure")["id"] for image in soup.find_all("img")}
+    assert not drawn & {f"figure-{n}" for n in FIGURES}
+    assert drawn >= {"figure-A1", "figure-A2"}  # of the paper's numbers alone
     assert re.search("None of 120 runs are recorded", soup.get_text(" "))

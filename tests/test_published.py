@@ -65,6 +65,19 @@ def test_every_run_is_there(number, runs):
     assert published.read_table(number)["run"].tolist() == list(runs)
 
 
+def test_the_tables_hold_every_run_of_the_stages_once():
+    base, broad, long = SEARCH[:3], SEARCH[3:], ["XIII", "XIV"]
+    settings = ["optimizer", "augmentation", "batch_size", "learning_rate", "weight_decay"]
+    for numbers, count in [(base, [12] * 3), (broad, [32] * 2)]:
+        tables = [published.read_table(number) for number in numbers]
+        assert [len(table) for table in tables] == count
+        assert not any(table.duplicated(settings).any() for table in tables)
+    dropout = [published.read_table(number)["dropout"].tolist() for number in long]
+    assert dropout == [[0.0, 0.1, 0.2, 0.5, 0.7]] * 2
+    matrix = published.read_table("XII").set_index("label")
+    assert matrix.index.tolist() == matrix.columns[1:].tolist() == ["cat", "deer", "dog"]
+
+
 def test_all_tables_have_a_title_and_can_be_read():
     assert len(published.TITLES) == 15
     for arabic, roman in enumerate(published.TITLES, start=1):
@@ -170,6 +183,22 @@ def test_validation_accuracies_are_counts_of_5000_images():
     assert len(counts) == 22
     assert all(abs(count - round(count)) < 0.006 for count in counts)  # Table XV cuts off, 90.1199
     assert any(round(count) % 2 for count in counts)
+
+
+def test_test_accuracies_are_counts_of_10000_images():
+    tables = [published.read_table(number)["test_top1"] for number in [*LONG, "XV"]]
+    tables += [published.read_table(number)["test"] for number in ["X", "XI"]]
+    counts = [value * 100 for value in itertools.chain(*tables)]
+    assert len(counts) == 23  # with He et al.'s
+    assert all(abs(count - round(count)) < 1e-6 for count in counts)
+
+
+def test_differences_of_the_text_follow_from_table_15():
+    test = published.read_table("XV").set_index("model")["test_top1"]
+    improved, cited = test["Improved run 13"], test["Published ResNet-18"]
+    assert round(cited - improved, 2) == 1.28
+    assert round(improved - published.read_table("IX").loc[1, "test_top1"], 2) == 0.57
+    assert round(cited - test["Kaiming-initialised ResNet-18"], 2) == 0.97
 
 
 def test_table_15_training_accuracies_are_counts_of_45000_images():

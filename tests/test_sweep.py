@@ -37,12 +37,12 @@ from conftest import (
 )
 
 from cifarlib import cli, data, sweep, worker
-from cifarlib.config import Condition
+from cifarlib.config import DATASETS, Condition
 from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
 from cifarlib.progress import Prices
 from cifarlib.records import RecordStore
-from cifarlib.sweep import BORDER, default_workers
+from cifarlib.sweep import BORDER, LANES, default_workers
 from cifarlib.worker import RunJob, checkpoint_epoch
 
 
@@ -215,7 +215,7 @@ def test_checkpoints_are_written_when_they_are_due(tmp_path, monkeypatch, every,
     (condition,) = tiny_conditions("stage1-long/13")
     written = []
 
-    def note(path, state):
+    def note(path, state, aside):
         written.append(len(state["history"]["learning_rate"]) - 1)
 
     monkeypatch.setattr(worker, "_write_checkpoint", note)
@@ -533,14 +533,14 @@ def test_two_sweeps_share_the_work(made_up, tmp_path):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_one_worker_a_core_and_one_for_a_gpu(monkeypatch):
+def test_one_worker_a_core_and_several_lanes_for_a_gpu(monkeypatch):
     monkeypatch.setattr(sweep, "cores", lambda: 8)
     assert default_workers("cpu") == (8, 1)
     assert default_workers("cpu", threads=3) == (2, 3)
     assert default_workers("cpu", threads=16) == (1, 16)
-    assert default_workers("cuda") == (1, 8)
+    assert default_workers("cuda") == (LANES, 8)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
-    assert default_workers("auto") == (1, 8)
+    assert default_workers("auto") == (LANES, 8)
     monkeypatch.setattr(Path, "exists", lambda path: False)
     assert default_workers("auto") == (8, 1)
 
@@ -564,6 +564,9 @@ def test_a_data_set_is_described_from_its_images(tmp_path, monkeypatch):
     assert record.statistics.std == pytest.approx(scaled.std((0, 2, 3)))
     methods = {"nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"}
     assert record.resized.keys() == methods
+    total = record.mean_image * DATASETS["synthetic"].train_images
+    assert total == pytest.approx(scaled.sum(0))
+    assert record.first_loss["fan_out"] > 2 * record.first_loss["fan_in"] > 2 * np.log(10)
     assert len(record.examples) == 10
     assert len(record.transforms) == 6
     store = RecordStore(tmp_path)
