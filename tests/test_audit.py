@@ -259,7 +259,7 @@ def test_figures_show_what_the_tables_say():
 def test_a_source_names_listing_place_and_lines():
     facts = leads.read_facts()
     assert facts["loaders"].source == "Listing 2, run_sims, lines 586–588"
-    assert facts["model_made"].source == "Listing 2, run_sims, line 589"
+    assert facts["model_made"].source == "Listing 2, run_sims, line 590"
 
 
 @pytest.mark.parametrize(
