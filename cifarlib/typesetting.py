@@ -313,13 +313,15 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
     places: list[tuple[int, str]] = []
 
     def add(number: int, columns: int) -> None:
-        piece = pieces[number]
+        piece, content = pieces[number], pieces[number].content
         places.append((len(lines) + 1, piece.place))
         if piece.kind in ("prose", "html"):
             lines.extend(piece.markup.splitlines())
             lines.append("")
         else:
-            lines.append(f"#show-{piece.kind}(content.pieces.at({number}), {columns})")
+            item = f"content.pieces.at({number})"
+            image = f', image("{name}", alt: {item}.alt)' if (name := content.get("file")) else ""
+            lines.append(f"#show-{piece.kind}({item}, {columns}{image})")
 
     columns = 0
     if "label" in front:

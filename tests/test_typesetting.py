@@ -1,0 +1,395 @@
+"""The PDF: what notebooks show is in it, linked, tagged, and the same bytes every time."""
+
+import base64
+import io
+import re
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pypdf
+import pytest
+from conftest import PNG, make_record
+from nbconvert.exporters import get_exporter
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from cifarlib import display, front, paper, report, typesetting
+from cifarlib.errors import ReportError
+from cifarlib.records import RecordStore, open_results
+
+PLAIN = {"title": "A title", "timestamp": 0, "partial": False}
+SENTENCE = "Every run above 70 % has the larger learning rate, and no smaller one comes near it."
+
+
+def shown(value):
+    """A code cell that displayed something of ``cifarlib.display``, or a bundle of forms."""
+    bundle = value if isinstance(value, dict) else value._repr_mimebundle_()
+    return new_code_cell("show()", outputs=[new_output("display_data", data=bundle)])
+
+
+def set_pdf(*cells, front=PLAIN, name="a.ipynb"):
+    cells = [new_markdown_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    return typesetting.typeset(report.join([(name, new_notebook(cells=cells))]), front)
+
+
+def read(content):
+    return pypdf.PdfReader(io.BytesIO(content))
+
+
+def text_of(content):
+    """A PDF's text, each run of blanks and line ends as one blank."""
+    return " ".join(" ".join(page.extract_text() for page in read(content).pages).split())
+
+
+def show_table(number="IV", rows=3, **columns):
+    frame = pd.DataFrame({"Run": range(1, rows + 1), "Test": [50.5 + n for n in range(rows)]})
+    return display.show_table(
+        frame.assign(**columns), number, "A table", note="A note.", formats={"Test": "{:.1f}"}
+    )
+
+
+def show_figure(alt="A line that rises"):
+    figure, axis = plt.subplots(figsize=(3, 2))
+    axis.plot([1, 2])
+    return display.show_figure(figure, "5", "A figure", alt=alt)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A study of which two runs are recorded."""
+    folder = tmp_path_factory.mktemp("begun")
+    store = RecordStore(folder)
+    for condition in open_results("smoke", [], folder).conditions[:2]:
+        store.write(make_record(condition, dirty=True, device="A #strange *device*"))
+    return open_results("smoke", [], folder)
+
+
+@pytest.fixture(scope="module")
+def whole(results):
+    """The front matter of a report over those records."""
+    told = front.describe(results, "--scale smoke")
+    return paper.describe_paper(results, told, report.TITLE) | {"partial": False}
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables and figures
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_set_with_its_number_cells_and_note():
+    said = text_of(set_pdf("# One", shown(show_table())))
+    assert "Table IV. A table Run Test 1 50.5 2 51.5 3 52.5 A note." in said
+
+
+def test_groups_missing_values_and_the_best_cell_are_set():
+    frame = pd.DataFrame(
+        {("", "Run"): [1, 2], ("Test", "paper"): [50.0, None], ("Test", "ours"): [None, 61.25]}
+    )
+    table = display.show_table(
+        frame, "V", "T", formats={"paper": "{:.1f}", "ours": "{:.1f}"}, best=[("Test", "ours")]
+    )
+    said = text_of(set_pdf("# One", shown(table)))
+    assert re.search(r"Test Run paper ours 1 50\.0 pending 2 – 61\.2", said)
+
+
+def test_text_with_markup_is_set_as_it_is():
+    strange = '*a* _b_ #c $d$ <e> @f `g` \\h "i" [j] // k'
+    table = display.show_table(pd.DataFrame({strange: [strange]}), "IV", strange, note=strange)
+    assert text_of(set_pdf("# One", shown(table))).count(strange) == 4
+
+
+def test_a_long_table_goes_on_with_its_head_on_the_next_page():
+    pages = [p.extract_text() for p in read(set_pdf("# One", shown(show_table(rows=100)))).pages]
+    assert len(pages) > 1
+    assert all("Run Test" in " ".join(page.split()) for page in pages)
+
+
+def test_sentences_in_cells_are_broken_into_lines_within_the_page():
+    columns = {name: [f"{SENTENCE} {name}"] * 3 for name in ("Claim", "Why", "How", "Where")}
+    said = text_of(set_pdf("# One", shown(show_table(**columns))))
+    for name in columns:
+        assert said.count(f"{SENTENCE} {name}") == 3
+
+
+def test_columns_of_sentences_have_room_for_their_longest_word():
+    rows = [["x" * 90, "indistinguishable from", "1.5"], ["a " * 60, "a", "2.5"]]
+    widths = typesetting._share_width(["A", "B", "C"], list(zip(*rows, strict=True)))
+    assert widths[0] > 90
+    assert widths[1:] == [0, 0]
+
+
+def test_a_figure_is_a_vector_drawing_with_its_alternative_text():
+    content = read(set_pdf("# One", shown(show_figure())))
+    assert "Figure 5. A figure" in " ".join(content.pages[0].extract_text().split())
+    assert not content.pages[0].images
+    assert b"A line that rises" in every_string(content)
+
+
+def test_a_figure_without_records_is_pending():
+    pending = display.show_figure(None, "5", "A figure", alt="A line")
+    assert re.search(r"pending Figure 5\. A figure", text_of(set_pdf("# One", shown(pending))))
+
+
+def every_string(reader):
+    """All strings of a PDF's structure, for alternative texts."""
+    found, seen, waiting = [], set(), [reader.trailer["/Root"]["/StructTreeRoot"]]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, pypdf.generic.IndirectObject):
+            if item.idnum in seen:
+                continue
+            seen.add(item.idnum)
+            item = item.get_object()
+        if isinstance(item, dict):
+            waiting += [item.raw_get(key) for key in item if key != "/P"]
+        elif isinstance(item, list):
+            waiting += list(item)
+        elif isinstance(item, str):
+            found.append(item.encode())
+    return b"\n".join(found)
+
+
+# ---------------------------------------------------------------------------------------------
+# Prose and other outputs
+# ---------------------------------------------------------------------------------------------
+
+
+def test_prose_is_translated_cell_by_cell():
+    one, two = typesetting.translate_prose(["# A *b*\n\n[c][d] `e`", "[d]: https://f.org\n\n#g"])
+    assert one.startswith("= A #emph[b]")
+    assert "`e`" in one
+    assert "f.org" not in one
+    assert "\\#g" in two
+
+
+def test_formulas_carry_their_source_for_those_who_hear_the_page():
+    assert b"x^2 + \\alpha" in every_string(read(set_pdf("# One\n\nIt is $x^2 + \\alpha$.")))
+
+
+@pytest.mark.parametrize(
+    ("bundle", "said"),
+    [
+        ({"text/html": pd.DataFrame({"a<b": ["x & y", "#z"]}).to_html()}, "a<b 0 x & y 1 #z"),
+        ({"text/html": "<p>One</p><script>two()</script>"}, "One"),
+        ({"text/markdown": "**loud** [out](https://example.org)"}, "loud out"),
+        ({"text/plain": "{'a': *1*}"}, "{'a': *1*}"),
+        ({"application/vnd.jupyter.widget-view+json": {}, "text/plain": "Box()"}, "Box()"),
+    ],
+)
+def test_ordinary_outputs_are_set(bundle, said):
+    text = text_of(set_pdf("# One", shown(bundle)))
+    assert said in text
+    assert "two()" not in text
+
+
+def test_what_was_printed_is_set_without_colours_and_warnings_are_not():
+    outputs = [
+        new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m " + "x" * 200),
+        new_output("stream", name="stderr", text="a warning"),
+    ]
+    text = text_of(set_pdf("# One", new_code_cell("print()", outputs=outputs)))
+    assert "red" in text
+    assert text.replace("\u200b", "").replace(" ", "").count("x" * 200) == 1
+    assert "warning" not in text
+    assert "print()" not in text
+
+
+def test_images_are_set():
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><path d="M0 0h9"/></svg>'
+    inline = f'<p><img src="data:image/png;base64,{PNG}" alt="A dot"> {svg}</p>'
+    content = read(
+        set_pdf(
+            "# One",
+            shown({"image/png": PNG}),
+            shown({"image/svg+xml": svg}),
+            shown({"text/html": inline}),
+        )
+    )
+    assert sum(len(page.images) for page in content.pages) == 1  # one file, though shown twice
+    said = every_string(content)
+    assert said.count(b"An image") == 2
+    assert b"A dot" in said
+    assert b"A drawing" in said
+
+
+# ---------------------------------------------------------------------------------------------
+# Links
+# ---------------------------------------------------------------------------------------------
+
+
+def links(reader):
+    """Annotations of links to a place in the document."""
+    found = []
+    for page in reader.pages:
+        for item in page.get("/Annots", []):
+            item = item.get_object()
+            if item["/Subtype"] == "/Link" and "/URI" not in item.get("/A", {}):
+                found.append(item)
+    return found
+
+
+def test_references_are_links():
+    prose = "# One\n\nSee [Table IV](#table-IV) and [Figure 5](#figure-5)."
+    reader = read(set_pdf(prose, shown(show_table()), shown(show_figure())))
+    assert len(links(reader)) == 2
+    assert "Table\u00a0IV and Figure\u00a05" in " ".join(reader.pages[0].extract_text().split(" "))
+
+
+def test_a_dangling_reference_is_refused_by_the_name_of_its_notebook():
+    with pytest.raises(ReportError) as caught:
+        set_pdf("# One\n\nSee [Table IX](#table-IX).", name="02_two.ipynb")
+    for word in ("02_two.ipynb", "'# One'", "Table", "#table-IX"):
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_in_a_partial_report_it_is_plain_text():
+    reader = read(set_pdf("# One\n\nSee [Table IX](#table-IX).", front=PLAIN | {"partial": True}))
+    assert not links(reader)
+    assert "Table" in reader.pages[0].extract_text()
+
+
+def test_a_row_leads_to_its_run(results, whole):
+    frame = pd.DataFrame({"Run": [1, 2, 3], "Test": [1.5, 2.5, 3.5]})
+    run = results.conditions[0].run_id
+    frame.attrs["runs"] = [(run,), (), ("0123456789abcdef",)]  # the last is of another study
+    table = shown(display.show_table(frame, "IV", "T"))
+    assert len(links(read(set_pdf("# One", table)))) == 0
+    with_runs, without = (
+        len(links(read(set_pdf("# One", cell, front=whole)))) for cell in (table, "Two")
+    )
+    assert with_runs == without + 1
+
+
+# ---------------------------------------------------------------------------------------------
+# The whole report
+# ---------------------------------------------------------------------------------------------
+
+
+def test_title_page_header_and_appendix(whole, results):
+    reader = read(set_pdf("# One", "## Two", front=whole))
+    pages = [" ".join(page.extract_text().split()) for page in reader.pages]
+    label = "Smoke scale: generated stand-in set, not CIFAR-10 · 2 of 120 runs"
+    assert all(page.startswith(label) for page in pages)
+    assert all(f"{n} / {len(pages)}" in page for n, page in enumerate(pages, start=1))
+    assert report.TITLE in pages[0]
+    assert "2 January 2025" in pages[0]
+    everything = " ".join(pages)
+    assert "All on A #strange *device*." in everything
+    record = results.record(results.conditions[0])
+    assert f"{record.run_id} {record.result.history.epochs} {record.reported_epoch} " in everything
+    assert f"{record.accuracy('test'):.2f}" in everything
+    assert everything.count("pending") >= 118
+    assert all(condition.run_id in everything for condition in results.conditions)
+
+
+def test_cells_tagged_front_stand_on_the_title_page(whole):
+    cell = shown(show_table())
+    cell.metadata["tags"] = ["front"]
+    pages = read(set_pdf("# One", cell, front=whole)).pages
+    assert "Table IV" in pages[0].extract_text()
+    assert "Table IV" not in "".join(page.extract_text() for page in pages[1:])
+
+
+def test_verdicts_are_summed_up(results):
+    group = {"title": "Held", "sign": "✓", "count": 4, "more": 3}
+    claim = {"text": "Rates *decide*", "paper": "86.9 %", "ours": "31.5 %"}
+    told = front.describe(results, "") | {"pending": "Two wait."}
+    told |= {"verdicts": [group | {"claims": [claim]}], "audit": "9 doubts examined"}
+    pdf = set_pdf("# One", front=paper.describe_paper(results, told, "T") | {"partial": False})
+    for words in (
+        "Two wait. The paper against itself and the data: 9 doubts examined.",
+        "✓ Held: 4",
+        "Rates *decide* (paper: 86.9 %; ours: 31.5 %)",
+        "and 3 more",
+    ):
+        assert words in text_of(pdf)
+
+
+def test_without_any_record_there_is_a_report(tmp_path):
+    results = open_results("smoke", [], tmp_path)
+    told = paper.describe_paper(results, front.describe(results, ""), "T") | {"partial": False}
+    assert "None of 120 runs are recorded" in text_of(set_pdf("# One", front=told))
+
+
+def test_the_same_records_give_the_same_bytes(whole):
+    cells = ["# One\n\n$x$", shown(show_table()), shown(show_figure()), shown({"image/png": PNG})]
+    assert set_pdf(*cells, front=whole) == set_pdf(*cells, front=whole)
+
+
+def test_it_is_accessible_and_carries_its_fonts(whole):
+    reader = read(set_pdf("# One", shown(show_table()), shown(show_figure()), front=whole))
+    root = reader.trailer["/Root"]
+    assert root["/MarkInfo"]["/Marked"]
+    assert root["/Lang"] == "en-GB"
+    assert root["/ViewerPreferences"]["/DisplayDocTitle"]
+    assert reader.metadata.title == report.TITLE
+    assert reader.metadata.creation_date.year == 2025
+    told = root["/Metadata"].get_object().get_data()
+    assert b"<pdfuaid:part>1" in told
+    assert b"<pdfaid:part>2" in told
+    for page in reader.pages:
+        for font in page["/Resources"].get("/Font", {}).values():
+            inner = font.get_object()["/DescendantFonts"][0].get_object()["/FontDescriptor"]
+            assert {"/FontFile2", "/FontFile3"} & set(inner.get_object())
+
+
+# ---------------------------------------------------------------------------------------------
+# What cannot be set
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        (shown({"image/png": base64.b64encode(b"no image").decode()}), ["a.ipynb", "show()"]),
+        (shown({"text/html": '<img src="https://example.org/a.png">'}), ["https://example.org"]),
+        ("![dot](dot.png)", ["a.ipynb", "dot.png", "put it into the notebook"]),
+        (
+            new_code_cell("1/0", outputs=[new_output("error", ename="E", evalue="", traceback=[])]),
+            ["a.ipynb", "1/0", "failed"],
+        ),
+        (
+            shown(show_figure()._repr_mimebundle_() | {"text/html": "<p>no image</p>"}),
+            ["a.ipynb", "Figure 5 has no image"],
+        ),
+    ],
+)
+def test_what_cannot_be_set_is_named_in_one_sentence(cell, words):
+    with pytest.raises(ReportError) as caught:
+        set_pdf("# One", cell)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------
+# nbconvert
+# ---------------------------------------------------------------------------------------------
+
+
+def executed(path):
+    cells = [
+        new_markdown_cell("# One\n\nSee [Table IX](#table-IX)."),
+        new_code_cell("scale = 'smoke'", metadata={"tags": ["parameters"]}),
+        shown(show_table()),
+    ]
+    nbformat.write(new_notebook(cells=cells), path)
+    return path
+
+
+def test_nbconvert_makes_a_pdf_of_any_executed_notebook(tmp_path):
+    content, resources = get_exporter("cifarlib-pdf")().from_filename(
+        executed(tmp_path / "a.ipynb")
+    )
+    assert resources["output_extension"] == ".pdf"
+    assert "Table IV. A table" in text_of(content)
+    assert len(read(content).pages) == 1
+
+
+def test_nbconvert_makes_a_page_of_any_executed_notebook(tmp_path):
+    page, resources = get_exporter("cifarlib-html")().from_filename(executed(tmp_path / "a.ipynb"))
+    assert resources["output_extension"] == ".html"
+    assert 'id="table-IV"' in page
+    assert "scale =" not in page
+    assert "A paper of 2023" not in page  # the report's title page
