@@ -155,8 +155,20 @@ def _set_log(axis: Axes) -> None:
     low, high = axis.get_ylim()
     steps = (1, 2, 5) if high < 50 * low else (1,)
     axis.yaxis.set_major_locator(LogLocator(10, subs=steps))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_major_formatter(FuncFormatter(_plain))
     axis.yaxis.set_minor_locator(NullLocator())
+
+
+def _plain(value: float, _: int) -> str:
+    """0.5, 200, and powers of ten beyond: 10⁷."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    digits, _, power = f"{value:.0e}".partition("e")
+    factor = "" if digits == "1" else f"{digits}·"
+    return f"{factor}10{str(int(power)).translate(SUPERSCRIPTS)}"
+
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class _SettingsScales:

@@ -273,14 +273,14 @@ def plot_stage(network: NetworkRecord | None) -> Figure | None:
         return None
     main = [layer for box in row.main for layer in box.layers]
     side = [layer for box in row.side for layer in box.layers]
-    pitch, left, right = 0.62, 2.0, 5.35
+    pitch, left, right = 0.55, 2.0, 5.35
     join = next(n for n, layer in enumerate(main) if len(layer.inputs) > 1)
     with mpl.rc_context(STYLE):
-        figure, axis = _canvas(WIDTH, 0.75 + pitch * len(main))
-        heights = [0.75 + pitch * n for n in range(len(main))]
+        figure, axis = _canvas(WIDTH, TOP + pitch * len(main))
+        heights = [TOP + pitch * n for n in range(len(main))]
         entry = _entry(network, main[0])
         _write(axis, left, 0.12, f"{entry[0]}  {_shape(entry[1])}")
-        _arrow(axis, (left, 0.22), (left, heights[0] - 0.22))
+        _arrow(axis, (left, 0.22), (left, heights[0] - HALF))
         _line(axis, [(left, 0.34), (right, 0.34)], SIDE_EDGE, "--")
         for number, (layer, y) in enumerate(zip(main, heights, strict=True)):
             if number == join:
@@ -288,18 +288,21 @@ def plot_stage(network: NetworkRecord | None) -> Figure | None:
                 _write(axis, left - 0.25, y, _shape(layer.output), ha="right")
             else:
                 fill = MAIN if layer.parameters else PLAIN
-                _box(axis, left, y, 3.4, 0.44, _details(network, layer), fill)
+                _box(axis, left, y, 3.4, HALF * 2, _details(network, layer), fill)
             if number:
                 _arrow(axis, (left, heights[number - 1] + _half(number - 1, join)),
                        (left, y - _half(number, join)))  # fmt: skip
         places = [heights[0] + (n + 1) * pitch for n in range(len(side))]
         for number, (layer, y) in enumerate(zip(side, places, strict=True)):
-            _arrow(axis, (right, places[number - 1] + 0.22 if number else 0.34),
-                   (right, y - 0.22), SIDE_EDGE, "--")  # fmt: skip
-            _box(axis, right, y, 3.1, 0.44, _details(network, layer), SIDE, SIDE_EDGE)
-        _line(axis, [(right, places[-1] + 0.22), (right, heights[join])], SIDE_EDGE, "--")
+            _arrow(axis, (right, places[number - 1] + HALF if number else 0.34),
+                   (right, y - HALF), SIDE_EDGE, "--")  # fmt: skip
+            _box(axis, right, y, 3.1, HALF * 2, _details(network, layer), SIDE, SIDE_EDGE)
+        _line(axis, [(right, places[-1] + HALF), (right, heights[join])], SIDE_EDGE, "--")
         _arrow(axis, (right, heights[join]), (left + 0.15, heights[join]), SIDE_EDGE, "--")
     return figure
+
+
+HALF, TOP = 0.195, 0.72  # half of a box, height of the first
 
 
 def _first_stage(network: NetworkRecord | None) -> Row | None:
@@ -307,7 +310,7 @@ def _first_stage(network: NetworkRecord | None) -> Row | None:
 
 
 def _half(number: int, join: int) -> float:
-    return 0.15 if number == join else 0.22
+    return 0.15 if number == join else HALF
 
 
 def _entry(network: NetworkRecord, layer: Layer) -> tuple[str, tuple[int, ...]]:

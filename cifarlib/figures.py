@@ -43,7 +43,9 @@ STYLE = {
 
 
 def _image(png: str) -> np.ndarray:
-    return plt.imread(io.BytesIO(base64.b64decode(png)))
+    """An image's pixels, each as 4 × 4: not every reader of SVG keeps large pixels sharp."""
+    pixels = plt.imread(io.BytesIO(base64.b64decode(png)))
+    return pixels.repeat(4, axis=0).repeat(4, axis=1)
 
 
 def _class_names(record: RunRecord) -> tuple[str, ...]:
@@ -173,7 +175,13 @@ def plot_last_layer(record: RunRecord | None) -> Figure | None:
             1, 2, figsize=(9, 2.8), layout="constrained", width_ratios=(5, 1), sharey=True
         )
         image = left.imshow(
-            weights, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="none"
+            weights.repeat(8, axis=0),  # sharp rows in readers that smooth large pixels
+            extent=(-0.5, weights.shape[1] - 0.5, len(weights) - 0.5, -0.5),
+            cmap="PuOr",
+            vmin=-limit,
+            vmax=limit,
+            aspect="auto",
+            interpolation="none",
         )
         left.set_yticks(range(len(names)), names)
         left.set_xlabel(f"feature (of {weights.shape[1]})")

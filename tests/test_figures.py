@@ -1,5 +1,7 @@
 """Figures: panels, lines, numbers and words are the records' own; None without records."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -313,7 +315,7 @@ def test_the_last_layers_heat_map_holds_its_weights(complete):
     weights = record.result.predictions.weights
     figure = figures.plot_last_layer(record)
     image = figure.axes[0].images[0]
-    assert np.asarray(image.get_array()) == pytest.approx(weights)
+    assert np.asarray(image.get_array())[::8] == pytest.approx(weights)
     assert image.norm.vmax == -image.norm.vmin == pytest.approx(np.abs(weights).max())
     bars = [bar.get_width() for bar in figure.axes[1].patches]
     assert bars == pytest.approx(np.sqrt((weights**2).mean(axis=1)))
@@ -348,7 +350,7 @@ def test_drawings_are_small_and_the_same_twice(complete):
         one, two = display.draw_svg(draw()), display.draw_svg(draw())
         assert one == two
         assert len(one) < 300_000
-        assert "NaN" not in one
+        assert not re.search(r'[" ]nan[" ]', one)
 
 
 def contrast(colour):

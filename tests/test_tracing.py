@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from cifarlib import models, tracing, worker
+from cifarlib import models, sweep, tracing, worker
 from cifarlib.config import ENGINE
+from cifarlib.records import RecordStore
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +54,11 @@ def test_tracing_leaves_the_model_as_it_was():
     tracing.trace(model, (3, 32, 32))
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_sweep_describes_the_network_once(tmp_path, network, capsys):
+    store = RecordStore(tmp_path)
+    for said in ("residual network: described", "nothing is missing"):
+        assert sweep.sweep([], store, device="cpu", workers=1).failed == {}
+        assert said in capsys.readouterr().err
+    assert store.read_network().layers == network.layers
