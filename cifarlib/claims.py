@@ -118,16 +118,23 @@ def judge_claim(claim: Claim, results: Results) -> Finding:
     missing = any(run not in results.records for run in case.runs)
     return Finding(
         claim=claim,
-        paper=case.paper,
-        ours=outcome.ours,
+        paper=_bind(case.paper),
+        ours=_bind(outcome.ours),
         interval=outcome.interval,
         verdict=verdict,
         provisional=verdict != "pending" and bool(case.runs) and (missing or _lesser(results)),
-        reason=f"{reason[0].upper()}{reason[1:]}.",
+        reason=_bind(f"{reason[0].upper()}{reason[1:]}."),
         links=tuple((_name(anchor), anchor) for anchor in claim.links),
         runs=case.runs,
         contradicted=case.agrees is False,
     )
+
+
+def _bind(text: str) -> str:
+    """No line break between a number and its sign."""
+    for sign in (" %", " = ", " < "):
+        text = text.replace(sign, sign.replace(" ", "\N{NO-BREAK SPACE}"))
+    return text
 
 
 def _lesser(results: Results) -> bool:
@@ -146,11 +153,11 @@ def _name(anchor: str) -> str:
 
 
 def tabulate_claims(findings: list[Finding]) -> pd.DataFrame:
-    """The ledger, a row for each claim; its first cell leads to the runs."""
+    """The ledger, a row for each claim; its number leads to the runs."""
     rows = [
         {
-            "Claim": finding.claim.text,
-            "Where": finding.claim.where,
+            "No.": number,
+            "Claim": f"{finding.claim.text} ({finding.claim.where})",
             "Paper": finding.paper,
             "Ours": finding.ours,
             "95 % interval": finding.interval or "–",
@@ -158,7 +165,7 @@ def tabulate_claims(findings: list[Finding]) -> pd.DataFrame:
             "Why": finding.reason,
             "See": Links(finding.links),
         }
-        for finding in findings
+        for number, finding in enumerate(findings, start=1)
     ]
     frame = pd.DataFrame(rows)
     frame.attrs["runs"] = [finding.runs for finding in findings]

@@ -67,9 +67,8 @@ class Contrast:
     def basis(self) -> str:
         """What was tested, in words."""
         if self.seeds >= ENOUGH_SEEDS:
-            return f"t test over {self.seeds} seeds"
-        first = "one seed" if self.seeds == 1 else "the first of two seeds"
-        return f"exact McNemar test on the images of {first}"
+            return f"t test, {self.seeds} seeds"
+        return f"exact McNemar, {'one seed' if self.seeds == 1 else 'first of two seeds'}"
 
 
 def contrast(

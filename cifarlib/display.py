@@ -23,6 +23,7 @@ PENDING = "pending"
 ABSENT = "–"  # neither the paper nor the study has it
 LONG = 32  # characters from which a column of words is broken into lines
 WIDE = 12  # columns from which a table is set closer
+WORDY = 3  # columns of long words from which they are set narrower
 
 CONTENT = "application/vnd.cifarlib.shown+json"  # MIME type of what the PDF is set from
 
@@ -58,7 +59,7 @@ class Links:
     def html(self) -> str:
         """The links, one a line."""
         links = (f'<a href="#{html.escape(i)}">{html.escape(t)}</a>' for t, i in self.places)
-        return "<br>".join(links)
+        return ", <br>".join(links)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -155,6 +156,9 @@ def _table_html(
     missing = frame.isna().to_numpy()
     words = [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
     behind = frame.attrs.get("runs") or [()] * len(frame)
+    folded = _folded(frame)
+    for column in folded:
+        words[column] = f"{words[column]} folds".strip()
     rows = []
     for row, line in enumerate(texts):
         cells = []
@@ -168,11 +172,26 @@ def _table_html(
                 text = value.html
             if column == 0:
                 text = link_runs(text, behind[row])
-            cells.append(f"<td{_class(*kind)}>{text}</td>")
+            beside = _settings([line[c] for c in folded]) if column == 0 else ""
+            cells.append(f"<td{_class(*kind)}{beside}>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    head = _head(frame, words)
-    wide = _class("data", "wide" if frame.shape[1] > WIDE else "")
-    return f'<table{wide}><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    head = _head(frame, words, _settings([frame.columns[c][-1] for c in folded]))
+    wide = "wide" if frame.shape[1] > WIDE else ""
+    wordy = "wordy" if sum("long" in kind for kind in words) > WORDY else ""
+    kind = _class("data", wide, wordy)
+    return f"<table{kind}><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _folded(frame: pd.DataFrame) -> list[int]:
+    """Columns of a wide table that on a phone stand under the first: settings, of no group."""
+    if frame.columns.nlevels == 1 or frame.shape[1] <= WIDE:
+        return []
+    return [number for number, (group, _) in enumerate(frame.columns) if number and not group]
+
+
+def _settings(texts: Sequence[str]) -> str:
+    """An attribute for what the style sheet writes under a first cell on a phone."""
+    return f' data-settings="{html.escape(" · ".join(texts))}"' if texts else ""
 
 
 def _class(*names: str) -> str:
@@ -231,7 +250,7 @@ def _kind(column: Any) -> str:
     return {"diff.": "difference"}.get(last, last) if last in ("paper", "ours", "diff.") else ""
 
 
-def _head(frame: pd.DataFrame, words: Sequence[str]) -> str:
+def _head(frame: pd.DataFrame, words: Sequence[str], settings: str = "") -> str:
     def cell(name: Any, kind: str, more: str = "") -> str:
         return f'<th scope="col"{more}{_class(kind)}>{html.escape(str(name))}</th>'
 
@@ -242,7 +261,8 @@ def _head(frame: pd.DataFrame, words: Sequence[str]) -> str:
     for group, members in groupby(columns, key=lambda item: item[0][0]):
         named = [(name, kind) for (_, name), kind in members]
         if not group:  # a column without a group spans both rows
-            first += [cell(name, kind, ' rowspan="2"') for name, kind in named]
+            for name, kind in named:
+                first.append(cell(name, kind, f' rowspan="2"{"" if first else settings}'))
         else:
             text = html.escape(str(group))
             first.append(
@@ -282,7 +302,12 @@ def show_comparison(
 
 def fixed(decimals: int) -> Callable[[float], str]:
     """Formats a number with a true minus: 12.3, −0.4."""
-    return lambda value: f"{value:.{decimals}f}".replace("-", "−")
+
+    def form(value: float) -> str:
+        text = f"{value:.{decimals}f}"
+        return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+    return form
 
 
 def signed(decimals: int) -> Callable[[float], str]:

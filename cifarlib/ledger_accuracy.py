@@ -127,7 +127,7 @@ def best_run(case: Case, *, stage: str, run: int, tables: list[str]) -> Outcome:
     return Outcome(
         judge_family(list(pairs.values())),
         _say_best(ranked, run),
-        f"{reason} (Holm-corrected, {next(iter(pairs.values())).basis})",
+        f"{reason} (Holm; {next(iter(pairs.values())).basis})",
     )
 
 
@@ -154,8 +154,7 @@ def best_setting(case: Case, *, stage: str, setting: str, value: Any, tables: li
     return Outcome(
         judge_family(pairs),
         _say_each(ours),
-        f"The best run of each, chosen by these accuracies; {said} "
-        f"(Holm-corrected, {pairs[0].basis})",
+        f"The best run of each, chosen by these accuracies; {said} (Holm; {pairs[0].basis})",
     )
 
 
@@ -174,6 +173,6 @@ def no_differences(case: Case, *, stage: str) -> Outcome:
     return Outcome(
         "failed" if apart else "held" if not case.results.scale.reduced else "not distinguishable",
         f"{min(accuracies):.1f} to {max(accuracies):.1f} %",
-        f"{apart} of {len(pairs)} pairs are told apart (Holm-corrected, {pairs[0].basis}); "
+        f"{apart} of {len(pairs)} pairs are told apart (Holm; {pairs[0].basis}); "
         "that none is would not make them equal",
     )

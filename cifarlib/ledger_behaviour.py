@@ -55,7 +55,7 @@ def smallest_gaps(case: Case, *, stage: str, order: list[int], table: str) -> Ou
     return Outcome(
         verdict,
         "; ".join(f"run {run}: {gaps[run]:.1f}" for run in found).replace("-", "−"),
-        f"Runs {tests} (Holm-corrected, {GAPS})",
+        f"Runs {tests} (Holm; {GAPS})",
     )
 
 
@@ -96,7 +96,7 @@ def dropout_regularizes(case: Case, *, run: int, expected: bool) -> Outcome:
         verdict,
         ", ".join(f"{gap:.1f}" for gap in gaps).replace("-", "−") + " points",
         f"By rising dropout, first none; {down} of {len(STEPS)} gaps are narrower and {up} wider "
-        f"(Holm-corrected, {GAPS})",
+        f"(Holm; {GAPS})",
     )
 
 
@@ -116,7 +116,7 @@ def dropout_helps_not(case: Case, *, run: int) -> Outcome:
         "failed" if up else "held" if down == len(pairs) else "not distinguishable",
         ", ".join(signed(1)(pair.difference) for pair in pairs) + " points",
         f"By rising dropout against none: {up} better, {down} worse, "
-        f"{len(pairs) - up - down} not told apart (Holm-corrected, {pairs[0].basis})",
+        f"{len(pairs) - up - down} not told apart (Holm; {pairs[0].basis})",
     )
 
 

@@ -55,6 +55,18 @@ def test_a_table_shows_its_cells_formatted():
     assert "Table IV" in shown.text
 
 
+def test_a_wide_tables_settings_can_fold_under_its_first_cell():
+    wide = pd.DataFrame({("", "Run"): [9], ("", "Batch"): [64], ("", "LR"): [0.1]})
+    for number in range(5):
+        for name in ("paper", "ours"):
+            wide[f"Q{number}", name] = [1.5]
+    shown = display.show_table(wide, "IX", "Title").html
+    assert '<th scope="col" rowspan="2" data-settings="Batch · LR">Run</th>' in shown
+    assert '<td data-settings="64 · 0.1">9</td>' in shown
+    assert '<td class="folds">64</td>' in shown
+    assert "data-settings" not in display.show_table(FRAME, "IV", "Title").html
+
+
 def test_the_best_of_a_column_is_marked():
     shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS, best=[("Test", "ours")])
     assert re.findall("<strong>(.*?)</strong>", shown.html) == ["61.0"]
@@ -104,3 +116,18 @@ def test_a_caption_says_what_stands_behind(complete, empty):
     assert "not CIFAR-10" in said
     assert "epoch chosen on the validation set" in said
     assert "0 of 2 runs" in display.describe_runs(empty, empty.select("stage1-long"))
+
+
+def test_a_cell_of_links_leads_to_places_in_the_report():
+    places = (("Table C3", "table-C3"), ("Figure <5>", "figure-5"))
+    frame = pd.DataFrame({"Claim": ["so it is"], "See": [display.Links(places)]})
+    shown = display.show_table(frame, "C2", "Ledger")
+    assert '<a href="#table-C3">Table C3</a>' in shown.html
+    assert '<a href="#figure-5">Figure &lt;5&gt;</a>' in shown.html
+    assert shown.content["rows"] == [["so it is", "Table C3, Figure <5>"]]
+    assert shown.content["links"] == [[0, 1, [list(place) for place in places]]]
+
+
+def test_a_number_that_rounds_to_nothing_has_no_sign():
+    assert display.fixed(1)(-0.04) == "0.0"
+    assert display.fixed(1)(-0.06) == "−0.1"

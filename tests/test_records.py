@@ -138,6 +138,18 @@ def test_predictions_are_packed_and_unpacked(count):
     assert np.abs(packed.weights - weights).max() <= 0.5001 * np.abs(weights).max() / 127
 
 
+@pytest.mark.parametrize("count", [0, 1, 10, 11])
+def test_classes_are_packed_and_unpacked(count):
+    classes = [(7 * i) % 10 for i in range(count)]
+    assert records.unpack_classes(records.pack_classes(classes), count).tolist() == classes
+
+
+def test_a_data_record_gives_the_labels_of_its_test_images():
+    data = make_data_record("synthetic")
+    assert data.model_copy(update={"test_labels": None}).labels is None
+    assert data.labels.tolist() == [i % 10 for i in range(2000)]
+
+
 def test_weights_that_are_no_numbers_are_packed_as_zeros():
     for bad in (np.nan, np.inf, -np.inf):
         weights = np.ones((10, 4))

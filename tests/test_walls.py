@@ -20,8 +20,10 @@ WITHOUT_TORCH = [
     name
     for name in (
         *("config", "paths", "errors", "provenance", "records", "progress", "published"),
-        *("collection", "forms", "panels", "sketches"),
+        *("contrasts", "effects", "ledger", "ledger_accuracy", "ledger_behaviour"),
+        *("ledger_settings", "collection", "forms", "panels", "sketches"),
         *("claims", "statistics", "tables", "figures", "curves", "diagram", "display", "front"),
+        *("paper", "typesetting", "exporters"),
         *("report", "audit", "audit_case", "audit_listings", "audit_tables", "evidence", "leads"),
     )
     if name in MODULES
