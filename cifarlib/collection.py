@@ -20,6 +20,7 @@ from cifarlib.errors import DataError, RecordError
 from cifarlib.records import Results, RunRecord, open_results
 
 OWN = "own"
+ABSENT = "–"  # a setting that only the other run has
 NAMED_CHANGES = 4  # settings that a name can hold
 
 OUTCOMES = ("best_epoch", "train_top1", "validation_top1", "test_top1", "seconds")
@@ -172,14 +173,13 @@ def describe_settings(config: RunConfig, study: Study) -> dict[str, Any]:
 def describe_differences(one: RunConfig, other: RunConfig) -> pd.DataFrame:
     """The settings in which two runs differ, one a row: setting, first, second."""
     first, second = _flat(one), _flat(other)
-    keys = [k for k in {**first, **second} if first.get(k) != second.get(k)]
-    return pd.DataFrame(
-        {
-            "setting": keys,
-            "first": [_plain(first.get(key, "–")) for key in keys],
-            "second": [_plain(second.get(key, "–")) for key in keys],
-        }
-    )
+    keys = [k for k in first | second if first.get(k, ABSENT) != second.get(k, ABSENT)]
+    columns = {
+        "setting": keys,
+        "first": [_plain(first.get(key, ABSENT)) for key in keys],
+        "second": [_plain(second.get(key, ABSENT)) for key in keys],
+    }
+    return pd.DataFrame(columns)
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:

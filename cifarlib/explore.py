@@ -191,7 +191,7 @@ def _chooser(explorer: Explorer) -> widgets.Widget:
     def draw() -> None:
         frame, shown = explorer.runs.frame, explorer.shown
         count.value = sentence(_count(explorer)) + "".join(map(sentence, explorer.runs.faults))
-        axes = [name for name in GRID_AXES if name in explorer.facets]
+        axes = [name for name in GRID_AXES if name in explorer.facets] or GRID_AXES
         plot.value = ""
         if len(frame):
             alt = (

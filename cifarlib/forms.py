@@ -116,7 +116,7 @@ class Optional(Entry):
         self.inner.observe(call)
 
     def entries(self, place: str) -> dict[str, Entry]:
-        return {place: self} | self.inner.entries(place)
+        return self.inner.entries(place) | {place: self}
 
 
 class Variant(Entry):

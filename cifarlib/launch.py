@@ -40,6 +40,31 @@ class Progress:
         """Whether nothing more will come."""
         return self.state in ("done", "stopped", "failed")
 
+    def hear(self, said: Message | Outcome | str | None) -> None:
+        """Take in what a launch's process says: a message of the worker, or how it ended.
+
+        It ends with the sweep's outcome, with the sentence of an error, or with None: stopped.
+        """
+        match said:
+            case Message(kind="images"):
+                self.state = "training"
+                self.images += said.images
+            case Message(kind="epoch"):
+                self.epoch = said.epoch
+                self.accuracies[said.epoch] = said.accuracy
+            case Message(kind="note"):
+                self.sentence = said.text
+            case Message(kind="busy"):
+                self.sentence = "another sweep is training this run; waiting for its record"
+            case Outcome():
+                wrong = [*said.failed.values(), *said.unavailable.values()]
+                self.state = "failed" if wrong else "done"
+                self.sentence = wrong[0] if wrong else ""
+            case str():
+                self.state, self.sentence = "failed", said
+            case None:
+                self.state = "stopped"
+
 
 class Launch:
     """A run in training, from the moment it is made."""
@@ -59,7 +84,7 @@ class Launch:
         """Hear what has come, waiting for something at most so long."""
         try:
             while not self.progress.ended and self.connection.poll(seconds):
-                self._hear(self.connection.recv())
+                self.progress.hear(self.connection.recv())
                 seconds = 0.0
         except (EOFError, OSError):  # it ended without a word
             self.process.join()
@@ -69,6 +94,8 @@ class Launch:
                 self.progress.sentence = (
                     f"the training process ended with code {self.process.exitcode}; start it again"
                 )
+        if self.progress.ended:
+            self.process.join()
         return self.progress
 
     def stop(self) -> None:
@@ -79,33 +106,9 @@ class Launch:
             else:
                 os.kill(self.process.pid, signal.SIGINT)
 
-    def _hear(self, said: Message | Outcome | str | None) -> None:
-        progress = self.progress
-        match said:
-            case Message(kind="images"):
-                progress.state = "training"
-                progress.images += said.images
-            case Message(kind="epoch"):
-                progress.epoch = said.epoch
-                progress.accuracies[said.epoch] = said.accuracy
-            case Message(kind="note" | "busy"):
-                progress.sentence = said.text or "another sweep is training this run; waiting"
-            case Outcome(failed=wrong) if wrong:
-                progress.state, progress.sentence = "failed", next(iter(wrong.values()))
-            case Outcome(unavailable=wrong) if wrong:
-                progress.state, progress.sentence = "failed", next(iter(wrong.values()))
-            case Outcome():
-                progress.state, progress.sentence = "done", ""
-            case str():
-                progress.state, progress.sentence = "failed", said
-            case None:
-                progress.state = "stopped"
-        if progress.ended:
-            self.process.join()
-
 
 def _train(connection: Connection, condition: Condition, folder: Path, device: str) -> None:
-    """A launch's process: messages as they come, then an outcome, a sentence, or None: stopped."""
+    """A launch's process: sends the worker's messages as they come, then how it ended."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent does about it
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the form shows what there is to say

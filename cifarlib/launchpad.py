@@ -163,7 +163,8 @@ class Launchpad:
         assert self.launch is not None
         epoch = 0
         while not (progress := self.launch.poll()).ended:
-            self.bar.value = progress.images / (config.epochs * config.data.train_size)
+            trained = progress.images / config.data.train_size
+            self.bar.value = max(trained, progress.epoch) / config.epochs  # some before, perhaps
             if not self.halt.disabled:
                 self.outcome.value = sentence(_describe(progress, config))
             if progress.epoch != epoch:

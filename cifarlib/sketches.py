@@ -34,9 +34,10 @@ def plot_grid(
 ) -> Figure:
     """Parallel coordinates: a line for each run, coloured by its test accuracy.
 
-    ``frame`` is a table of ``collection.Runs``; ``axes`` are settings of it, the last axis is test
-    top-1. Run ids in ``shown`` have colour, the others lie grey behind them; ``chosen`` are bold.
-    Every value of a setting has its place, in their order; lines through one are spread a little.
+    ``frame`` is a table of ``collection.Runs``; ``axes`` are one or more of its settings, the
+    last axis is test top-1. Run ids in ``shown`` have colour, the others lie grey behind them;
+    ``chosen`` are bold. Every value of a setting has its place, in their order; lines through one
+    are spread a little.
     """
     columns = [*axes, "test_top1"]
     heights = np.column_stack([_places(frame, column) for column in columns])
