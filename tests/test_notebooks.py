@@ -1,12 +1,15 @@
 """The committed notebooks, executed over records: the whole report, complete, begun and empty."""
 
+import json
 import re
 
+import pypdf
 import pytest
 from bs4 import BeautifulSoup
 from conftest import make_data_record, make_network_record, make_record
 
 from cifarlib import published, report
+from cifarlib.display import CONTENT
 from cifarlib.records import RecordStore, open_results
 
 TABLES = [*published.TITLES, "S1", "S2", "S3"]
@@ -58,6 +61,34 @@ def test_a_number_on_the_page_is_its_records(complete):
         assert ours == f"{record.accuracy('test'):.1f}"
         exact = record.accuracy("test") - float(paper)
         assert float(difference.replace("−", "-")) == pytest.approx(exact, abs=0.051)
+
+
+def tables_of_notebooks(folder):
+    """Number → rows of every table in the executed notebooks, as they carry them."""
+    found = {}
+    for path in sorted(folder.glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                content = output.get("data", {}).get(CONTENT, {})
+                if content.get("kind") == "table":
+                    found[content["number"]] = content["rows"]
+    return found
+
+
+def test_notebooks_page_and_pdf_carry_the_same_tables(complete):
+    results, soup = complete
+    folder = results.store.folder
+    reader = pypdf.PdfReader(folder / "report.pdf")
+    pdf = "".join(" ".join(page.extract_text() for page in reader.pages).split())
+    tables = tables_of_notebooks(folder / "notebooks")
+    assert set(TABLES) <= set(tables)
+    for number, rows in tables.items():
+        body = soup.find(id=f"table-{number}").find("tbody")
+        for links in body.find_all("details"):  # several runs behind a row
+            links.replace_with(links.summary.get_text())
+        assert cells(soup, number) == rows, number
+        for row in rows:
+            assert "".join("".join(row).split()) in pdf, (number, row)
 
 
 def test_the_page_says_what_it_is_made_from(complete):
