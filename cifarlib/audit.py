@@ -69,9 +69,9 @@ def tabulate_leads(examined: list[Examined]) -> pd.DataFrame:
             {
                 "No.": one.lead.number,
                 "Noticed": one.lead.text,
-                "Where": one.lead.where,
-                "Evidence": one.evidence,
                 "Verdict": one.verdict,
+                "Evidence": one.evidence,
+                "Where": one.lead.where,
             }
             for one in examined
         ]
