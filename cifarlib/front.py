@@ -180,7 +180,7 @@ def _count_runs(done: int, total: int) -> str:
     missing = "Everything else" if done else "Everything"
     return (
         f"{done or 'None'} of {total} runs {'is' if done == 1 else 'are'} recorded. "
-        f"{missing} is marked pending, and every verdict is provisional."
+        f"{missing} is marked pending."
     )
 
 

@@ -407,10 +407,12 @@ def make_page(
     soup = BeautifulSoup(page, "html.parser")
     _separate_drawings(soup)
     _box_tables(soup)
+    _label_words(soup)
     if place := soup.select_one("#highlights"):
         for cell in soup.select(".cells .tag-front"):
             place.append(cell.extract())
     _number_sections(soup)
+    _name_runs(soup, front)
     _drop_links(soup if partial else soup.select_one("header.front"))
     _check_page(soup)
     content = str(soup).encode()
@@ -511,6 +513,19 @@ def _box_tables(soup: "BeautifulSoup") -> None:
             table.wrap(soup.new_tag("div", attrs=attributes))
 
 
+def _label_words(soup: "BeautifulSoup") -> None:
+    """Put the column's name on each cell of tables with sentences: a phone stacks the cells."""
+    for table in soup.select("table.data:has(td.long)"):
+        heads = table.thead.find_all("tr")
+        if len(heads) > 1:
+            continue
+        names = [cell.get_text(" ", strip=True) for cell in heads[0].find_all("th")]
+        table["class"] = [*table.get("class", []), "stacked"]
+        for row in table.tbody.find_all("tr"):
+            for name, cell in zip(names, row.find_all("td", recursive=False), strict=False):
+                cell["data-label"] = name
+
+
 def _number_sections(soup: "BeautifulSoup") -> None:
     """Notebook titles become numbered h2, and so on down; the table of contents names them."""
     for heading in soup.select(".cells :is(h1, h2, h3, h4, h5)"):
@@ -558,6 +573,17 @@ def _number_sections(soup: "BeautifulSoup") -> None:
             if part.ol is None:
                 part.append(soup.new_tag("ol"))
             part.ol.append(entry)
+
+
+def _name_runs(soup: "BeautifulSoup", front: dict[str, Any] | None) -> None:
+    """Say the name of a run where a link has but its id, else as the link's tooltip."""
+    titles = {f"#run-{run['run_id']}": run["title"] for run in front["runs"]} if front else {}
+    for link in soup.select("figure.table a[href^='#run-']"):
+        if title := titles.get(str(link["href"])):
+            if link.find_parent("details", class_="behind"):
+                link.string = title
+            else:
+                link["title"] = title
 
 
 def _drop_links(part: "Tag | BeautifulSoup | None") -> None:

@@ -211,11 +211,15 @@ def test_nothing_stands_in_the_way_of_assistive_technology(open_page, scheme, ru
     from axe_playwright_python.sync_playwright import Axe
 
     page = open_page(scheme=scheme)
-    page.evaluate("""for (const kind of ["run", "source", "all-runs"])
-        document.querySelector(`details.${kind}`).open = true""")
-    closed = {"exclude": [["details.run:not([open]) > div"]]}  # one run is like another
+    page.evaluate("""() => {
+        for (const kind of ["run", "source", "all-runs"])
+            document.querySelector(`details.${kind}`).open = true;
+        // One run is like another, and so are the rows of a table.
+        for (const more of document.querySelectorAll(
+            "details.run:not([open]), tbody tr:nth-child(n+5)")) more.remove();
+    }""")
     options = {"runOnly": rules, "resultTypes": ["violations"]}
-    found = Axe().run(page, context=closed, options=options).response["violations"]
+    found = Axe().run(page, options=options).response["violations"]
     assert [(v["id"], v["nodes"][0]["html"], len(v["nodes"])) for v in found] == []
 
 

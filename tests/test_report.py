@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cifarlib import front, paths, report
+from cifarlib import audit, claims, display, front, paths, report
 from cifarlib.config import Condition
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.records import (
@@ -224,7 +225,7 @@ def test_executed_notebooks_open_in_jupyterlab(rendered):
 
 
 def test_the_page_is_one_file_that_loads_nothing(html):
-    assert len(html.encode()) < 100_000
+    assert len(html.encode()) < 150_000
     assert html.count("<html") == 1
     assert '<html lang="en">' in html
     for tag in re.findall(r"<(?:link|script|img|iframe|object|source)\b[^>]*>", html):
@@ -253,11 +254,11 @@ def test_headings_are_nested_numbered_and_listed(html):
     text = re.sub(r"<[^>]+>", "", contents.replace("</a>", "\n"))
     assert [line.strip() for line in text.splitlines() if line.strip()] == [
         "Contents", "What was run", "1 The data", "1.1 Results", "1.2 Results",
-        "2 More &amp; more", "2.1 Results", "3 Provenance",
+        "2 More &amp; more", "2.1 Results", "3 Provenance", "4 Every run",
     ]  # fmt: skip
     assert re.findall(r'href="#([^"]+)"', contents) == [
         "what-was-run", "the-data", "results", "the-data-results",
-        "more-more", "more-more-results", "provenance",
+        "more-more", "more-more-results", "provenance", "runs",
     ]  # fmt: skip
 
 
@@ -288,11 +289,73 @@ def test_the_same_records_give_the_same_page(rendered, html):
     executed = sorted((rendered.parent / "notebooks").glob("*.ipynb"))
     results = open_results("smoke", ["seeds=[1]"], rendered.parent)
     options = report.name_records("smoke", ["seeds=[1]"], rendered.parent)
-    again = report.assemble(
-        executed, rendered.parent / "again.html", front.describe(results, options)
-    )
+    told = front.describe(results, options, claims.judge(results), audit.examine(results))
+    again = report.assemble(executed, rendered.parent / "again.html", told)
     assert again.read_text(encoding="utf-8") == html
     assert not re.search(r"\b20(?!25-01-02)\d\d-\d\d-\d\dT", html)
+
+
+def test_a_chapter_alone_is_a_page_of_its_own(tmp_path, monkeypatch):
+    notebooks, build = tmp_path / "notebooks", tmp_path / "build"
+    notebooks.mkdir()
+    build.mkdir()
+    write_notebook(notebooks / "01_data.ipynb", "# The data", "1 / 0")
+    write_notebook(notebooks / "02_stage1.ipynb", "# Stage 1\n\nSee [Table I](#table-I).")
+    (build / "report.html").write_text("old")
+    monkeypatch.setattr(paths, "NOTEBOOKS", notebooks)
+    page = report.render("smoke", build=build, only=["stage1"])
+    assert page == build / "report-stage1.html"
+    assert (build / "report.html").read_text() == "old"
+    html = page.read_text(encoding="utf-8")
+    assert "See Table I." in html  # the link's target is in another chapter
+    assert "Only stage1 · Smoke scale" in html
+    assert "--only stage1" in html
+    assert [p.name for p in (build / "notebooks-stage1").iterdir()] == ["02_stage1.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("only", "chosen"),
+    [
+        ([], ["01_data", "02_stage1", "03_stage2"]),
+        (["stage1"], ["02_stage1"]),
+        (["03"], ["03_stage2"]),
+        (["stage2", "data"], ["01_data", "03_stage2"]),
+        (["stage"], ["02_stage1", "03_stage2"]),
+    ],
+)
+def test_chapters_are_chosen_by_a_part_of_their_names(only, chosen):
+    notebooks = [Path(f"{name}.ipynb") for name in ("01_data", "02_stage1", "03_stage2")]
+    assert [n.stem for n in report.choose_chapters(notebooks, only)] == chosen
+
+
+@pytest.mark.parametrize("part", ["stgae1", "", "x"])
+def test_an_unknown_chapter_is_named_with_those_there_are(part):
+    with pytest.raises(ConfigError, match=r"no such chapter; .*(stage1)") as caught:
+        report.choose_chapters([Path("02_stage1.ipynb")], [part])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_names_of_runs_stand_where_only_ids_did(tmp_path):
+    results = open_results("smoke", build=tmp_path)
+    first, second = results.conditions[:2]
+    frame = pd.DataFrame({"Run": ["one", "two"], "n": [1, 2]})
+    frame.attrs["runs"] = [(first.run_id,), (first.run_id, second.run_id)]
+    shown = display.show_table(frame, "I", "Runs").html
+    notebook = executed_notebook(tmp_path / "a.ipynb", shown)
+    told = front.describe(results, "--scale smoke")
+    page = report.assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
+    assert f'<a href="#run-{first.run_id}" title="stage1-base/1">one</a>' in page
+    assert f'<summary>two</summary><a href="#run-{first.run_id}">stage1-base/1</a>' in page
+    for run in (first, second):
+        assert f'id="run-{run.run_id}"' in page
+
+
+def test_sentences_in_tables_are_stacked_on_a_phone(tmp_path):
+    words = pd.DataFrame({"Claim": ["a claim in many words, enough to be broken"], "n": [1]})
+    notebook = executed_notebook(tmp_path / "a.ipynb", display.show_table(words, "I", "T").html)
+    page = report.assemble([notebook], tmp_path / "x.html").read_text(encoding="utf-8")
+    assert re.search(r'<table class="data[^"]* stacked">', page)
+    assert '<td data-label="n">1</td>' in page
 
 
 @pytest.mark.parametrize(
