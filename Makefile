@@ -29,7 +29,7 @@ status: .venv/.installed
 	$(BIN)/cifarlib status $(STUDY)
 
 test: .venv/.installed
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist loadgroup
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -116,6 +116,8 @@ def test_a_command_that_is_none_shows_the_usage(command, arguments):
         (["report", "--parameter", "threshold=high"], "give a float, such as 0.0"),
         (["report", "--parameter", "scale=lite"], "has an option of its own"),
         (["report", "--parameter", "threshold"], "write NAME=VALUE"),
+        (["report", "-p", "treshold=60.0"], "did you mean 'threshold'?"),
+        (["report", "--only", "stgae1"], "--only stgae1: there is no such chapter; did you mean"),
     ],
 )
 def test_a_mistyped_command_is_one_line(refused, tmp_path, arguments, told):

@@ -1,7 +1,9 @@
 """Numbered tables and figures: what is shown is text, missing is said, the same twice."""
 
 import base64
+import csv
 import re
+from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -70,6 +72,53 @@ def test_a_wide_tables_settings_can_fold_under_its_first_cell():
 def test_the_best_of_a_column_is_marked():
     shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS, best=[("Test", "ours")])
     assert re.findall("<strong>(.*?)</strong>", shown.html) == ["61.0"]
+
+
+def test_the_first_cell_leads_to_the_runs_behind_its_row():
+    frame = FRAME.copy()
+    frame.attrs["runs"] = [("0123456789abcdef",), (), ("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb")]
+    first, second, third = (row[0] for row in cells(display.show_table(frame, "IV", "Title")))
+    assert first == '<a href="#run-0123456789abcdef">1</a>'
+    assert second == "2"
+    assert re.findall('href="#run-(.)', third) == ["a", "b"]
+    assert "<summary>3</summary>" in third
+
+
+def test_a_table_carries_its_csv():
+    shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS)
+    link = re.search(
+        r'download="table-IV.csv"[^>]*href="data:text/csv;charset=utf-8,(.*?)"', shown.html
+    )
+    rows = list(csv.reader(unquote(link[1]).removeprefix("\ufeff").splitlines()))
+    assert rows[0] == ["Run", "Test, paper", "Test, ours", "Test, diff."]
+    assert rows[1:] == [
+        ["1", "50", "60.04", "10.04"],
+        ["2", "", "61", "-9.96"],
+        ["3", "70", "", ""],
+    ]
+
+
+def test_markup_stays_text_in_csv():
+    frame = pd.DataFrame({"a": ['<b>"x", y</b>']})
+    link = re.search('href="data:([^"]*)"', display.show_table(frame, "I", "T").html)
+    assert "<" not in link[1]
+    assert next(iter(csv.reader(unquote(link[1]).split("\r\n")[1:]))) == ['<b>"x", y</b>']
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["sgd", "adam"], "text"),
+        (["a sentence that is longer than a line of a table", None], "text long"),
+        (["1", "two"], ""),
+        ([1.0, 2.0], ""),
+        ([None, None], ""),
+    ],
+)
+def test_columns_of_words_are_set_flush_left(values, kind):
+    shown = display.show_table(pd.DataFrame({"n": [1, 2], "x": values}), "I", "T")
+    expected = f'<th scope="col" class="{kind}">x</th>' if kind else '<th scope="col">x</th>'
+    assert expected in shown.html
 
 
 def test_markup_in_names_is_shown_as_text():

@@ -23,6 +23,7 @@ WITHOUT_TORCH = [
         *("contrasts", "effects", "ledger", "ledger_accuracy", "ledger_behaviour"),
         *("ledger_settings", "collection", "forms", "panels", "sketches"),
         *("claims", "statistics", "tables", "figures", "curves", "diagram", "display", "front"),
+        *("run_folds",),
         *("paper", "typesetting", "exporters"),
         *("report", "audit", "audit_case", "audit_listings", "audit_tables", "evidence", "leads"),
     )
