@@ -24,6 +24,8 @@ from cifarlib.ledger import (
 )
 from cifarlib.statistics import two_proportions
 
+LEVELS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
 ROUNDING = 0.051  # points by which one printed decimal may differ from the exact number
 
 
@@ -159,7 +161,8 @@ def best_setting(case: Case, *, stage: str, setting: str, value: Any, tables: li
 
 
 def _say_each(values: dict[Any, float | None]) -> str:
-    return ", ".join(f"{name} {value:.1f}" for name, value in values.items()) + " %"
+    said = (f"{LEVELS.get(name, name)} {value:.1f}" for name, value in values.items())
+    return ", ".join(said) + " %"
 
 
 @check
