@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import paths
-from cifarlib.display import ABSENT, CONTENT, PENDING, anchor
+from cifarlib.display import ABSENT, CONTENT, LONG, PENDING, anchor
 from cifarlib.errors import ReportError
 
 if typing.TYPE_CHECKING:
@@ -27,8 +27,8 @@ if typing.TYPE_CHECKING:
 
 TEMPLATE = paths.TEMPLATES / "typst"
 STANDARDS = ["ua-1", "a-2a"]  # accessible, and fit for archives
-LONG = 28  # characters from which a column of words is broken into lines
-LINE = 40  # characters that such a column holds in a line, about
+LINE = 40  # characters that a column of sentences holds in a line, about
+NARROW = 12  # characters that it holds at least
 ROOM = 118  # characters side by side on a page, about
 TALL = 44  # lines from which a table does not fit on one page
 PROSE = 250  # characters for each table and figure from which a chapter is set in two columns
@@ -167,16 +167,18 @@ def _share_width(heads: Sequence[str], columns: Sequence[Sequence[str]]) -> list
         max((len(word) for text in (head, *column) for word in text.split()), default=0)
         for head, column in zip(heads, columns, strict=True)
     ]
-    broken = [number for number, length in enumerate(longest) if length >= LONG]
+    broken = [number for number, length in enumerate(longest) if length > LONG]
     room = ROOM - sum(
         max(length, len(head)) + 2
         for number, (length, head) in enumerate(zip(longest, heads, strict=True))
         if number not in broken
     )
-    total = sum(longest[number] ** 0.6 for number in broken)
+    # Between one share for each column and one for each character.
+    weights = [sum(len(text) ** 2 for text in column) ** 0.35 for column in columns]
+    total = sum(weights[number] for number in broken)
     return [
-        max(room * length**0.6 / total, word + 2) if number in broken else 0
-        for number, (length, word) in enumerate(zip(longest, words, strict=True))
+        max(room * weight / total, word + 2, NARROW) if number in broken else 0
+        for number, (weight, word) in enumerate(zip(weights, words, strict=True))
     ]
 
 
@@ -345,7 +347,9 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
             columns = wanted
             lines.append(f'#[#metadata(none)#label("{name_chapter(chapter)}")]')
         add(number, columns)
-    lines += ["#place.flush()", "#appendix(content.front)"]
+    lines.append("#place.flush()")
+    if "label" in front:
+        lines += ["#set page(columns: 1)"] * (columns != 1) + ["#appendix(content.front)"]
     return "\n".join(lines), places
 
 

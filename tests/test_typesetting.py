@@ -363,6 +363,20 @@ def test_what_cannot_be_set_is_named_in_one_sentence(cell, words):
     assert "\n" not in str(caught.value)
 
 
+def test_an_older_report_stays_where_the_pdf_cannot_be_made(tmp_path, monkeypatch):
+    notebook = executed(tmp_path / "01_a.ipynb")  # with a reference that dangles
+    build = tmp_path / "build"
+    build.mkdir()
+    for suffix in ("html", "pdf"):
+        (build / f"report.{suffix}").write_text("old")
+    monkeypatch.setattr("cifarlib.paths.NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(report, "check_parameters", lambda *_: None)
+    monkeypatch.setattr(report, "execute_all", lambda *_: [notebook])
+    with pytest.raises(ReportError, match=r"01_a\.ipynb.*#table-IX"):
+        report.render("smoke", build=build)
+    assert [(build / f"report.{suffix}").read_text() for suffix in ("html", "pdf")] == ["old"] * 2
+
+
 # ---------------------------------------------------------------------------------------------
 # nbconvert
 # ---------------------------------------------------------------------------------------------
