@@ -23,7 +23,7 @@ from cifarlib.display import fixed, signed
 from cifarlib.errors import DataError
 from cifarlib.launchpad import Launchpad
 from cifarlib.panels import panel, picture, sentence, table
-from cifarlib.records import RunRecord
+from cifarlib.records import SPLITS, RunRecord
 
 FIRST_CHOICE = 3  # runs whose curves are shown before anything is chosen
 GRID_AXES = (
@@ -40,7 +40,7 @@ class Explorer:
         self.runs = runs
         self.facets: dict[str, widgets.SelectMultiple] = {}
         self.facet_row = widgets.HBox(layout={"flex_flow": "row wrap"})
-        self.list = widgets.SelectMultiple(rows=14, layout={"width": "auto"})
+        self.list = widgets.SelectMultiple(description="runs", rows=14, layout={"width": "auto"})
         self.listeners: list[Callable[[], None]] = []  # hear of other filters, choices and runs
         self.quiet = False
         self.list.observe(lambda _: self._tell(), names="value")
@@ -413,10 +413,9 @@ SIDES = {"first": fixed(2), "second": fixed(2), "first − second": signed(2)}
 
 
 def _accuracies(first: RunRecord, second: RunRecord) -> pd.DataFrame:
-    titles = {"train": "training", "validation": "validation", "test": "test"}
     rows = []
-    for split, title in titles.items():
-        pair = [record.accuracy(split) for record in (first, second)]  # type: ignore[arg-type]
+    for split in SPLITS:
+        pair = [record.accuracy(split) for record in (first, second)]
         one, other = (float("nan") if value is None else value for value in pair)
-        rows.append((f"{title} top-1, %", one, other, one - other))
-    return pd.DataFrame(rows, columns=["", *SIDES])
+        rows.append(({"train": "training"}.get(split, split), one, other, one - other))
+    return pd.DataFrame(rows, columns=["top-1, %", *SIDES])

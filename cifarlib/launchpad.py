@@ -174,8 +174,9 @@ class Launchpad:
         self._finish(progress, config)
 
     def _draw(self, progress: Progress, config: RunConfig) -> None:
-        alt = f"Validation accuracy after each of {progress.epoch} epochs."
         figure = plot_progress(progress.accuracies, config.epochs)
+        reached = list(progress.accuracies.values())[-1:]
+        alt = f"Validation accuracy by epoch, {reached[0]:.1f} % at the end." if reached else ""
         self.plot.value = picture(figure, alt, "460px")
 
     def _finish(self, progress: Progress, config: RunConfig) -> None:
@@ -185,6 +186,12 @@ class Launchpad:
         if progress.state == "done":
             self.tell(name)
             self._offer()
+        if record := self.runs.records.get(name):  # which knows the last epoch, too
+            epochs = range(1, record.result.history.epochs + 1)
+            progress.accuracies = {
+                epoch: record.accuracy("validation", epoch=epoch) or 0.0 for epoch in epochs
+            }
+            self._draw(progress, config)
         self.outcome.value = self._conclude(progress, name)
         self._check()
 

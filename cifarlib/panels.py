@@ -17,6 +17,8 @@ CSS = """
   font-size: 13px; line-height: 1.4; }
 .cifarlib img.plot { max-width: 100%; background: #fff; border-radius: 3px; }
 .cifarlib .runs select { font-family: var(--jp-code-font-family, monospace); font-size: 12px; }
+.cifarlib .runs .widget-label { position: absolute; width: 1px; height: 1px; overflow: hidden;
+  clip-path: inset(50%); }
 .cifarlib pre.head { margin: 0 0 0 5px; font-family: var(--jp-code-font-family, monospace);
   font-size: 12px; line-height: 1.3; color: var(--jp-content-font-color2, #444); }
 .cifarlib table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

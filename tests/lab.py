@@ -156,7 +156,8 @@ def main() -> None:
     ):
         facet = panel(page, "choose").get_by_label("learning rate")
         facet.select_option(index=1)
-        panel(page, "choose").get_by_text("runs pass the filters, 2 are chosen").wait_for()
+        panel(page, "choose").get_by_label("means by").select_option("batch size, images")
+        panel(page, "choose").get_by_text("mean test, %").wait_for()
         panel(page, "choose").evaluate("box => box.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(500)  # pictures are decoded
         page.screenshot(path=options.out)

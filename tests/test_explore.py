@@ -6,6 +6,7 @@ import re
 
 import papermill
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conftest import TINY, make_record, tiny_conditions, tiny_store
 from lab import browse, find_browser, panel, serve
 from test_collection import STUDY, change, open_tiny, write_runs
@@ -199,7 +200,8 @@ def test_a_trained_run_appears_among_the_others_and_can_be_started_from(pad):
     assert "Trained: own: " in pad.outcome.value
     assert name in pad.explorer.chosen
     assert name in dict(pad.start.options).values()
-    assert 'alt="Validation accuracy after each of 3 epochs."' in pad.plot.value
+    reached = pad.runs.records[name].accuracy("validation", epoch=pad.config.epochs)
+    assert f'alt="Validation accuracy by epoch, {reached:.1f} % at the end."' in pad.plot.value
     assert pad.halt.disabled
     assert not pad.button.disabled
 
@@ -286,6 +288,8 @@ def test_filter_compare_and_train_in_jupyterlab(tmp_path):
         pad.get_by_text("Trained: own: ").wait_for()
         chooser.get_by_text("9 of 9 runs pass the filters").wait_for()
         page.screenshot(path=tmp_path / "explore.png")
+        found = Axe().run(page, context=".cifarlib").response["violations"]
         errors = [text for kind, text in page.said if kind == "error"]
     assert errors == []
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
     assert len(RecordStore(store.folder).run_ids()) == 9
