@@ -191,7 +191,7 @@ def plot_network(network: NetworkRecord | None) -> Figure | None:
     for row in rows:
         depth += _space(row)
         tops.append(depth)
-        depth += HEIGHT + 0.22
+        depth += HEIGHT + 0.18
     with mpl.rc_context(STYLE):
         figure, axis = _canvas(WIDTH, depth + 0.1)
         axis.text(WIDTH, 0.12, "output\nparameters", ha="right", va="center", fontsize=7.5)
@@ -209,7 +209,7 @@ def _space(row: Row) -> float:
     return 0.5 if row.side else 0.08
 
 
-WIDTH, HEIGHT = 7.2, 0.56
+WIDTH, HEIGHT = 7.2, 0.5
 LEFT, RIGHT = 0.95, 6.2  # where the boxes of a row begin and end
 
 
@@ -273,7 +273,7 @@ def plot_stage(network: NetworkRecord | None) -> Figure | None:
         return None
     main = [layer for box in row.main for layer in box.layers]
     side = [layer for box in row.side for layer in box.layers]
-    pitch, left, right = 0.55, 2.0, 5.35
+    pitch, left, right = 0.47, 2.0, 5.35
     join = next(n for n, layer in enumerate(main) if len(layer.inputs) > 1)
     with mpl.rc_context(STYLE):
         figure, axis = _canvas(WIDTH, TOP + pitch * len(main))
@@ -302,7 +302,7 @@ def plot_stage(network: NetworkRecord | None) -> Figure | None:
     return figure
 
 
-HALF, TOP = 0.195, 0.72  # half of a box, height of the first
+HALF, TOP = 0.175, 0.68  # half of a box, height of the first
 
 
 def _first_stage(network: NetworkRecord | None) -> Row | None:
