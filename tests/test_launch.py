@@ -3,6 +3,7 @@
 import pytest
 from conftest import tiny_conditions, tiny_store, wait_for
 
+from cifarlib.collection import find_mistakes
 from cifarlib.launch import Launch, Progress
 from cifarlib.sweep import Outcome
 from cifarlib.worker import Message, lock
@@ -28,6 +29,8 @@ def test_a_launch_trains_a_run_and_tells_each_epoch(tmp_path):
     assert progress.images == 3 * 20
     heard = {1: record.accuracy("validation", epoch=1), 2: record.accuracy("validation", epoch=2)}
     assert progress.accuracies == pytest.approx(heard)  # the last is in the record
+    wrong, _ = find_mistakes(record)  # in the order of the data set's images
+    assert 100 * (10 - wrong) / 10 == record.accuracy("test")
 
 
 def test_a_launch_stops_when_it_is_asked_to(tmp_path):
