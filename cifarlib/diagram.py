@@ -17,6 +17,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from cifarlib.figures import STYLE
 from cifarlib.records import Layer, NetworkRecord
+from cifarlib.tables import write_shape
 
 INPUT = "input"
 WORDS = {
@@ -121,10 +122,6 @@ def _shortcut(boxes: Sequence[Box]) -> tuple[Box, ...]:
 # ---------------------------------------------------------------------------------------------
 
 
-def _shape(output: Sequence[int]) -> str:
-    return "×".join(map(str, output))
-
-
 def _channels(network: NetworkRecord, layer: Layer) -> str:
     """``64→128``: channels or features of a layer's input and output."""
     outputs = {other.name: other.output for other in network.layers} | {INPUT: network.image}
@@ -158,9 +155,9 @@ def describe_network(network: NetworkRecord | None) -> str:
         if row.side:
             shortcut = ", ".join(_label(network, box).replace("\n", " ") for box in row.side)
             way += f"; shortcut to the sum: {shortcut}"
-        parts.append(f"{row.name}: {way} (output {_shape(row.main[-1].output.output)})")
+        parts.append(f"{row.name}: {way} (output {write_shape(row.main[-1].output.output)})")
     return (
-        f"Diagram of {len(parts)} rows, from an image {_shape(network.image)} to "
+        f"Diagram of {len(parts)} rows, from an image {write_shape(network.image)} to "
         f"{network.layers[-1].output[0]} logits. {'. '.join(parts)}."
     )
 
@@ -196,7 +193,7 @@ def plot_network(network: NetworkRecord | None) -> Figure | None:
         figure, axis = _canvas(WIDTH, depth + 0.1)
         axis.text(WIDTH, 0.12, "output\nparameters", ha="right", va="center", fontsize=7.5)
         start = (LEFT, tops[0] + HEIGHT / 2)
-        _write(axis, LEFT - 0.1, start[1], f"image\n{_shape(network.image)}", ha="right")
+        _write(axis, LEFT - 0.1, start[1], f"image\n{write_shape(network.image)}", ha="right")
         for row, top in zip(rows, tops, strict=True):
             start = _draw_row(axis, network, row, top, start, last=row is rows[-1])
         total = f"{network.parameters:,} parameters, {network.flops / 1e6:.0f} MFLOPs an image"
@@ -244,7 +241,7 @@ def _draw_row(
         x = centre + half
     if last:
         _arrow(axis, (x, middle), (RIGHT + 0.1, middle))
-    shape = _shape(row.main[-1].output.output)
+    shape = write_shape(row.main[-1].output.output)
     _write(axis, WIDTH, middle, f"{shape}\n{row.parameters:,}", ha="right")
     return (x, middle)
 
@@ -279,13 +276,13 @@ def plot_stage(network: NetworkRecord | None) -> Figure | None:
         figure, axis = _canvas(WIDTH, TOP + pitch * len(main))
         heights = [TOP + pitch * n for n in range(len(main))]
         entry = _entry(network, main[0])
-        _write(axis, left, 0.12, f"{entry[0]}  {_shape(entry[1])}")
+        _write(axis, left, 0.12, f"{entry[0]}  {write_shape(entry[1])}")
         _arrow(axis, (left, 0.22), (left, heights[0] - HALF))
         _line(axis, [(left, 0.34), (right, 0.34)], SIDE_EDGE, "--")
         for number, (layer, y) in enumerate(zip(main, heights, strict=True)):
             if number == join:
                 _circle(axis, left, y, 0.15, _words(network, layer))
-                _write(axis, left - 0.25, y, _shape(layer.output), ha="right")
+                _write(axis, left - 0.25, y, write_shape(layer.output), ha="right")
             else:
                 fill = MAIN if layer.parameters else PLAIN
                 _box(axis, left, y, 3.4, HALF * 2, _details(network, layer), fill)
@@ -321,7 +318,7 @@ def _entry(network: NetworkRecord, layer: Layer) -> tuple[str, tuple[int, ...]]:
 def _details(network: NetworkRecord, layer: Layer) -> str:
     window = f", stride {layer.stride}, padding {layer.padding}" if layer.kernel else ""
     count = f"; {layer.parameters:,} parameters" if layer.parameters else ""
-    return f"{_words(network, layer)}{window}\n{_shape(layer.output)}{count}"
+    return f"{_words(network, layer)}{window}\n{write_shape(layer.output)}{count}"
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:

@@ -138,7 +138,13 @@ def tabulate_layers(results: Results) -> pd.DataFrame:
     if results.network is None:
         return pd.DataFrame([dict.fromkeys(LAYER_COLUMNS, float("nan"))])
     rows = [
-        (layer.name, _operation(layer), shape(layer), layer.parameters, layer.flops / 1e6)
+        (
+            layer.name,
+            _operation(layer),
+            write_shape(layer.output),
+            layer.parameters,
+            layer.flops / 1e6,
+        )
         for layer in results.network.layers
         if layer.parameters
     ]
@@ -156,9 +162,9 @@ def _operation(layer: Layer) -> str:
     return f"{layer.kind} {size}, stride {layer.stride}, padding {layer.padding}"
 
 
-def shape(layer: Layer) -> str:
-    """A layer's output shape, 64×17×17."""
-    return "×".join(map(str, layer.output))
+def write_shape(sizes: Iterable[int]) -> str:
+    """A shape as text, 64×17×17."""
+    return "×".join(map(str, sizes))
 
 
 def tabulate_base_search(results: Results, optimizer: str) -> pd.DataFrame:
