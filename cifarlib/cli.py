@@ -6,6 +6,7 @@ Exit codes: 0 all well, 1 some run failed, 2 something that the user can mend, 1
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from cifarlib import __version__
+from cifarlib import STARTED, __version__
 from cifarlib.config import DATASETS, ENGINE, Condition, flatten
 from cifarlib.errors import CifarlibError, ConfigError
 from cifarlib.records import Results, RunRecord, open_results
@@ -23,6 +24,8 @@ examples:
   cifarlib data --download                      fetch CIFAR-10 and check it
   cifarlib sweep --scale lite                   make every missing record of a scale
   cifarlib sweep --stage stage1-daa1            ... of one stage only
+  cifarlib sweep --scale lite --budget 9m       ... as far as nine minutes go
+  cifarlib merge other/lite --scale lite        take records that were made elsewhere
   cifarlib run stage1-daa1/13 --scale lite      one condition
   cifarlib status --scale lite                  what is done, and what is left to pay
   cifarlib report --scale lite                  notebooks and report.html from the records
@@ -89,6 +92,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    budget = _parse_budget(options.budget)
     results = _open(options)
     conditions = results.conditions
     if options.stage:
@@ -97,7 +101,20 @@ def _sweep(options: argparse.Namespace) -> int:
                 known = ", ".join(results.study.stages)
                 raise ConfigError(f"there is no stage {name!r}; the study has {known}")
         conditions = [c for c in conditions if c.stage in options.stage]
-    return _sweep_conditions(options, results, conditions, options.workers, options.threads)
+    return _sweep_conditions(options, results, conditions, options.workers, options.threads, budget)
+
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _parse_budget(text: str | None) -> float | None:
+    """``540s``, ``9m`` or ``1.5h`` in seconds."""
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if not parts or not float(parts[1]):
+        raise ConfigError(f"--budget {text}: write a time such as 540s, 9m or 2h")
+    return float(parts[1]) * SECONDS[parts[2]]
 
 
 def _sweep_conditions(
@@ -106,7 +123,9 @@ def _sweep_conditions(
     conditions: list[Condition],
     workers: int | None,
     threads: int | None,
+    budget: float | None = None,
 ) -> int:
+    from cifarlib.progress import duration
     from cifarlib.sweep import sweep
 
     outcome = sweep(
@@ -116,13 +135,30 @@ def _sweep_conditions(
         workers=workers,
         threads=threads,
         checkpoint_every=options.checkpoint_every,
+        deadline=None if budget is None else STARTED + budget,
     )
+    if outcome.stopped or outcome.left:
+        print(
+            f"the budget of {options.budget} is used: {outcome.done} done, {len(outcome.stopped)} "
+            f"stopped on the way, {len(outcome.left)} not begun, about "
+            f"{duration(outcome.seconds_left)} left; the same command goes on from here",
+            file=sys.stderr,
+        )
     if outcome.unavailable:
         print(f"{len(outcome.unavailable)} runs stay pending (see above)", file=sys.stderr)
     if outcome.failed:
         logs = results.store.state / "*.error.txt"
         print(f"cifarlib: {len(outcome.failed)} runs failed; their errors: {logs}", file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from cifarlib.merge import merge
+
+    merged = merge(_open(options), options.folders, prefer=options.prefer)
+    for line in merged.lines():
+        print(line)
+    return 1 if merged.conflicts else 0
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -309,6 +345,22 @@ def _parser() -> argparse.ArgumentParser:
     machine(command)
     command.add_argument("--stage", action="append", help="only this stage (may be repeated)")
     command.add_argument("--workers", type=_positive, help="processes (one a core)")
+    command.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="end within 540s, 9m or 2h: the most valuable runs first, long ones in slices",
+    )
+
+    command = add(
+        "merge", _merge, "take records that other build folders hold", "cifarlib merge other/smoke"
+    )
+    command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a build folder")
+    study(command)
+    command.add_argument(
+        "--prefer",
+        choices=("ours", "theirs"),
+        help="which record to keep where two of one run differ (neither is changed otherwise)",
+    )
 
     command = add("report", _report, "render the report", "cifarlib report --scale lite")
     study(command)

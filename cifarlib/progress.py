@@ -116,7 +116,7 @@ class Prices:
         if seconds > 0:
             workers = max(1, cores() // record.provenance.threads)
             if record.provenance.device_class == "cuda":
-                workers = 1
+                workers = record.provenance.lanes
             rate = work(config) * share / seconds * workers
             self.rates.setdefault((config.model.name, config.precision), []).append(rate)
 

@@ -184,6 +184,8 @@ class Provenance(Strict):
     threads: int
     finished: str  # UTC
     resumed: int = 0  # times taken up again from a checkpoint
+    execution: Literal["eager", "graph"] = "eager"  # step by step, or replayed CUDA graphs
+    lanes: int = 1  # runs that shared the device when this one began
 
 
 class RunRecord(Strict):

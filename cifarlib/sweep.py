@@ -34,6 +34,7 @@ from cifarlib.worker import (
     RunJob,
     checkpoint_epoch,
     serve,
+    serve_lanes,
 )
 
 # ---------------------------------------------------------------------------------------------
@@ -58,12 +59,22 @@ class _Worker:
     process: multiprocessing.process.BaseProcess
     connection: Connection
     job: Job | None = None
+    shares_process: bool = False
+
+
+LANES = 8
+"""Runs that one process may train at once on a CUDA device; fewer where they fill it."""
+
+
+def uses_cuda(device: str) -> bool:
+    """Whether workers would train on a CUDA device, as far as can be told without torch."""
+    return device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
 
 
 def default_workers(device: str, threads: int | None = None) -> tuple[int, int]:
-    """Worker processes and threads of each: one thread a core, or all of them for CUDA."""
-    if device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists()):
-        return 1, cores()
+    """Workers and threads of each: one thread a core, or lanes of one process for CUDA."""
+    if uses_cuda(device):
+        return LANES, threads or cores()
     threads = threads or 1
     return max(1, cores() // threads), threads
 
@@ -190,7 +201,9 @@ class _Executor:
         deadline: float | None = None,
     ):
         self.store = store
-        budget = _Budget(deadline, store, display.prices, threads, checkpoint_every != 0)
+        self.in_lanes = uses_cuda(device) and workers > 1
+        share = workers if uses_cuda(device) else max(1, cores() // threads)
+        budget = _Budget(deadline, store, display.prices, share, checkpoint_every != 0)
         self.budget = budget
         self.arguments = (store.folder, device, threads, checkpoint_every, budget.last_border)
         self.count = workers
@@ -202,7 +215,10 @@ class _Executor:
     def run(self, jobs: list[Job]) -> Outcome:
         waiting, busy = deque(jobs), deque[Job]()
         try:
-            self.workers = [self._start() for _ in range(self.count)]
+            if self.in_lanes:
+                self.workers = self._start_lanes()
+            else:
+                self.workers = [self._start() for _ in range(self.count)]
             while True:
                 for worker in self.workers:
                     if worker.job is None and (job := self.budget.choose(waiting)):
@@ -232,13 +248,31 @@ class _Executor:
         theirs.close()
         return _Worker(process, ours)
 
+    def _start_lanes(self) -> list[_Worker]:
+        """One process with a lane for each worker."""
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(self.count)]
+        connections = [theirs for _, theirs in pipes]
+        process = context.Process(
+            target=serve_lanes, args=(connections, *self.arguments), daemon=True
+        )
+        with _without_interrupts():
+            process.start()
+        for connection in connections:
+            connection.close()
+        return [_Worker(process, ours, shares_process=True) for ours, _ in pipes]
+
     def _receive(self, worker: _Worker, waiting: deque[Job], busy: deque[Job]) -> None:
         job = worker.job
         try:
             message: Message = worker.connection.recv()
         except (EOFError, OSError):  # the process is gone
+            if worker.shares_process:
+                worker.process.kill()  # if one thread is gone, the others will not do well
             worker.process.join()
-            if job is not None:
+            if job is not None and worker.shares_process:
+                waiting.appendleft(job)  # whose fault it was shows with a process for each
+            elif job is not None:
                 code = worker.process.exitcode or 0
                 reason = (
                     f"its worker was killed (signal {-code})" if code < 0 else "its worker died"
@@ -325,13 +359,13 @@ class _Budget:
         deadline: float | None,
         store: RecordStore,
         prices: Prices,
-        threads: int,
+        share: int,
         checkpoints: bool,
     ):
         self.deadline = deadline
         self.store = store
         self.prices = prices
-        self.share = max(1, cores() // threads)  # workers that have the machine together
+        self.share = share  # workers that have the machine together
         self.checkpoints = checkpoints
 
     @property

@@ -133,28 +133,34 @@ class Feed:
             else augment.Resize(config.resize.size, config.resize.crop, config.resize.method)
         )
 
-    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch's batches of images and labels."""
-        images = self.inputs.train
-        count = len(images)
+    def plan(self, epoch: int) -> tuple[Tensor, augment.Draws]:
+        """One epoch's order of the training images, int64 (n,), and the draws of each image."""
+        count = len(self.inputs.train)
         if self.config.protocol.shuffle:
             order = torch.randperm(count, generator=_generator(self.config, "order", epoch))
         else:
             order = torch.arange(count)
-        draws = self._draw(count, "augmentation", epoch)
-        for where in order.to(images.labels.device).split(self.config.batch_size):
-            yield self._view(images.images[where], draws[where]), images.labels[where]
+        device = self.inputs.train.labels.device
+        return order.to(device), self.draw(count, "augmentation", epoch)
+
+    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch's batches of images and labels."""
+        images = self.inputs.train
+        order, draws = self.plan(epoch)
+        for where in order.split(self.config.batch_size):
+            yield self.view(images.images[where], draws[where]), images.labels[where]
 
     def evaluation(self, images: ImageSet, purpose: str, epoch: int) -> Iterator[Tensor]:
         """A set's batches in its own order: as they are, or as published, augmented."""
         draws = None
         if self.config.protocol.augmented_evaluation:
-            draws = self._draw(len(images), purpose, epoch)
+            draws = self.draw(len(images), purpose, epoch)
         for start in range(0, len(images), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
-            yield self._view(images.images[part], draws[part] if draws else None)
+            yield self.view(images.images[part], draws[part] if draws else None)
 
-    def _draw(self, count: int, purpose: str, epoch: int) -> augment.Draws:
+    def draw(self, count: int, purpose: str, epoch: int) -> augment.Draws:
+        """The random numbers of a whole set, for one purpose in one epoch."""
         return augment.draw(
             count,
             **self.config.augmentation.model_dump(),
@@ -162,7 +168,8 @@ class Feed:
             generator=_generator(self.config, purpose, epoch),
         ).to(self.inputs.train.labels.device)
 
-    def _view(self, images: Tensor, draws: augment.Draws | None) -> Tensor:
+    def view(self, images: Tensor, draws: augment.Draws | None) -> Tensor:
+        """What the network sees of images: augmented by their draws, or as they are."""
         if draws is not None:
             padding = self.config.augmentation.padding
             images = augment.augment(images, draws, padding=padding, resize=self.resize)
@@ -197,6 +204,11 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimize
     return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **shared)
 
 
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    """The precision in which a run's network computes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
 def resolve_device(name: str) -> torch.device:
     """``auto``, ``cpu`` or ``cuda`` → a device; raises ``RunError`` for CUDA without one."""
     available = torch.cuda.is_available()
@@ -224,15 +236,17 @@ def fit(
     state: State | None = None,
     on_epoch: Callable[[State], None] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    begin: "Callable[[RunConfig, Inputs, torch.device], Run] | None" = None,
 ) -> Fitted:
     """Train one configuration from its first weights, or on from a ``state``.
 
     ``on_epoch`` gets the state after each epoch but the last, ``on_batch`` the number of images
     after each training step; an exception raised there ends the run. Epoch 0 is the evaluation
-    before training. Training stops early once validation top-1 has not improved for *more than*
-    ``early_stopping`` epochs (Listing 2).
+    before training. ``begin`` makes the run's moving parts, a ``Run`` unless it is given (for
+    CUDA: a ``cuda.LaneRun``). Training stops early once validation top-1 has not improved for
+    *more than* ``early_stopping`` epochs (Listing 2).
     """
-    run = _Run(config, inputs, device)
+    run = (begin or Run)(config, inputs, device)
     if state is None:
         run.measure(epoch=0)
     else:
@@ -246,7 +260,7 @@ def fit(
     return run.conclude()
 
 
-class _Run:
+class Run:
     """The moving parts of ``fit``: network, optimiser, history and the best weights so far."""
 
     def __init__(self, config: RunConfig, inputs: Inputs, device: torch.device):
@@ -308,8 +322,8 @@ class _Run:
         steps = -(-len(self.inputs.train) // self.config.batch_size)
         total = torch.zeros((), device=self.device)
         for step, (images, labels) in enumerate(self.feed.training(epoch)):
-            self._set_learning_rate((epoch - 1) * steps + step, steps)
-            with self._autocast():
+            self.set_learning_rate((epoch - 1) * steps + step, steps)
+            with autocast(self.config, self.device):
                 loss = nn.functional.cross_entropy(self.model(images), labels)
             self.optimizer.zero_grad()
             loss.backward()
@@ -321,7 +335,8 @@ class _Run:
         self.seconds["train"] += time.perf_counter() - started
         return mean
 
-    def _set_learning_rate(self, step: int, steps_per_epoch: int) -> None:
+    def set_learning_rate(self, step: int, steps_per_epoch: int) -> float:
+        """Set the rate of a step of the whole run, counted from 0, and give it."""
         validation = self.history["validation"]["top1"][1:]
         rate = schedules.learning_rate_at(
             self.config.schedule,
@@ -332,10 +347,7 @@ class _Run:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.config.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        return rate
 
     # -- measuring ----------------------------------------------------------------------------
 
@@ -362,7 +374,7 @@ class _Run:
         """Evaluate one set in eval mode, enter it into the history; its logits (n, 10)."""
         started = time.perf_counter()
         images: ImageSet = getattr(self.inputs, name)
-        logits = self._logits(self.feed.evaluation(images, f"evaluation/{name}", epoch))
+        logits = self._logits(name, epoch)
         row = self.history[name]
         loss = metrics.mean_loss(
             logits, images.labels, self.config.protocol, self.config.batch_size
@@ -374,9 +386,11 @@ class _Run:
         return logits
 
     @torch.no_grad()
-    def _logits(self, batches: Iterator[Tensor]) -> Tensor:
+    def _logits(self, name: str, epoch: int) -> Tensor:
+        images: ImageSet = getattr(self.inputs, name)
+        batches = self.feed.evaluation(images, f"evaluation/{name}", epoch)
         self.model.eval()
-        with self._autocast():
+        with autocast(self.config, self.device):
             return torch.cat([self.model(batch) for batch in batches]).float()
 
     # -- the end ------------------------------------------------------------------------------

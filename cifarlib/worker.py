@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -102,6 +102,29 @@ def serve(
             _carry_out(job, store, connection, device, threads, checkpoint_every, deadline)
 
 
+def serve_lanes(
+    connections: Sequence[Connection],
+    folder: Path,
+    device: str,
+    threads: int,
+    checkpoint_every: int | None,
+    deadline: float | None = None,
+) -> None:
+    """Several workers in one process, which share its CUDA device: a thread for each."""
+    with contextlib.suppress(Exception):  # what is wrong with them, each worker says itself
+        import cifarlib.lanes  # noqa: F401  (once, before threads that would all import torch)
+    workers = [
+        threading.Thread(
+            target=serve, args=(connection, folder, device, threads, checkpoint_every, deadline)
+        )
+        for connection in connections
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
 def _carry_out(
     job: Job,
     store: RecordStore,
@@ -134,6 +157,15 @@ def _carry_out(
     except Exception as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         connection.send(Message("failed", text=text, detail=traceback.format_exc()))
+        if not _device_works(device):
+            os._exit(1)  # for whatever else this process tried would fail
+
+
+def _device_works(name: str) -> bool:
+    from cifarlib import lanes, training
+
+    device = training.resolve_device(name)
+    return device.type != "cuda" or lanes.card(device).works()
 
 
 def _die_with_parent() -> None:
@@ -203,6 +235,7 @@ def train(
     state = _read_checkpoint(checkpoint, store, tell)
 
     saved = began = time.monotonic()
+    aside: Aside = contextlib.nullcontext
     took: list[float] = []  # s of each epoch; the first one's holds the loading of the data, too
 
     def on_epoch(state: dict[str, Any]) -> None:
@@ -222,19 +255,24 @@ def train(
         expected = SAFETY * max(took[1:] or took) * (1 + last)
         late = deadline is not None and now + expected > deadline and checkpoint_every != 0
         if due or late:
-            _write_checkpoint(checkpoint, state)
+            _write_checkpoint(checkpoint, state, aside)
             saved = time.monotonic()
         if late:
             raise OutOfTimeError(f"stopped after epoch {epoch} of {config.epochs}")
 
-    fitted = training.fit(
-        config,
-        training.load_inputs(config, device),
-        device,
-        state=state,
-        on_epoch=on_epoch,
-        on_batch=lambda images: tell(Message("images", images=images)),
-    )
+    with _lane(config, device) as lane:
+        if lane is not None:
+            aside = lane.aside
+        with lane.working() if lane else contextlib.nullcontext():
+            fitted = training.fit(
+                config,
+                training.load_inputs(config, device),
+                device,
+                state=state,
+                on_epoch=on_epoch,
+                on_batch=lambda images: tell(Message("images", images=images)),
+                begin=lane.begin if lane else None,
+            )
     record = RunRecord(
         format=FORMAT,
         run_id=name,
@@ -243,7 +281,13 @@ def train(
         config=config,
         result=fitted.result,
         timing=fitted.timing,
-        provenance=_provenance(device.type, threads, fitted.resumed),
+        provenance=_provenance(
+            device.type,
+            threads,
+            resumed=fitted.resumed,
+            execution="graph" if lane and lane.graphs else "eager",
+            lanes=lane.together if lane else 1,
+        ),
     )
     store.write(record)
     checkpoint.unlink(missing_ok=True)
@@ -251,7 +295,16 @@ def train(
     return record
 
 
-def _provenance(device_class: str, threads: int, resumed: int = 0) -> Provenance:
+def _lane(config: RunConfig, device: Any) -> contextlib.AbstractContextManager[Any]:
+    """Where a run is carried out on a CUDA device, once there is room; elsewhere None."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    from cifarlib import lanes
+
+    return lanes.card(device).lane(config)
+
+
+def _provenance(device_class: str, threads: int, **more: Any) -> Provenance:
     commit, dirty = provenance.commit()
     name = provenance.processor()
     if device_class == "cuda":
@@ -266,11 +319,17 @@ def _provenance(device_class: str, threads: int, resumed: int = 0) -> Provenance
         device_class=device_class,  # type: ignore[arg-type]
         threads=threads,
         finished=provenance.now(),
-        resumed=resumed,
+        **more,
     )
 
 
-def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+Aside = Callable[[], contextlib.AbstractContextManager[None]]
+"""Within it, other runs of this process have the device."""
+
+
+def _write_checkpoint(
+    path: Path, state: dict[str, Any], aside: Aside = contextlib.nullcontext
+) -> None:
     """A state behind the number of its epoch and a SHA-256 of both."""
     import torch
 
@@ -278,8 +337,9 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     epoch = len(state["history"]["learning_rate"]) - 1
     buffer.write(epoch.to_bytes(EPOCH_BYTES, "big"))
     torch.save(state, buffer)
-    content = buffer.getvalue()
-    write_atomically(path, _checkpoint_digest(content) + content)
+    with aside():
+        content = buffer.getvalue()
+        write_atomically(path, _checkpoint_digest(content) + content)
 
 
 def _checkpoint_digest(content: bytes) -> bytes:

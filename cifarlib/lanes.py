@@ -1,0 +1,262 @@
+"""Several runs at once on one CUDA device: lanes of one process that take turns.
+
+A lane is a thread with a stream of its own. Handing in work takes the process's *turn*, which a
+lane gives up whenever it waits: so the device has several lanes' work at any time, while Python
+code, torch's global generator and the capture of graphs meet no other thread. (While a graph is
+captured, torch allows no other CUDA work in the process.)
+"""
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from cifarlib import progress
+from cifarlib.config import RunConfig
+from cifarlib.cuda import LaneRun, Program, Work, kind_of
+from cifarlib.training import Inputs, Run, load_inputs
+
+WARM_UP = 3  # times that a piece of work is done before it is captured
+PROGRAMS = 4  # that a lane keeps: runs of one kind come one after the other
+
+MEMORY = {"residual": 0.61, "resnet18": 0.25, "densenet121": 1.38}
+"""MB that one 32×32 image of a bf16 batch keeps for the backward pass; a test measures them."""
+
+FULL = 400.0
+"""GFLOP of a step with which a run fills a card by itself. An estimate for H100-class cards:
+``measure_step`` says how many lanes of a run are worth it."""
+
+
+def share(config: RunConfig, memory: float) -> float:
+    """The part of a card, up to 1, that a run takes: of its ``memory`` (bytes) or arithmetic."""
+    pixels = (config.resize.crop / 32) ** 2 if config.resize else 1.0
+    images = config.batch_size * pixels
+    kept = MEMORY[config.model.name] * 1e6 * (2 if config.precision == "fp32" else 1)
+    state = 1e9  # weights, moments, best weights, an epoch's plan, of each program that is kept
+    arithmetic = 3 * images * progress.FORWARD_GFLOP[config.model.name]
+    return min(1.0, max((2 * kept * images + state) / memory, arithmetic / FULL))
+
+
+# ---------------------------------------------------------------------------------------------
+# A lane
+# ---------------------------------------------------------------------------------------------
+
+
+class Lane:
+    """Where the runs of one thread are carried out, one after the other.
+
+    With ``graphs`` a piece of work is captured once it has been done ``WARM_UP`` times, and
+    replayed from then on; these first times are steps of the run like any others.
+    """
+
+    def __init__(self, device: torch.device, turn: threading.Lock, *, graphs: bool):
+        self.device, self.turn, self.graphs = device, turn, graphs
+        self.programs: OrderedDict[tuple[Any, ...], Program] = OrderedDict()
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.together = 1  # runs on the card when this lane's began
+
+    @contextmanager
+    def working(self) -> Iterator["Lane"]:
+        """Have the turn, and the lane's stream as torch's own."""
+        with self.turn, torch.cuda.stream(self.stream):
+            try:
+                yield self
+            except BaseException:
+                self.programs.clear()  # a program that was interrupted may be half of one
+                raise
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Give the turn to other lanes, for what needs no device."""
+        self.turn.release()
+        try:
+            yield
+        finally:
+            self.turn.acquire()
+
+    def wait(self) -> None:
+        """Until the device has done this lane's work."""
+        if self.stream is None:
+            with self.aside():
+                time.sleep(0)
+            return
+        done = torch.cuda.Event(blocking=True)
+        done.record(self.stream)
+        with self.aside():
+            done.synchronize()
+
+    def begin(self, config: RunConfig, inputs: Inputs, device: torch.device) -> LaneRun:
+        """A run in this lane, for ``training.fit``."""
+        return LaneRun(config, inputs, device, self)
+
+    def program(self, config: RunConfig, inputs: Inputs, make: Callable[[], Program]) -> Program:
+        """The program for a run of this kind, the lane's own where it has one."""
+        sets = (inputs.train, inputs.validation, inputs.test)
+        images = tuple(s.images.data_ptr() for s in sets)  # kept alive by the program
+        key = (kind_of(config), *images, inputs.mean, inputs.std)
+        program = self.programs.pop(key, None) or make()
+        self.programs[key] = program
+        while len(self.programs) > PROGRAMS:
+            self.programs.popitem(last=False)
+        return program
+
+    def carry_out(self, program: Program, work: Work) -> None:
+        """Have a program's next piece carried out, replayed where that is possible."""
+        if work not in program.graphs:
+            if not self.graphs or program.carried_out[work] < WARM_UP:
+                program.carry_out(work)
+                program.carried_out[work] += 1
+                return
+            program.graphs[work] = self.capture(program, work)
+        program.graphs[work].replay()
+
+    def capture(self, program: Program, work: Work) -> Any:
+        """A graph of a piece of work, which is not carried out by that."""
+        graph = torch.cuda.CUDAGraph()
+        # All graphs of a lane share their memory, since no two of them are ever under way at
+        # once and nothing that outlives a replay lies in it.
+        others = [g for p in self.programs.values() for g in p.graphs.values()]
+        pool = others[0].pool() if others else None
+        # Other lanes may be waiting for an event meanwhile, which only this mode allows.
+        with torch.cuda.graph(
+            graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"
+        ):
+            program.carry_out(work)
+        return graph
+
+
+# ---------------------------------------------------------------------------------------------
+# The card
+# ---------------------------------------------------------------------------------------------
+
+
+class Card:
+    """What the lanes of a process share: the turn, and the room on the device."""
+
+    def __init__(self, device: torch.device, memory: float, *, graphs: bool):
+        self.device, self.memory, self.graphs = device, memory, graphs
+        self.turn = threading.Lock()
+        self.mine = threading.local()
+        self.queue: deque[object] = deque()
+        self.used: list[float] = []  # shares of the runs on the card
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def lane(self, config: RunConfig) -> Iterator[Lane]:
+        """This thread's lane, once there is room for a run: first come, first served."""
+        if not hasattr(self.mine, "lane"):
+            self.mine.lane = Lane(self.device, self.turn, graphs=self.graphs)
+        lane: Lane = self.mine.lane
+        with self.room(share(config, self.memory)) as lane.together:
+            yield lane
+
+    @contextmanager
+    def room(self, part: float) -> Iterator[int]:
+        """Wait for room for a part of the card; how many have some then, oneself included."""
+        ticket = object()
+        with self.changed:
+            self.queue.append(ticket)
+            self.changed.wait_for(
+                lambda: (
+                    self.queue[0] is ticket and (not self.used or sum(self.used) + part <= 1 + 1e-9)
+                )
+            )
+            self.queue.popleft()
+            self.used.append(part)
+            together = len(self.used)
+            self.changed.notify_all()
+        try:
+            yield together
+        finally:
+            with self.changed:
+                self.used.remove(part)
+                self.changed.notify_all()
+
+    def works(self) -> bool:
+        """Whether the device still answers: some errors leave a process without it for good."""
+        try:
+            with self.turn:
+                torch.cuda.synchronize(self.device)
+        except RuntimeError:
+            return False
+        return True
+
+
+@lru_cache(maxsize=1)
+def card(device: torch.device) -> Card:
+    """The card of this process."""
+    _, memory = torch.cuda.mem_get_info(device)
+    return Card(device, 0.9 * memory, graphs=True)
+
+
+# ---------------------------------------------------------------------------------------------
+# Measuring
+# ---------------------------------------------------------------------------------------------
+
+
+def measure_step(
+    config: RunConfig,
+    device: torch.device,
+    *,
+    lanes: tuple[int, ...] = (1, 2, 4, 8),
+    epochs: int = 2,
+    inputs: Inputs | None = None,
+) -> dict[str, Any]:
+    """Training speed of a configuration in images/s: step by step, as a graph, and in lanes.
+
+    ``{"eager": …, "graph": …, "lanes": {"2": …, …}}``: the last ones are of all lanes together.
+    Each is the mean over ``epochs`` epochs after one that is not counted. Where there is no CUDA
+    device, what would be graphs are the same steps without capture.
+    """
+    graphs = device.type == "cuda"
+    inputs = inputs or load_inputs(config, device)
+    run = Run(config, inputs, device)
+    eager = _speed([lambda epoch: run.train_epoch(epoch, None)], len(inputs.train), epochs)
+    speeds = {}
+    for count in lanes:
+        turn = threading.Lock()
+        runs = [_measured(Lane(device, turn, graphs=graphs), config, inputs) for _ in range(count)]
+        speeds[str(count)] = _speed(runs, len(inputs.train), epochs)
+    return {"eager": eager, "graph": speeds.get("1"), "lanes": speeds}
+
+
+def _measured(lane: Lane, config: RunConfig, inputs: Inputs) -> Callable[[int], object]:
+    with lane.working():
+        run = lane.begin(config, inputs, lane.device)
+
+    def train(epoch: int) -> None:
+        with lane.working():
+            run.train_epoch(epoch, None)
+
+    return train
+
+
+def _speed(trainers: list[Callable[[int], object]], images: int, epochs: int) -> float:
+    """Images/s of all trainers at once, in threads; the first epoch is not counted."""
+    began = []
+    barrier = threading.Barrier(len(trainers), action=lambda: began.append(time.perf_counter()))
+    faults = []
+
+    def work(train: Callable[[int], object]) -> None:
+        try:
+            for epoch in range(1, epochs + 2):
+                if epoch == 2:
+                    barrier.wait()
+                train(epoch)
+        except Exception as error:
+            faults.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=work, args=(train,)) for train in trainers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if faults:
+        raise faults[0]
+    return round(len(trainers) * epochs * images / (time.perf_counter() - began[0]), 1)

@@ -1,0 +1,572 @@
+"""Programs, lanes and graphs: the same runs as ``training``'s, whoever carries them out.
+
+All but the capture itself is tested on the CPU; what needs a CUDA device is skipped without one.
+"""
+
+import copy
+import multiprocessing
+import threading
+from collections import deque
+
+import numpy as np
+import pytest
+import torch
+from conftest import DEADLINE, make_record, tiny_conditions, tiny_store
+from test_training import DAA2, SGD, change, make_inputs, short_run
+
+from cifarlib import lanes, progress, sweep, training, worker
+from cifarlib.config import ModelConfig
+from cifarlib.cuda import MOMENTS, LaneRun, Program, kind_of, step_scalars, update_
+from cifarlib.lanes import Card, Lane, measure_step, share
+from cifarlib.models import build_model
+from cifarlib.training import Run, fit
+
+CPU = torch.device("cpu")
+ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+ADAMW = {**ADAM, "name": "adamw"}
+OPTIMIZERS = {"sgd": SGD, "adam": ADAM, "adamw": ADAMW}
+COSINE = {"name": "cosine", "warmup": 0.2, "final": 0.1}
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """22 training images: batches of 8, 8 and 6."""
+    return make_inputs(train=22, validation=10, test=10)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return change(
+        short_run(), batch_size=8, epochs=2, learning_rate=1e-4, evaluation__train_every=1
+    )
+
+
+def make_lane(**settings) -> Lane:
+    return Lane(CPU, threading.Lock(), **{"graphs": False} | settings)
+
+
+def fit_in(lane: Lane, run, inputs, **settings):
+    with lane.working():
+        return fit(run, inputs, lane.device, begin=lane.begin, **settings)
+
+
+def assert_close(one, other, tolerance=1e-3):
+    """Two results of one configuration that differ in the last bits of their arithmetic."""
+    assert one.history.learning_rate == other.history.learning_rate
+    losses = one.history.training_loss[1:], other.history.training_loss[1:]
+    assert losses[0] == pytest.approx(losses[1], rel=tolerance)
+    for name in ("train", "validation", "test"):
+        pairs = zip(one.history.split(name).loss, other.history.split(name).loss, strict=True)
+        for mine, theirs in pairs:
+            assert (mine is None) == (theirs is None)
+            assert mine is None or mine == pytest.approx(theirs, rel=tolerance)
+
+
+# ---------------------------------------------------------------------------------------------
+# The optimiser's step
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_twenty_updates_equal_torchs(base, name, decay):
+    run = change(base, optimizer=OPTIMIZERS[name], weight_decay=decay, learning_rate=0.01)
+    generator = torch.Generator().manual_seed(3)
+    ours = [torch.randn(n, 5, generator=generator) for n in (4, 1, 7)]
+    module = torch.nn.ParameterList(copy.deepcopy(ours))
+    torchs = training.build_optimizer(run, module)
+    moments = [[torch.zeros_like(p) for p in ours] for _ in MOMENTS[name]]
+    rates = [0.01 / (step + 1) for step in range(20)]
+    table = torch.cat([step_scalars(run, rates[:12], 0), step_scalars(run, rates[12:], 12)])
+    for rate, scalars in zip(rates, table, strict=True):
+        gradients = [torch.randn(p.shape, generator=generator) for p in ours]
+        for parameter, gradient in zip(module, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        torchs.param_groups[0]["lr"] = rate
+        torchs.step()
+        update_(run.optimizer, ours, gradients, moments, scalars)
+    for mine, theirs in zip(ours, module, strict=True):
+        torch.testing.assert_close(mine, theirs.detach(), rtol=2e-6, atol=2e-7)
+    for key, tensors in zip(MOMENTS[name], moments, strict=True):
+        for mine, parameter in zip(tensors, module, strict=True):
+            torch.testing.assert_close(mine, torchs.state[parameter][key], rtol=2e-6, atol=2e-7)
+
+
+def test_an_update_changes_no_gradient(base):
+    for settings in OPTIMIZERS.values():
+        run = change(base, optimizer=settings)
+        parameters, gradients = [torch.ones(3)], [torch.ones(3)]
+        moments = [[torch.zeros(3)] for _ in MOMENTS[run.optimizer.name]]
+        update_(run.optimizer, parameters, gradients, moments, step_scalars(run, [0.1], 0)[0])
+        assert gradients[0].tolist() == [1, 1, 1]
+        assert (parameters[0] < 1).all()
+
+
+# ---------------------------------------------------------------------------------------------
+# A run in a lane
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": SGD},
+        {"optimizer": ADAM, "augmentation": DAA2},
+        {"optimizer": ADAMW, "schedule": COSINE},
+        {"optimizer": SGD, "protocol__shuffle": False, "protocol__augmented_evaluation": True,
+         "augmentation": DAA2},
+    ],
+    ids=["sgd", "adam and augmentation", "adamw and cosine", "published evaluation"],
+)  # fmt: skip
+def test_a_run_in_a_lane_equals_one_by_fit(base, inputs, changes):
+    """fp32, a short last batch: the same but for the order of some additions."""
+    run = change(base, **changes)
+    seen, batches = [], []
+    expected = fit(run, inputs, CPU, on_batch=seen.append)
+    lane = make_lane()
+    got = fit_in(lane, run, inputs, on_batch=batches.append)
+    assert_close(got.result, expected.result)
+    assert sum(batches) == sum(seen) == 44
+    assert got.resumed == 0
+
+
+def test_before_training_both_see_the_same(base, inputs):
+    """Epoch 0 is the evaluation of the first weights, bit for bit."""
+    first = make_lane()
+    with first.working():
+        run = first.begin(base, inputs, CPU)
+        run.measure(0)
+    other = Run(base, inputs, CPU)
+    other.measure(0)
+    assert run.history == other.history
+
+
+def test_one_step_moves_the_weights_as_fit_does(base, inputs):
+    run = change(base, batch_size=22)
+    eager, lane = Run(run, inputs, CPU), make_lane()
+    eager.train_epoch(1, None)
+    with lane.working():
+        ours = lane.begin(run, inputs, CPU)
+        ours.train_epoch(1, None)
+    for name, value in eager.model.state_dict().items():
+        torch.testing.assert_close(
+            ours.model.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name
+        )
+
+
+def test_a_lanes_next_run_knows_nothing_of_the_one_before(base, inputs):
+    """Weights, moments, batch statistics and counters: all are put back. Bit for bit."""
+    runs = [
+        change(base, optimizer=ADAMW, dropout=0.3),
+        change(base, optimizer=ADAMW, dropout=0.6, seed=9, learning_rate=0.01, weight_decay=0.1),
+    ]
+    lane = make_lane()
+    fit_in(lane, runs[1], inputs)
+    again = fit_in(lane, runs[0], inputs)
+    assert len(lane.programs) == 1
+    alone = fit_in(make_lane(), runs[0], inputs)
+    assert again.result == alone.result
+    assert fit_in(lane, runs[1], inputs).result != again.result
+
+
+@pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
+def test_a_resumed_run_ends_with_the_same_bits(base, inputs, optimizer):
+    run = change(base, optimizer=optimizer, dropout=0.2, epochs=3)
+    states = []
+    whole = fit_in(make_lane(), run, inputs, on_epoch=lambda s: states.append(copy.deepcopy(s)))
+    resumed = fit_in(make_lane(), run, inputs, state=states[0])
+    assert resumed.result == whole.result
+    assert resumed.resumed == 1
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_either_way_goes_on_from_the_others_checkpoint(base, inputs, optimizer):
+    run = change(base, optimizer=OPTIMIZERS[optimizer])
+    eager_states, lane_states = [], []
+    expected = fit(run, inputs, CPU, on_epoch=lambda s: eager_states.append(copy.deepcopy(s)))
+    lane = make_lane()
+    fit_in(lane, run, inputs, on_epoch=lambda s: lane_states.append(copy.deepcopy(s)))
+    assert_close(fit(run, inputs, CPU, state=lane_states[0]).result, expected.result)
+    assert_close(fit_in(lane, run, inputs, state=eager_states[0]).result, expected.result)
+
+
+def test_a_run_that_was_broken_off_leaves_no_program(base, inputs):
+    lane = make_lane()
+
+    def stop(images):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_in(lane, base, inputs, on_batch=stop)
+    assert not lane.programs
+    assert not lane.turn.locked()
+
+
+def test_a_lane_keeps_few_programs(base, inputs):
+    lane = make_lane()
+    with lane.working():
+        for size in (10, 20, 30, 40, 50, 10):
+            lane.begin(change(base, batch_size=size), inputs, CPU)
+    sizes = [program.config.batch_size for program in lane.programs.values()]
+    assert sizes == [30, 40, 50, 10]
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"learning_rate": 0.1, "weight_decay": 0.5, "seed": 9, "epochs": 7}, True),
+        ({"early_stopping": 3, "schedule": COSINE}, True),
+        ({"protocol__selection": "test", "protocol__checkpoint": "last"}, True),
+        ({"batch_size": 64}, False),
+        ({"optimizer": SGD}, False),
+        ({"augmentation": DAA2}, False),
+        ({"dropout": 0.5}, False),
+        ({"precision": "bf16"}, False),
+        ({"protocol__augmented_evaluation": True}, False),
+        ({"model__name": "resnet18"}, False),
+    ],
+)
+def test_what_lies_in_tensors_makes_no_other_kind(base, changes, same):
+    assert (kind_of(change(base, **changes)) == kind_of(base)) is same
+
+
+def test_how_much_is_dropped_is_no_other_kind(base):
+    assert kind_of(change(base, dropout=0.1)) == kind_of(change(base, dropout=0.7))
+
+
+# ---------------------------------------------------------------------------------------------
+# Dropout
+# ---------------------------------------------------------------------------------------------
+
+
+def make_program(run, inputs) -> Program:
+    feed = training.Feed(run, inputs, channels_last=False)
+    model = build_model(run.model, run.dropout, run.seed)
+    return Program(run, inputs, feed, model)
+
+
+def test_masks_are_drawn_by_seed_and_epoch(base, inputs):
+    run = change(base, dropout=0.3)
+    program = make_program(run, inputs)
+    masks = {}
+    for seed, epoch in ((1, 1), (1, 2), (2, 1), (1, 1)):
+        config = change(run, seed=seed)
+        program.start(config, program.feed, epoch, program.scalars)
+        mask = program.mask.clone()
+        assert torch.equal(masks.setdefault((seed, epoch), mask), mask)
+        assert mask.double().mean() == pytest.approx(0.7, abs=0.02)
+    assert len({m.numpy().tobytes() for m in masks.values()}) == 3
+    assert program.scale.item() == pytest.approx(1 / 0.7)
+
+
+def test_dropped_features_are_zero_and_the_rest_grow(base, inputs):
+    program = make_program(change(base, dropout=0.5), inputs)
+    program.start(program.config, program.feed, 1, program.scalars)
+    features = torch.ones(22, 512)
+    program.dropout.factors = program.mask * program.scale
+    program.dropout.train()
+    assert set(program.dropout(features).unique().tolist()) == {0.0, 2.0}
+    program.dropout.eval()
+    assert program.dropout(features) is features
+
+
+# ---------------------------------------------------------------------------------------------
+# When graphs are captured
+# ---------------------------------------------------------------------------------------------
+
+
+class MadeUpGraph:
+    """Carries the piece out at each replay, as a real one would."""
+
+    def __init__(self, program, work):
+        self.replays = 0
+
+        def replay():
+            self.replays += 1
+            program.carry_out(work)
+
+        self.replay = replay
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_replayed_steps_are_the_runs_own(base, inputs, monkeypatch, dropout):
+    """The steps before a capture count, the capture itself is none."""
+    monkeypatch.setattr(Lane, "capture", lambda lane, program, work: MadeUpGraph(program, work))
+    run = change(base, dropout=dropout, epochs=3)
+    lane = make_lane(graphs=True)
+    assert fit_in(lane, run, inputs).result == fit_in(make_lane(), run, inputs).result
+    (program,) = lane.programs.values()
+    replays = {work: graph.replays for work, graph in program.graphs.items()}
+    assert program.carried_out[("step", 8)] == lanes.WARM_UP
+    assert replays[("step", 8)] == 2 * 3 - lanes.WARM_UP
+    assert ("step", 6) not in replays  # once an epoch
+    before = replays[("step", 8)]
+    fit_in(lane, change(run, seed=5), inputs)
+    assert program.graphs[("step", 8)].replays == before + 6  # nothing captured anew
+
+
+# ---------------------------------------------------------------------------------------------
+# Several lanes
+# ---------------------------------------------------------------------------------------------
+
+
+def test_lanes_side_by_side_decide_no_result(base, inputs):
+    runs = [change(base, seed=seed, dropout=0.2) for seed in (1, 2, 3)]
+    alone = [fit_in(make_lane(), run, inputs).result for run in runs]
+    turn, together = threading.Lock(), [None] * 3
+
+    def work(index):
+        lane = Lane(CPU, turn, graphs=False)
+        together[index] = fit_in(lane, runs[index], inputs).result
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert together == alone
+
+
+def test_the_turn_is_free_while_a_lane_waits():
+    lane = make_lane()
+    with lane.working():
+        assert lane.turn.locked()
+        with lane.aside():
+            assert not lane.turn.locked()
+        assert lane.turn.locked()
+    assert not lane.turn.locked()
+
+
+def test_room_is_given_in_the_order_of_asking():
+    card, log, steps = Card(CPU, 1e9, graphs=False), [], deque()
+
+    def use(name, part, leave):
+        with card.room(part) as together:
+            log.append((name, together))
+            assert leave.wait(DEADLINE)
+
+    def start(name, part):
+        leave = threading.Event()
+        thread = threading.Thread(target=use, args=(name, part, leave))
+        before = len(card.queue) + len(log)
+        thread.start()
+        end = threading.Event()
+        for _ in range(DEADLINE * 100):
+            if len(card.queue) + len(log) > before:
+                break
+            end.wait(0.01)
+        steps.append((thread, leave))
+
+    for name, part in (("a", 0.5), ("b", 0.5), ("whole", 1.0), ("small", 0.1)):
+        start(name, part)
+    assert log == [("a", 1), ("b", 2)]  # a small one does not overtake: the large one would starve
+    for index in range(4):
+        thread, leave = steps[index]
+        leave.set()
+        thread.join(DEADLINE)
+    assert [name for name, _ in log] == ["a", "b", "whole", "small"]
+    assert log[2][1] == 1
+    assert card.used == []
+
+
+def test_small_batches_share_a_card_and_large_images_fill_it(base):
+    memory = 80e9
+    parts = [share(change(base, batch_size=size), memory) for size in (32, 64, 128, 256)]
+    assert parts == sorted(parts)
+    assert parts[0] <= 1 / 8
+    assert parts[-1] <= 1 / 1
+    (large,) = tiny_conditions("stage3/3", overrides=("image_size=224",))
+    assert share(large.config, memory) == 1.0
+    assert share(base, 2e9) > 0.5  # a small card
+
+
+@pytest.mark.parametrize("name", lanes.MEMORY)
+def test_the_memory_of_an_image_is_what_its_network_keeps(name):
+    """Bytes of all tensors saved for the backward pass in bf16, weights aside."""
+    size, images = (32, 8) if name == "residual" else (64, 4)
+    model = build_model(ModelConfig(name=name, initialization="kaiming"), 0.0, 0).train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    sizes, alive = {}, []
+
+    def save(tensor):
+        storage = tensor.untyped_storage()
+        alive.append(tensor)  # so that no two have the same place
+        if storage.data_ptr() not in weights:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16):
+        model(torch.randn(images, 3, size, size))
+    copies = 2 * sum(p.numel() for p in model.parameters())  # in bf16
+    kept = (sum(sizes.values()) - copies) / images / (size / 32) ** 2 / 1e6
+    assert lanes.MEMORY[name] == pytest.approx(kept, rel=0.05)
+
+
+# ---------------------------------------------------------------------------------------------
+# In a sweep
+# ---------------------------------------------------------------------------------------------
+
+
+def test_workers_of_one_process_make_their_records_in_lanes(tmp_path, monkeypatch):
+    """Threads over pipes, as on a CUDA device; here the device is the CPU."""
+    card = Card(CPU, 80e9, graphs=False)
+    monkeypatch.setattr(worker, "_lane", lambda config, device: card.lane(config))
+    store = tiny_store(tmp_path)
+    chosen = tiny_conditions("stage1-base/25", "stage1-base/26", "stage1-long/9")
+    pipes = [multiprocessing.Pipe() for _ in range(2)]
+    server = threading.Thread(
+        target=worker.serve_lanes, args=([theirs for _, theirs in pipes], tmp_path, "cpu", 1, 1)
+    )
+    server.start()
+    jobs = deque(sweep.RunJob(c.run_id, c.name, c.config) for c in chosen)
+    records, busy = [], [ours for ours, _ in pipes]
+    for connection in busy:
+        connection.send(jobs.popleft())
+    while busy:
+        for connection in multiprocessing.connection.wait(busy, timeout=DEADLINE):
+            message = connection.recv()
+            assert message.kind in ("images", "epoch", "done"), message
+            if message.kind == "done":
+                records.append(message.record)
+                connection.send(jobs.popleft() if jobs else None)
+                if not jobs and len(records) >= 2:
+                    busy.remove(connection)
+    server.join(DEADLINE)
+    assert not server.is_alive()
+    assert store.run_ids() == sorted(c.run_id for c in chosen)
+    for condition in chosen:
+        record = store.read_run(condition.run_id)
+        expected = fit(condition.config, training.load_inputs(condition.config, CPU), CPU)
+        assert_close(record.result, expected.result)
+        assert record.provenance.execution == "eager"
+        assert 1 <= record.provenance.lanes <= 2
+    assert list(store.state.iterdir()) == []
+
+
+def test_a_run_among_lanes_costs_its_part_of_the_device():
+    (condition,) = tiny_conditions("stage1-base/1")
+    alone, among = (
+        progress.Prices([make_record(condition, device_class="cuda", lanes=lanes)])
+        for lanes in (1, 4)
+    )
+    assert alone.seconds(condition.config) == pytest.approx(15.0)
+    assert among.seconds(condition.config) == pytest.approx(15.0 / 4)
+
+
+def test_speed_is_measured_in_every_way(base, inputs):
+    speeds = measure_step(base, CPU, lanes=(1, 2), epochs=1, inputs=inputs)
+    assert speeds["eager"] > 0
+    assert speeds["graph"] == speeds["lanes"]["1"] > 0
+    assert speeds["lanes"]["2"] > 0
+
+
+def test_a_fault_while_measuring_is_raised(base, inputs, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LaneRun, "train_epoch", fail)
+    with pytest.raises(ZeroDivisionError):
+        measure_step(base, CPU, lanes=(2,), epochs=1, inputs=inputs)
+
+
+# ---------------------------------------------------------------------------------------------
+# On a CUDA device
+# ---------------------------------------------------------------------------------------------
+
+
+def on_cuda(inputs):
+    def move(images):
+        return training.ImageSet(images.images.cuda(), images.labels.cuda())
+
+    sets = (move(inputs.train), move(inputs.validation), move(inputs.test))
+    return training.Inputs(*sets, inputs.mean, inputs.std)
+
+
+@needs_cuda
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_graphs_give_the_same_as_single_steps(base, optimizer):
+    inputs = on_cuda(make_inputs(train=328, validation=100, test=100))
+    device = torch.device("cuda")
+    run = change(
+        base,
+        optimizer=OPTIMIZERS[optimizer],
+        precision="bf16",
+        batch_size=32,
+        epochs=3,
+        augmentation=DAA2,
+    )
+    eager = fit(run, inputs, device)
+    turn = threading.Lock()
+    lane = Lane(device, turn, graphs=True)
+    graphed = fit_in(lane, run, inputs)
+    (program,) = lane.programs.values()
+    assert ("step", 32) in program.graphs
+    assert_close(graphed.result, eager.result, tolerance=0.05)
+    plain = fit_in(Lane(device, turn, graphs=False), run, inputs)
+    assert_close(graphed.result, plain.result, tolerance=0.02)
+    again = fit_in(lane, run, inputs)  # everything replayed from the start
+    assert_close(again.result, graphed.result, tolerance=0.02)
+
+
+@needs_cuda
+def test_no_step_waits_for_the_device(base):
+    """Neither a step nor an evaluation copies to the host, or a capture would fail."""
+    inputs = on_cuda(make_inputs(train=64, validation=20, test=20))
+    run = change(base, batch_size=32, dropout=0.5, augmentation=DAA2, precision="bf16")
+    with Lane(torch.device("cuda"), threading.Lock(), graphs=False).working() as lane:
+        ours = lane.begin(run, inputs, lane.device)
+        program = ours.program
+        ours.model.train()
+        program.start(run, ours.feed, 1, step_scalars(run, [0.1, 0.1], 0))
+        program.carry_out(("step", 32))  # constants are copied the first time
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            program.carry_out(("step", 32))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_cuda
+def test_lanes_of_graphs_side_by_side_equal_single_ones(base):
+    inputs = on_cuda(make_inputs(train=328, validation=100, test=100))
+    device = torch.device("cuda")
+    runs = [
+        change(base, seed=seed, precision="bf16", batch_size=32, epochs=3) for seed in (1, 2, 3, 4)
+    ]
+    alone = [fit_in(Lane(device, threading.Lock(), graphs=True), r, inputs).result for r in runs]
+    card, results = Card(device, 80e9, graphs=True), {}
+
+    def work(run):
+        with card.lane(run) as lane:
+            results[run.seed] = fit_in(lane, run, inputs).result
+
+    threads = [threading.Thread(target=work, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    for run, result in zip(runs, alone, strict=True):
+        assert_close(results[run.seed], result, tolerance=0.02)
+
+
+@needs_cuda
+def test_a_sweep_on_the_device_records_its_lanes(tmp_path):
+    store = tiny_store(tmp_path)
+    chosen = tiny_conditions("stage1-base/25", "stage1-base/26", "stage2-dropout/9,dropout=0.5")
+    outcome = sweep.sweep(chosen, store, device="cuda", workers=3)
+    assert outcome.done == 3
+    for condition in chosen:
+        provenance = store.read_run(condition.run_id).provenance
+        assert (provenance.device_class, provenance.execution) == ("cuda", "graph")
+        assert np.isfinite(store.read_run(condition.run_id).result.history.training_loss[1])
