@@ -165,7 +165,9 @@ def _report(options: argparse.Namespace) -> int:
     from cifarlib import report
 
     parameters = dict(_parse_parameter(text) for text in options.parameter)
-    print(report.render(options.scale, options.set, options.out, parameters))
+    print(report.render(options.scale, options.set, options.out, parameters, options.only))
+    if options.only:
+        print("only a part; the whole report is left as it was", file=sys.stderr)
     return 0
 
 
@@ -365,6 +367,14 @@ def _parser() -> argparse.ArgumentParser:
     command = add("report", _report, "render the report", "cifarlib report --scale lite")
     study(command)
     command.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="CHAPTER",
+        help="only this chapter, such as stage1, as a page of its own (may be repeated)",
+    )
+    command.add_argument(
+        "-p",
         "--parameter",
         action="append",
         default=[],
