@@ -10,7 +10,7 @@ from typing import Any
 from nbconvert.exporters import Exporter
 from nbformat import NotebookNode
 
-from cifarlib import report, typesetting
+from cifarlib import page, report, typesetting
 
 
 class _ReportExporter(Exporter):
@@ -34,7 +34,7 @@ class PageExporter(_ReportExporter):
         self, nb: NotebookNode, resources: dict[str, Any] | None = None, **_: Any
     ) -> tuple[str, dict[str, Any]]:
         joined, resources, name = self._join(nb, resources)
-        return report.make_page(joined, title=name, partial=True).decode(), resources
+        return page.make_page(joined, title=name, partial=True).decode(), resources
 
 
 class PDFExporter(_ReportExporter):
