@@ -339,8 +339,10 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
             continue
         if piece.chapter != chapter:
             chapter = piece.chapter
-            wanted = _count_columns([piece for piece in pieces if piece.chapter == chapter])
-            if columns:
+            members = [piece for piece in pieces if piece.chapter == chapter]
+            wanted = _count_columns(members)
+            # A late figure may stand in the next chapter, but not within a table of many pages.
+            if columns == 2 or (columns and any(p.content.get("whole") for p in members)):
                 lines.append("#place.flush()")
             if wanted != columns:  # begins a page
                 lines.append(f"#set page(columns: {wanted})")
