@@ -331,13 +331,13 @@ class _Executor:
     def _stop(self) -> None:
         """End the workers at once; a run that was cut off goes on from its checkpoint."""
         for worker in self.workers:
-            if worker.job is None and not self.budget.is_limited:
+            if worker.job is None:
                 with contextlib.suppress(OSError):
                     worker.connection.send(None)
             else:
                 worker.process.terminate()
         for worker in self.workers:
-            worker.process.join(timeout=5)
+            worker.process.join(timeout=1 if self.budget.is_limited else 5)
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()

@@ -528,6 +528,55 @@ def test_two_sweeps_share_the_work(made_up, tmp_path):
     assert list(store.state.iterdir()) == []
 
 
+def serve_lanes_made_up(connections, *arguments):
+    """Made-up workers that are threads of one process."""
+    threads = [
+        threading.Thread(target=serve_made_up, args=(connection, *arguments))
+        for connection in connections
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture
+def in_lanes(made_up, monkeypatch):
+    """As on a machine with a CUDA device."""
+    monkeypatch.setattr(sweep, "uses_cuda", lambda device: True)
+    monkeypatch.setattr(sweep, "serve_lanes", serve_lanes_made_up)
+
+
+def trained_by(store: RecordStore) -> dict[str, list[str]]:
+    """The processes that each run was given to, in this order."""
+    found: dict[str, list[str]] = {}
+    for line in (store.folder / "trained.log").read_text().splitlines():
+        process, name = line.split()
+        found.setdefault(name, []).append(process)
+    return found
+
+
+def test_lanes_are_workers_of_one_process(in_lanes, tmp_path):
+    store = tiny_store(tmp_path)
+    names = [f"stage1-base/{number}" for number in range(1, 6)]
+    chosen = tiny_conditions(*names, overrides=(f"seeds=[{GOOD}]",))
+    outcome, said = run_sweep(chosen, store, workers=3)
+    assert outcome == sweep.Outcome(done=5)
+    assert "workers: 3" in said[0]
+    assert len({process for given in trained_by(store).values() for process in given}) == 1
+
+
+def test_whoever_kills_the_lanes_process_is_found(in_lanes, tmp_path):
+    """What trained beside it is trained again, in processes of its own."""
+    store = tiny_store(tmp_path)
+    chosen = with_seeds(GOOD, DIES)
+    outcome, _ = run_sweep(chosen[::-1], store, workers=2)
+    assert outcome.done == 1
+    assert outcome.failed == {f"{SHORT} (seed {DIES})": "its worker was killed (signal 9)"}
+    assert store.run_ids() == [chosen[0].run_id]
+    assert len(set(trained_by(store)[chosen[1].run_id])) == 2
+
+
 # ---------------------------------------------------------------------------------------------
 # Workers
 # ---------------------------------------------------------------------------------------------
