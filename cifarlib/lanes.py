@@ -27,7 +27,7 @@ PROGRAMS = 4  # that a lane keeps: runs of one kind come one after the other
 MEMORY = {"residual": 0.61, "resnet18": 0.25, "densenet121": 1.38}
 """MB that one 32×32 image of a bf16 batch keeps for the backward pass; a test measures them."""
 
-FULL = 400.0
+FULL = 420.0
 """GFLOP of a step with which a run fills a card by itself. An estimate for H100-class cards:
 ``measure_step`` says how many lanes of a run are worth it."""
 
@@ -187,9 +187,17 @@ class Card:
         return True
 
 
-@lru_cache(maxsize=1)
+_making = threading.Lock()
+
+
 def card(device: torch.device) -> Card:
-    """The card of this process."""
+    """The one card of this process, whichever lane asks first."""
+    with _making:
+        return _make_card(device)
+
+
+@lru_cache(maxsize=1)
+def _make_card(device: torch.device) -> Card:
     _, memory = torch.cuda.mem_get_info(device)
     return Card(device, 0.9 * memory, graphs=True)
 
