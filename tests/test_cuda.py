@@ -384,7 +384,7 @@ def test_small_batches_share_a_card_and_large_images_fill_it(base):
     parts = [share(change(base, batch_size=size), memory) for size in (32, 64, 128, 256)]
     assert parts == sorted(parts)
     assert parts[0] <= 1 / 8
-    assert parts[-1] <= 1 / 1
+    assert 1 / 4 < parts[-1] <= 1 / 2
     (large,) = tiny_conditions("stage3/3", overrides=("image_size=224",))
     assert share(large.config, memory) == 1.0
     assert share(base, 2e9) > 0.5  # a small card
