@@ -1,5 +1,6 @@
 # make report     the environment, every missing run of a scale, and its report
 # make test       the environment and the tests
+# make bench      how fast it is on this machine, beside a paper-style loop (half an hour, quiet)
 # make lab        JupyterLab on the notebooks
 # make lint       style
 #
@@ -17,7 +18,7 @@ PYTHON ?= python3
 STUDY := --scale $(SCALE) $(if $(DATA),--set data.name=$(DATA)) $(if $(OUT),--out '$(OUT)')
 BIN   := .venv/bin
 
-.PHONY: report sweep status test lint format lab constraints clean
+.PHONY: report sweep status test bench lint format lab constraints clean
 
 report: sweep
 	$(BIN)/cifarlib report $(STUDY)
@@ -30,6 +31,9 @@ status: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/pytest -n auto --dist loadgroup
+
+bench: .venv/.installed
+	$(BIN)/cifarlib bench --device $(DEVICE)
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

@@ -231,7 +231,7 @@ def last_layer(case: Case) -> Finding:
         f"{features}; "
     )
     data = evidence.cifar10_record(case.results)
-    if data is None or data.first_loss is None:
+    if data is None:
         return "pending", f"{text}the first loss needs a record of CIFAR-10."
     first = data.first_loss
     return decide(first["fan_out"] > 2 * math.log(classes)), (

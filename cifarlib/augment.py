@@ -7,7 +7,7 @@ epoch on the CPU, so that every device and every partition into batches sees the
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -230,7 +230,7 @@ def _images_at_once(device: torch.device, pixels: int) -> int:
 PRECISION_BITS = 22  # of Pillow's fixed-point coefficients: 32 − 8 − 2 (libImaging/Resample.c)
 
 
-@lru_cache(maxsize=None)  # never dropped: a CUDA graph goes on reading it
+@cache  # never dropped: a CUDA graph goes on reading it
 def _resampling_matrix(length: int, size: int, method: str, device: torch.device) -> Tensor:
     """The weights of ``length`` pixels in each of ``size``: float64 (size, length)."""
     if method == "nearest":
@@ -323,7 +323,7 @@ def normalize(
     return values.contiguous(memory_format=torch.channels_last) if channels_last else values
 
 
-@lru_cache(maxsize=None)  # never dropped: a CUDA graph goes on reading them
+@cache  # never dropped: a CUDA graph goes on reading them
 def _channel_constants(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:

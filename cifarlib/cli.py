@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from cifarlib import STARTED, __version__
+from cifarlib import STARTED, __version__, paths
 from cifarlib.config import DATASETS, ENGINE, Condition, flatten
 from cifarlib.errors import CifarlibError, ConfigError
 from cifarlib.records import Results, RunRecord, open_results
@@ -28,7 +28,7 @@ examples:
   cifarlib merge other/lite --scale lite        take records that were made elsewhere
   cifarlib run stage1-daa1/13 --scale lite      one condition
   cifarlib status --scale lite                  what is done, and what is left to pay
-  cifarlib report --scale lite                  notebooks and report.html from the records
+  cifarlib report --scale lite                  notebooks, report.html and report.pdf
   cifarlib sweep --set data.name=cifar10 --set data.train_size=2000
 """
 
@@ -179,6 +179,18 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
         return name, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--parameter {text}: {value!r} is not a YAML value") from error
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from cifarlib import bench, costs
+
+    device = bench.choose_device(options.device)
+    for part in options.part or bench.PARTS[device]:
+        found = bench.measure(device, part, options.images, options.repeats)
+        written = costs.write_bench({part: found}, device, options.out)
+        print(f"{part}: measured", file=sys.stderr)
+    print(written[-1].read_text(encoding="utf-8"))
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -381,6 +393,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a notebook's parameter",
     )
+
+    command = add("bench", _bench, "measure how fast it is", "cifarlib bench --part throughput")
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--part", action="append", help="only this part (may be repeated)")
+    command.add_argument("--images", type=_positive, default=6300, help="in each measurement")
+    command.add_argument("--repeats", type=_positive, default=3, help="the median counts")
+    command.add_argument("--out", type=Path, default=paths.BENCH, metavar="DIR", help="build/bench")
 
     command = add("status", _status, "say what is done and left", "cifarlib status --json")
     study(command)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cifarlib import paths
 from cifarlib.errors import ConfigError
 
-ENGINE = 1
+ENGINE = 2
 """Raised by hand when the arithmetic of training changes; part of every run id."""
 
 

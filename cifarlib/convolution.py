@@ -80,7 +80,10 @@ class _Convolve(torch.autograd.Function):
         if ctx.product:
             rows = _rows(gradient)
             patches = kept[0] if kept else _patches(x, kernel, stride, padding)
-            flat = rows.t().contiguous() @ patches  # faster than with the transposed view
+            columns = rows.t()
+            if patches.shape[1] > len(weight):  # worth a copy: rows of a product go faster
+                columns = columns.contiguous()
+            flat = columns @ patches
             for_weight = flat.view(len(weight), *kernel, -1).permute(0, 3, 1, 2)
             for_bias = rows.sum(0)
         if ctx.small and ctx.needs_input_grad[0]:

@@ -99,7 +99,7 @@ def _crop_shift(data: DataRecord | None, method: str, size: int = 256, crop: int
     """
     from PIL import Image
 
-    if data is None or data.mean_image is None:
+    if data is None:
         return np.full(3, NAN)
     resample = Image.Resampling[method.upper()]
     offsets = size - crop + 1

@@ -7,6 +7,7 @@ PARAMS = ROOT / "params"
 PUBLISHED = PARAMS / "published"
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
+BENCH = BUILD / "bench"
 DATA = ROOT / "data"
 TEMPLATES = ROOT / "cifarlib" / "templates"
 

@@ -227,25 +227,21 @@ class DataRecord(Strict):
     class_counts: dict[SplitName, tuple[int, ...]]
     statistics: Statistics  # of all training images
     resized: dict[str, Statistics]  # by method, after Resize(256) and CenterCrop(224)
-    test_labels: str | None = None  # packed: true class of every test image, 4 bits each
-    pixel_sums: str | None = None  # packed: each pixel summed over the training images, uint32
-    first_loss: dict[Literal["fan_out", "fan_in"], float] | None = None  # by last layer's init.
+    test_labels: str  # packed: true class of every test image, 4 bits each
+    pixel_sums: str  # packed: each pixel summed over the training images, uint32
+    first_loss: dict[Literal["fan_out", "fan_in"], float]  # by last layer's init.
     examples: tuple[str, ...]  # PNG, base64: one training image of each class
     transforms: dict[str, str]  # PNG, base64: one image after each transform
     provenance: Provenance
 
     @cached_property
-    def labels(self) -> np.ndarray | None:
-        """True class of every test image in the set's order, uint8 (n,); None if not recorded."""
-        if self.test_labels is None:
-            return None
+    def labels(self) -> np.ndarray:
+        """True class of every test image in the set's order, uint8 (n,)."""
         return unpack_classes(self.test_labels, sum(self.class_counts["test"]))
 
     @cached_property
-    def mean_image(self) -> np.ndarray | None:
-        """Mean of all training images, (3, 32, 32) of 0–1; None if not recorded."""
-        if self.pixel_sums is None:
-            return None
+    def mean_image(self) -> np.ndarray:
+        """Mean of all training images, (3, 32, 32) of 0–1."""
         sums = np.frombuffer(base64.b64decode(self.pixel_sums), dtype="<u4").reshape(3, 32, 32)
         return sums / (255 * DATASETS[self.dataset].train_images)
 

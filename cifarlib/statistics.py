@@ -84,7 +84,7 @@ def correct_images(record: RunRecord, data: DataRecord | None) -> np.ndarray | N
     """
     from cifarlib.data import stratified_subset
 
-    if data is None or data.labels is None or data.data_fingerprint != record.data_fingerprint:
+    if data is None or data.data_fingerprint != record.data_fingerprint:
         return None
     labels = data.labels[stratified_subset(data.labels, record.config.data.test_size)]
     predictions = record.result.predictions

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cifarlib import augment, data, metrics, published, schedules
 from cifarlib.config import AdamConfig, DataConfig, ResizeConfig, RunConfig
+from cifarlib.convolution import use_matrix_products
 from cifarlib.errors import RunError
 from cifarlib.models import build_model, last_layer
 from cifarlib.records import SPLITS, History, Result, SplitHistory, Timing, pack_predictions
@@ -270,6 +271,8 @@ class Run:
         self.model = build_model(config.model, config.dropout, config.seed).to(device)
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        if config.precision == "bf16":
+            use_matrix_products(self.model)
         self.optimizer = build_optimizer(config, self.model)
         self.history: dict[str, Any] = {
             "learning_rate": [],

@@ -340,8 +340,6 @@ def test_a_missing_seed_makes_a_verdict_provisional(tmp_path):
 
 def test_without_labels_no_image_is_compared(tmp_path):
     store = RecordStore(tmp_path)
-    data = make_data_record("synthetic").model_copy(update={"test_labels": None})
-    store.write(data)
     for condition in open_results("smoke", [], tmp_path).select("stage1-long"):
         store.write(score(condition, *look_up(condition)))
     claim = next(c for c in LEDGER if c.id == "run-13-above-run-9")

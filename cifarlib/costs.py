@@ -1,0 +1,247 @@
+"""What the study costs: the committed measurements of speed, and the times in the records."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from cifarlib import paths
+from cifarlib.errors import ConfigError
+from cifarlib.progress import duration, status
+from cifarlib.records import Results, write_atomically
+
+RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
+"""At the top of the file, by batch size: epoch time paper-style / ours, training arithmetic /
+best bf16 matrix product, evaluation rate ours / fp32 eager."""
+
+Bench = Mapping[str, Any]
+
+
+def read_bench(device: str = "cpu", folder: Path = paths.BENCH) -> Bench:
+    """The latest measurements of speed, by part; empty where there are none.
+
+    Raises ``ConfigError`` for a damaged file.
+    """
+    path = folder / f"{device}.json"
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read as JSON; make it again: cifarlib bench"
+        ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no measurements; make it again: cifarlib bench")
+    return content
+
+
+def write_bench(parts: Bench, device: str = "cpu", folder: Path = paths.BENCH) -> list[Path]:
+    """Put new measurements beside the other parts of a folder's: JSON, and Markdown to read."""
+    content = {**read_bench(device, folder), **parts}
+    if "throughput" in parts:
+        throughput = dict(parts["throughput"])
+        ratios = {name: throughput.pop(name) for name in RATIOS if name in throughput}
+        content = ratios | content | ratios | {"throughput": throughput}
+    written = [folder / f"{device}.json", folder / f"{device}.md"]
+    write_atomically(written[0], (json.dumps(_rounded(content), indent=1) + "\n").encode())
+    write_atomically(written[1], _markdown(content, device).encode())
+    return written
+
+
+def _rounded(value: Any) -> Any:
+    """Measured values to five digits; no clock is better."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return value
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables
+# ---------------------------------------------------------------------------------------------
+
+
+THROUGHPUT = {
+    "Batch": "int",
+    "Way": "str",
+    "Training, images/s": "float",
+    "Evaluation, images/s": "float",
+    "Epoch, s": "float",
+    "Memory, MB": "float",
+    "GFLOP/s": "float",
+    "Epoch ratio": "float",
+    "Share of matrix rate": "float",
+    "Evaluation / fp32": "float",
+}
+VARIANTS = ("Choice", "Training, images/s", "Beside ours", "First epoch, s")
+
+
+def tabulate_throughput(bench: Bench) -> pd.DataFrame:
+    """The paper's way of training beside ours; a row for each batch size and way."""
+    part = bench.get("throughput", {})
+    rows = []
+    for size, row in part.get("batch_sizes", {}).items():
+        for way, title in (("paper", "as the paper's listings"), ("ours", "ours")):
+            ours = way == "ours"
+            rates = row[way]
+            ratios = [bench[name][size] if ours else None for name in RATIOS]
+            values = [
+                int(size),
+                title,
+                rates["train_images_per_s"],
+                rates["evaluation_images_per_s"],
+                rates["epoch_s"],
+                rates["peak_memory_mb"],
+                3e-9 * part["forward_flops"] * rates["train_images_per_s"],
+                ratios[0] or 1.0,
+                *ratios[1:],
+            ]
+            rows.append(dict(zip(THROUGHPUT, values, strict=True)))
+    return pd.DataFrame(rows, columns=list(THROUGHPUT)).astype(THROUGHPUT)
+
+
+def tabulate_variants(bench: Bench) -> pd.DataFrame:
+    """What each choice is worth: training rates with one choice changed."""
+    part = bench.get("variants", {})
+    rates = part.get("train_images_per_s", {})
+    rows = [
+        {
+            "Choice": title,
+            "Training, images/s": rate,
+            "Beside ours": rate / rates["ours"],
+            "First epoch, s": part["first_epoch_s"][title],
+        }
+        for title, rate in rates.items()
+    ]
+    processes = part.get("processes_images_per_s", {})
+    first = next(iter(processes.values()), 1.0)
+    rows += [
+        {"Choice": title, "Training, images/s": rate, "Beside ours": rate / first}
+        for title, rate in processes.items()
+    ]
+    return pd.DataFrame(rows, columns=list(VARIANTS))
+
+
+def tabulate_precision(bench: Bench) -> pd.DataFrame:
+    """Test accuracy in fp32 and bf16, in %, seed by seed, and the difference."""
+    part = bench.get("precision", {})
+    columns = part.get("test_top1", {"fp32": [], "bf16": []})
+    frame = pd.DataFrame({"Seed": part.get("seeds", []), **columns})
+    return frame.assign(**{"bf16 − fp32": frame["bf16"] - frame["fp32"]})
+
+
+def tabulate_costs(results: Results) -> pd.DataFrame:
+    """What each stage has cost here, and what is left of it; a row for each stage."""
+    rows = []
+    for row in status(results.conditions, results.store):
+        records = {
+            r.run_id: r for c in results.select(row.stage) if (r := results.record(c)) is not None
+        }
+        timings = [record.timing for record in records.values()]
+        training, evaluation = (
+            sum(getattr(timing, field) for timing in timings)
+            for field in ("train_s", "evaluation_s")
+        )
+        rows.append(
+            {
+                "Stage": results.study.stages[row.stage].title,
+                "Runs": row.conditions,
+                "Done": row.done,
+                "Images/s": median(t.images_per_s for t in timings) if timings else None,
+                "Training": duration(training) if timings else None,
+                "Evaluation": duration(evaluation) if timings else None,
+                "Left": f"about {duration(row.seconds_left)}" if row.seconds_left else "–",
+            }
+        )
+    return pd.DataFrame(rows).astype({"Images/s": float})
+
+
+def describe_bench(bench: Bench, part: str) -> str:
+    """Where and when a part was measured."""
+    found = bench.get(part)
+    if not found:
+        return "Not measured yet: make bench."
+    versions = found["versions"]
+    changed = ", with uncommitted changes" if found["dirty"] else ""
+    return (
+        f"Measured {found['measured'][:10]} on {found['cores']} cores ({found['processor']}), "
+        f"torch {versions.get('torch', '?')}, data {found['data']}, "
+        f"commit {(found['commit'] or 'unknown')[:12]}{changed}."
+    )
+
+
+def describe_precision(bench: Bench) -> str:
+    """The difference that bf16 makes, with its interval, in a sentence."""
+    part = bench.get("precision")
+    if not part:
+        return ""
+    low, high = part["interval"]
+    verdict = "no difference can be told" if low <= 0 <= high else "a difference is told"
+    return (
+        f"Mean difference over {len(part['seeds'])} seeds {_signed(part['difference'])} points, "
+        f"95 % interval {_signed(low)} to {_signed(high)} (paired t): {verdict}. "
+        f"{part['train_images']:,} training images, {part['epochs']} epochs, AdamW, learning rate "
+        "and L2 0.001, batch 64, DAA-1."
+    )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def describe_sweep(bench: Bench) -> str:
+    """What a sweep and an import cost, in a sentence."""
+    part = bench.get("sweep")
+    if not part:
+        return ""
+    return (
+        f"A sweep of {part['runs']} small runs took {part['wall_s']:.0f} s with {part['workers']} "
+        f"workers, {100 * part['overhead']:.1f} % more than its runs; import cifarlib takes "
+        f"{1000 * part['import_s']['cifarlib']:.0f} ms."
+    )
+
+
+def tabulate_lanes(bench: Bench) -> pd.DataFrame:
+    """Training rates on a CUDA device in images/s: eager, as a graph, several runs at once."""
+    rows = []
+    for size, rates in bench.get("throughput", {}).get("batch_sizes", {}).items():
+        row = {"Batch": int(size), "Eager": rates["eager"]}
+        rows.append(row | {f"{n} as graphs": rate for n, rate in rates["lanes"].items()})
+    return pd.DataFrame(rows)
+
+
+def _markdown(bench: Bench, device: str) -> str:
+    """The same tables, to be read where there is no report."""
+    throughput = tabulate_throughput(bench) if device == "cpu" else tabulate_lanes(bench)
+    sections = [
+        ("Throughput", throughput, describe_bench(bench, "throughput")),
+        ("What each choice is worth", tabulate_variants(bench), describe_bench(bench, "variants")),
+        ("bf16 and accuracy", tabulate_precision(bench), describe_precision(bench)),
+    ]
+    text = [f"# Measured on {device}", "", "Made by `cifarlib bench`."]
+    for title, frame, note in sections:
+        if len(frame):
+            text += ["", f"## {title}", "", _pipes(frame), "", note]
+    if sweep := describe_sweep(bench):
+        text += ["", "## Sweeps", "", sweep]
+    return "\n".join(text) + "\n"
+
+
+def _pipes(frame: pd.DataFrame) -> str:
+    def cell(value: Any) -> str:
+        if pd.isna(value):
+            return "–"
+        if isinstance(value, float):
+            return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+        return str(value)
+
+    rows = [list(map(str, frame.columns)), ["---"] * frame.shape[1]]
+    rows += [[cell(v) for v in row] for row in frame.itertuples(index=False, name=None)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -1,0 +1,100 @@
+"""Measurements of speed: what is compared is what it says, and no number is a time's check."""
+
+import math
+
+import pytest
+import torch
+
+from cifarlib import bench, cli, costs
+from cifarlib.errors import ConfigError
+from cifarlib.records import SPLITS
+from cifarlib.training import Run, load_inputs
+
+
+def configuration(**changed):
+    return bench._configuration("synthetic", 180, 64, **changed)
+
+
+def test_the_study_proportions_are_kept():
+    config = configuration()
+    sizes = [getattr(config.data, f"{split}_size") for split in SPLITS]
+    assert sizes == [180, 20, 40]
+    assert (config.optimizer.name, config.learning_rate, config.batch_size) == ("adamw", 0.001, 64)
+    assert config.evaluation.train_every == config.evaluation.test_every == 1
+    assert configuration(precision="fp32").precision == "fp32"
+
+
+def test_the_paper_style_loop_trains_the_same_network_on_the_same_images():
+    config = configuration(precision="fp32")
+    inputs = load_inputs(config, bench.CPU)
+    loop = bench.PaperLoop(config, inputs)
+    ours = Run(config, inputs, bench.CPU)
+    first = {name: value.clone() for name, value in loop.model.state_dict().items()}
+    assert all(torch.equal(value, ours.model.state_dict()[name]) for name, value in first.items())
+    loop.evaluate()
+    assert all(torch.equal(first[name], value) for name, value in loop.model.state_dict().items())
+    loop.train_epoch()
+    assert not torch.equal(first["fc.weight"], loop.model.fc.weight)
+    assert {name: len(loader.dataset) for name, loader in loop.loaders.items()} == {
+        name: len(getattr(inputs, name)) for name in SPLITS
+    }
+
+
+def test_throughput_gives_every_number_of_its_table(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "BATCH_SIZES", (64,))
+    monkeypatch.setattr(bench, "matrix_rate", lambda precision: 1e12)
+    found = bench.measure_throughput("synthetic", 180, 1)
+    row = found["batch_sizes"]["64"]
+    for way in ("paper", "ours"):
+        assert row[way]["train_images_per_s"] > 0
+        assert row[way]["evaluation_images_per_s"] > 0
+    assert found["epoch_ratio"]["64"] == row["paper"]["epoch_s"] / row["ours"]["epoch_s"]
+    assert found["train_gemm_fraction"]["64"] == row["train_flops"] / 1e12
+    assert 0 < row["data_share"] < 1
+    where = {"measured": "", "cores": 1, "processor": "", "versions": {}, "data": "synthetic"}
+    where |= {"commit": None, "dirty": None}
+    costs.write_bench({"throughput": where | found}, folder=tmp_path)
+    frame = costs.tabulate_throughput(costs.read_bench(folder=tmp_path))
+    assert frame["Epoch, s"].map(math.isfinite).all()
+
+
+def test_choices_change_what_they_name():
+    config = configuration()
+    run = Run(config, load_inputs(config, bench.CPU), bench.CPU)
+    assert any(type(m) is bench.Convolution for m in run.model.modules())
+    bench._channels_first(run)
+    assert not any(type(m) is bench.Convolution for m in run.model.modules())
+    assert run.model.stem1.conv.weight.is_contiguous()
+    bench._plain_optimizer(run)
+    assert not run.optimizer.defaults["fused"]
+
+
+def test_two_processes_train_side_by_side():
+    assert bench._together(configuration(), 2, 1, {}) > 0
+
+
+def test_precision_pairs_seeds(monkeypatch):
+    accuracies = iter([50.0, 51.0, 52.0, 52.5])  # fp32, bf16 of one seed, then of the next
+
+    def fit(config, inputs, device):
+        class Split:
+            @staticmethod
+            def accuracy(epoch):
+                assert epoch == config.epochs
+                return next(accuracies)
+
+        return type("F", (), {"result": type("R", (), {"history": type("H", (), {"test": Split})})})
+
+    monkeypatch.setattr(bench, "fit", fit)
+    found = bench.measure_precision("synthetic", seeds=(1, 2))
+    assert found["test_top1"] == {"fp32": [50.0, 52.0], "bf16": [51.0, 52.5]}
+    assert found["difference"] == 0.75
+    low, high = found["interval"]
+    assert low < 0 < 0.75 < high
+
+
+def test_an_unknown_part_is_one_sentence(capsys):
+    with pytest.raises(ConfigError, match="no part 'speed' on cpu"):
+        bench.measure("cpu", "speed", 180, 1)
+    assert cli.main(["bench", "--device", "cpu", "--part", "speed"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

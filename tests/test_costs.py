@@ -1,0 +1,133 @@
+"""Costs: measurements read and written, and shown as they are."""
+
+import json
+
+import pytest
+from conftest import make_record, tiny_conditions
+
+from cifarlib import costs
+from cifarlib.errors import ConfigError
+from cifarlib.records import open_results
+
+WHERE = {
+    "measured": "2025-01-02T03:04:05+00:00",
+    "processor": "a processor",
+    "cores": 2,
+    "versions": {"torch": "2.11.0"},
+    "commit": "0123456789abcdef",
+    "dirty": False,
+    "data": "cifar10",
+}
+RATES = {"train_images_per_s": 100.0, "evaluation_images_per_s": 400.0, "epoch_s": 600.0}
+PAPER, OURS = RATES | {"peak_memory_mb": 900.0}, RATES | {"epoch_s": 200.0, "peak_memory_mb": None}
+THROUGHPUT = WHERE | {
+    "forward_flops": 273e6,
+    "batch_sizes": {"64": {"paper": PAPER, "ours": OURS}},
+    "epoch_ratio": {"64": 3.0},
+    "train_gemm_fraction": {"64": 0.8123456789},
+    "eval_ratio": {"64": 2.0},
+}
+VARIANTS = WHERE | {
+    "train_images_per_s": {"ours": 100.0, "fp32": 50.0},
+    "first_epoch_s": {"ours": 9.0, "fp32": 18.0},
+    "processes_images_per_s": {"one": 80.0, "two": 120.0},
+}
+PRECISION = WHERE | {
+    "seeds": [1, 2],
+    "train_images": 2700,
+    "epochs": 6,
+    "test_top1": {"fp32": [40.0, 41.0], "bf16": [40.5, 40.0]},
+    "difference": -0.25,
+    "interval": [-9.0, 8.5],
+}
+
+
+def test_ratios_stand_at_the_top_to_five_digits(tmp_path):
+    path, _ = costs.write_bench({"throughput": THROUGHPUT}, folder=tmp_path)
+    content = json.loads(path.read_text())
+    assert list(content) == [*costs.RATIOS, "throughput"]
+    assert content["train_gemm_fraction"] == {"64": 0.81235}
+    assert not set(costs.RATIOS) & set(content["throughput"])
+    assert costs.read_bench(folder=tmp_path) == content
+
+
+def test_a_part_measured_again_leaves_the_others(tmp_path):
+    costs.write_bench({"throughput": THROUGHPUT}, folder=tmp_path)
+    costs.write_bench({"variants": VARIANTS}, folder=tmp_path)
+    faster = THROUGHPUT | {"epoch_ratio": {"64": 4.0}}
+    path, text = costs.write_bench({"throughput": faster}, folder=tmp_path)
+    content = json.loads(path.read_text())
+    assert content["epoch_ratio"] == {"64": 4.0}
+    assert content["variants"] == VARIANTS
+    assert "| 64 | ours | 100 | 400 | 200 | – | 81.9 | 4 | 0.812 | 2 |" in text.read_text()
+
+
+def test_nothing_measured_shows_empty_tables(tmp_path):
+    assert costs.read_bench(folder=tmp_path) == {}
+    assert costs.tabulate_throughput({}).shape == (0, 10)
+    assert costs.tabulate_variants({}).shape == (0, 4)
+    assert costs.tabulate_precision({}).shape == (0, 4)
+    assert costs.describe_bench({}, "throughput") == "Not measured yet: make bench."
+    assert costs.describe_precision({}) == costs.describe_sweep({}) == ""
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "cpu.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"cpu\.json .*cifarlib bench"):
+        costs.read_bench(folder=tmp_path)
+
+
+def test_throughput_has_a_row_for_each_way(tmp_path):
+    costs.write_bench({"throughput": THROUGHPUT}, folder=tmp_path)
+    frame = costs.tabulate_throughput(costs.read_bench(folder=tmp_path))
+    assert frame["Epoch, s"].tolist() == [600, 200]
+    assert frame["Epoch ratio"].tolist() == [1, 3]
+    assert frame["GFLOP/s"].tolist() == pytest.approx([81.9, 81.9])
+    assert frame["Evaluation / fp32"].isna().tolist() == [True, False]
+
+
+def test_choices_are_set_beside_what_they_change():
+    frame = costs.tabulate_variants({"variants": VARIANTS}).set_index("Choice")
+    assert frame["Beside ours"].to_dict() == {"ours": 1, "fp32": 0.5, "one": 1, "two": 1.5}
+
+
+def test_the_difference_of_precisions_comes_with_its_interval():
+    frame = costs.tabulate_precision({"precision": PRECISION})
+    assert frame["bf16 − fp32"].tolist() == [0.5, -1.0]
+    said = costs.describe_precision({"precision": PRECISION})
+    assert "2 seeds −0.25 points" in said
+    assert "−9.00 to +8.50 (paired t): no difference can be told" in said
+    clear = PRECISION | {"interval": [0.1, 0.4]}
+    assert "a difference is told" in costs.describe_precision({"precision": clear})
+
+
+def test_stages_sum_what_their_records_took(tmp_path):
+    results = open_results("smoke", (), tmp_path)
+    long = results.select("stage1-long")
+    results.store.write(make_record(long[0], train_s=3600.0, evaluation_s=600.0))
+    frame = costs.tabulate_costs(open_results("smoke", (), tmp_path)).set_index("Stage")
+    row = frame.loc[results.study.stages["stage1-long"].title]
+    assert (row["Runs"], row["Done"], row["Training"], row["Evaluation"]) == (
+        *(2, 1),
+        *("60 min", "10 min"),
+    )
+    other = frame.loc[results.study.stages["stage1-base"].title]
+    assert other["Done"] == 0
+    assert other["Left"].startswith("about ")
+    assert len(tiny_conditions()) == frame["Runs"].sum()
+
+
+def test_lanes_are_shown_beside_eager_steps(tmp_path):
+    rates = {"eager": 9000.0, "graph": 20000.0, "lanes": {"1": 20000.0, "2": 35000.0}}
+    part = WHERE | {"device": "a card", "batch_sizes": {"64": rates}}
+    path, text = costs.write_bench({"throughput": part}, "cuda", tmp_path)
+    assert path.name == "cuda.json"
+    frame = costs.tabulate_lanes(costs.read_bench("cuda", tmp_path))
+    assert frame.iloc[0].to_dict() == {
+        "Batch": 64,
+        "Eager": 9000,
+        "1 as graphs": 20000,
+        "2 as graphs": 35000,
+    }
+    assert "| 64 | 9,000 | 20,000 | 35,000 |" in text.read_text()
