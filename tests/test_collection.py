@@ -163,12 +163,10 @@ def test_mistakes_are_the_images_off_the_diagonal_surest_first(images):
 
 
 def test_mistakes_are_refused_where_the_order_is_not_the_records(images, monkeypatch):
-    (condition,) = tiny_conditions("stage1-daa1/2")
-    record = make_record(condition)
+    records = map(make_record, tiny_conditions())
+    record = next(r for r in records if r.accuracy("test", epoch=r.reported_epoch) < 100)
     backwards = np.arange(9, 2009) % 10
     monkeypatch.setattr(data, "load", lambda name: (None, Images(images, backwards)))
-    matrix = np.array(record.result.predictions.confusion["test"])
-    assert matrix.trace() < 10, "a perfect run would look the same in any order of the classes"
     with pytest.raises(DataError, match="not in the order of the data set's images"):
         collection.find_mistakes(record)
 
