@@ -104,7 +104,7 @@ def tabulate_throughput(bench: Bench) -> pd.DataFrame:
                 *ratios[1:],
             ]
             rows.append(dict(zip(THROUGHPUT, values, strict=True)))
-    return pd.DataFrame(rows, columns=list(THROUGHPUT)).astype(THROUGHPUT)
+    return _say_absent(pd.DataFrame(rows, columns=list(THROUGHPUT)).astype(THROUGHPUT))
 
 
 def tabulate_variants(bench: Bench) -> pd.DataFrame:
@@ -126,7 +126,12 @@ def tabulate_variants(bench: Bench) -> pd.DataFrame:
         {"Choice": title, "Training, images/s": rate, "Beside ours": rate / first}
         for title, rate in processes.items()
     ]
-    return pd.DataFrame(rows, columns=list(VARIANTS))
+    return _say_absent(pd.DataFrame(rows, columns=list(VARIANTS)))
+
+
+def _say_absent(frame: pd.DataFrame) -> pd.DataFrame:
+    """A dash where a row has no such value, lest it be taken for a pending one."""
+    return frame.astype(object).where(frame.notna(), "–")
 
 
 def tabulate_precision(bench: Bench) -> pd.DataFrame:
