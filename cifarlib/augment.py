@@ -28,10 +28,16 @@ class Draws:
     left: Tensor  # (n,) int64, first column of the crop
     flip: Tensor  # (n,) bool
     rotated: bool = True  # False: every angle is 0, known without asking the device
+    cut: Tensor | None = None  # (n, 2) int64, row and column of a square's centre; None: no cutout
 
     def __getitem__(self, part: slice | Tensor) -> "Draws":
         return Draws(
-            self.angles[part], self.top[part], self.left[part], self.flip[part], self.rotated
+            self.angles[part],
+            self.top[part],
+            self.left[part],
+            self.flip[part],
+            self.rotated,
+            None if self.cut is None else self.cut[part],
         )
 
     def to(self, device: torch.device | str) -> "Draws":
@@ -42,6 +48,7 @@ class Draws:
             self.left.to(device),
             self.flip.to(device),
             self.rotated,
+            None if self.cut is None else self.cut.to(device),
         )
 
 
@@ -53,25 +60,30 @@ def draw(
     padding: int,
     flip_probability: float,
     margin: int = 0,
+    cutout: int = 0,
+    size: int = 32,
     generator: torch.Generator,
 ) -> Draws:
     """Random numbers for ``count`` images, from a CPU generator.
 
     Angles are uniform within ± ``rotation_degrees``, crop offsets uniform over the whole numbers
     from 0 to 2 ``padding`` + ``margin``, where ``margin`` is the resized image's size less that
-    of the crop. Each kind takes the same amount of random numbers whatever its settings, so two
-    settings that differ in one kind agree in the others.
+    of the crop, and centres of cutouts uniform over the ``size`` × ``size`` pixels. Each kind
+    takes the same amount of random numbers whatever its settings (cutouts, the last, none where
+    there are none), so two settings that differ in one kind agree in the others.
     """
     chosen = torch.rand(count, generator=generator) < rotation_probability
     angles = (2 * torch.rand(count, generator=generator) - 1) * rotation_degrees
     offsets = torch.randint(2 * padding + margin + 1, (2, count), generator=generator)
     flip = torch.rand(count, generator=generator) < flip_probability
+    cut = torch.randint(size, (count, 2), generator=generator) if cutout else None
     return Draws(
         angles=torch.where(chosen, angles, 0.0),
         top=offsets[0],
         left=offsets[1],
         flip=flip,
         rotated=rotation_degrees > 0 and rotation_probability > 0,
+        cut=cut,
     )
 
 
@@ -88,15 +100,24 @@ class Resize(NamedTuple):
     method: str
 
 
-def augment(images: Tensor, draws: Draws, *, padding: int, resize: Resize | None = None) -> Tensor:
-    """Rotation, resizing, zero padding and crop, and horizontal flip, in this order.
+def augment(
+    images: Tensor,
+    draws: Draws,
+    *,
+    padding: int,
+    padding_mode: str = "black",
+    resize: Resize | None = None,
+) -> Tensor:
+    """Rotation, resizing, padding and crop, and horizontal flip, in this order.
 
     uint8 (b, 3, h, w) → uint8 of the same size, or of the crop's where there is a resize.
+    Padding is "black" or, without a resize, "reflect".
     """
     if draws.rotated:
         images = rotate(images, draws.angles)
     if resize is None:
-        return _flip(_pad_and_crop(images, draws.top, draws.left, padding), draws.flip)
+        cropped = _pad_and_crop(images, draws.top, draws.left, padding, padding_mode)
+        return _flip(cropped, draws.flip)
     # Crop and flip choose rows of the resampling matrices: pixels cut away are never computed.
     offsets = torch.arange(resize.crop, device=images.device)
     columns = torch.where(draws.flip[:, None], offsets.flip(0), offsets)
@@ -135,14 +156,45 @@ def _rotate(images: Tensor, angles: Tensor) -> Tensor:
     ).to(torch.uint8)
 
 
-def _pad_and_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
+def _pad_and_crop(
+    images: Tensor, top: Tensor, left: Tensor, padding: int, padding_mode: str
+) -> Tensor:
     """Crops of the images' own size out of the padded images."""
     if padding == 0:
         return images
     height, width = images.shape[-2:]
-    padded = functional.pad(images, (padding,) * 4)
+    if padding_mode == "reflect":  # by rows and columns: torch reflects no uint8
+        rows, columns = (_reflected(length, padding, images.device) for length in (height, width))
+        padded = images[:, :, rows[:, None], columns]
+    else:
+        padded = functional.pad(images, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: every crop there is
     return windows[torch.arange(len(images), device=images.device), :, top, left]
+
+
+def _reflected(length: int, padding: int, device: torch.device) -> Tensor:
+    """Which pixel of a line stands at each place of the padded line; the edge is not repeated."""
+    places = torch.arange(-padding, length + padding, device=device).abs()
+    return torch.minimum(places, 2 * (length - 1) - places)
+
+
+def cut_out(images: Tensor, centres: Tensor, size: int) -> Tensor:
+    """Set a square of ``size`` pixels to 0, the mean colour once images are normalised.
+
+    float (b, 3, h, w), int64 (b, 2) rows and columns of the centres → float (b, 3, h, w). A part
+    of the square may lie outside (DeVries and Taylor, 2017).
+    """
+    height, width = images.shape[-2:]
+    first = centres - size // 2
+    rows, columns = (
+        _within(torch.arange(length, device=images.device), first[:, axis, None], size)
+        for axis, length in enumerate((height, width))
+    )
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def _within(places: Tensor, first: Tensor, size: int) -> Tensor:
+    return (places >= first) & (places < first + size)
 
 
 def _flip(images: Tensor, flip: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from cifarlib import STARTED, __version__, paths
-from cifarlib.config import DATASETS, ENGINE, Condition, flatten
+from cifarlib.config import DATASETS, ENGINE, STUDIES, Condition, flatten
 from cifarlib.errors import CifarlibError, ConfigError
 from cifarlib.records import Results, RunRecord, open_results
 
@@ -30,6 +30,7 @@ examples:
   cifarlib status --scale lite                  what is done, and what is left to pay
   cifarlib report --scale lite                  notebooks, report.html and report.pdf
   cifarlib sweep --set data.name=cifar10 --set data.train_size=2000
+  cifarlib sweep --study beyond --stage recipe  what the paper did not try
 """
 
 
@@ -265,7 +266,7 @@ def _explain(condition: Condition, results: Results) -> str:
 
 
 def _open(options: argparse.Namespace) -> Results:
-    return open_results(options.scale, options.set, options.out)
+    return open_results(options.scale, options.set, options.out, STUDIES[options.study])
 
 
 def _find(results: Results, text: str) -> list[Condition]:
@@ -327,7 +328,14 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(call=call)
         return command
 
-    def study(command: argparse.ArgumentParser) -> None:
+    def study(command: argparse.ArgumentParser, choice: bool = True) -> None:
+        if choice:
+            command.add_argument(
+                "--study",
+                default="study",
+                choices=tuple(STUDIES),
+                help="the paper's conditions, or those past them",
+            )
         command.add_argument("--scale", default="smoke", help="smoke, lite, full, or a YAML file")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="override the scale"
@@ -377,7 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = add("report", _report, "render the report", "cifarlib report --scale lite")
-    study(command)
+    study(command, choice=False)
     command.add_argument(
         "--only",
         action="append",

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import itertools
 import json
+import operator
 import re
 import types
 import typing
@@ -119,6 +120,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def later(default: Any, **bounds: Any) -> Any:
+    """A field that runs had before it was one, with the value that they had.
+
+    It is left out of a run's id where it has that value, so that the ids of earlier runs stay.
+    """
+    return Field(default=default, json_schema_extra={"later": True}, **bounds)
+
+
 class DataConfig(Strict):
     """Which images: stratified, nested subsets of the 90 %/10 % split."""
 
@@ -161,8 +170,23 @@ class AugmentationConfig(Strict):
 
     rotation_degrees: float = Field(default=0.0, ge=0, le=180)  # uniform within ± this
     rotation_probability: float = Field(default=0.0, ge=0, le=1)
-    padding: int = Field(default=0, ge=0, le=16)  # black pixels on each side, then a random crop
+    padding: int = Field(default=0, ge=0, le=16)  # pixels on each side, then a random crop
+    padding_mode: Literal["black", "reflect"] = later("black")
     flip_probability: float = Field(default=0.0, ge=0, le=1)
+    alternating_flip: bool = later(False)  # drawn once, then turned over in every epoch (Jordan)
+    cutout: int = later(0, ge=0, le=32)  # side of a square that is set to the mean colour, pixels
+
+    @pydantic.model_validator(mode="after")
+    def _flips(self) -> "AugmentationConfig":
+        if self.alternating_flip and not self.flip_probability:
+            raise ValueError("alternating_flip needs a flip_probability above 0, best 0.5")
+        return self
+
+
+class WhiteningConfig(Strict):
+    """First filters that whiten 3×3 patches of the training images (Page; Jordan, 2024)."""
+
+    frozen: bool  # whether they stay so; their biases are trained
 
 
 class ModelConfig(Strict):
@@ -170,11 +194,21 @@ class ModelConfig(Strict):
 
     name: Literal["residual", "resnet18", "densenet121"]
     initialization: Literal["kaiming", "imagenet"]  # Section IV, Weight Initialization
+    last_layer_scale: float = later(1.0, gt=0, le=1)  # of its first weights; the paper's σ: 0.447
+    # Of the first weights of each residual branch's last batch norm. Not 0: there is a ReLU
+    # behind it, which would pass no gradient, ever.
+    branch_scale: float = later(1.0, gt=0, le=1)
+    whitening: WhiteningConfig | None = later(None)
+    batch_norm_momentum: float = later(0.1, gt=0, le=1)  # share of the newest batch
 
     @pydantic.model_validator(mode="after")
     def _known(self) -> "ModelConfig":
         if self.name == "residual" and self.initialization == "imagenet":
             raise ValueError("the residual network has no ImageNet weights; use kaiming")
+        if self.name != "residual":
+            for field in ("last_layer_scale", "branch_scale", "whitening"):
+                if getattr(self, field) != type(self).model_fields[field].default:
+                    raise ValueError(f"{field} is for the residual network only; leave it out")
         return self
 
 
@@ -183,6 +217,13 @@ class SGDConfig(Strict):
 
     name: Literal["sgd"]
     momentum: float = Field(ge=0, lt=1)
+    nesterov: bool = later(False)
+
+    @pydantic.model_validator(mode="after")
+    def _has_momentum(self) -> "SGDConfig":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
 
 
 class AdamConfig(Strict):
@@ -192,6 +233,18 @@ class AdamConfig(Strict):
     beta1: float = Field(ge=0, lt=1)
     beta2: float = Field(ge=0, lt=1)
     epsilon: float = Field(gt=0)
+
+
+class MuonConfig(Strict):
+    """Muon for the weights of convolutions, another optimiser for all the rest (Jordan, 2024)."""
+
+    name: Literal["muon"]
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    nesterov: bool = True
+    steps: int = Field(default=5, ge=1, le=20)  # Newton–Schulz iterations
+    normalized: bool = False  # the norm of a convolution's weights is held at √filters
+    rest: Annotated[SGDConfig | AdamConfig, Field(discriminator="name")]
+    rest_factor: float = Field(default=1.0, gt=0, le=1000)  # the rest's rate, in the run's rate
 
 
 class ConstantSchedule(Strict):
@@ -241,6 +294,22 @@ class CosineSchedule(Strict):
     final: float = Field(ge=0, le=1)  # share of the learning rate
 
 
+class TriangularSchedule(Strict):
+    """A straight line up to the rate, and another one down."""
+
+    name: Literal["triangular"]
+    start: float = Field(ge=0, le=1)  # share of the learning rate at the first step
+    peak: float = Field(gt=0, lt=1)  # where the rate is reached, as a share of all steps
+    final: float = Field(ge=0, le=1)  # share of the learning rate after the last step
+
+
+class AverageConfig(Strict):
+    """An exponential moving average of weights and batch statistics, evaluated in their place."""
+
+    decay: float = Field(ge=0, lt=1)  # share of the average that is kept at each update
+    every: int = Field(default=1, ge=1)  # steps between updates
+
+
 class ProtocolConfig(Strict):
     """How a run is trained, measured and reported, where the paper's listings leave custom."""
 
@@ -257,6 +326,7 @@ class EvaluationConfig(Strict):
 
     train_every: int = Field(ge=0)
     test_every: int = Field(ge=0)
+    flip_averaged: bool = later(False)  # report what images and their mirror images give together
 
 
 class RunConfig(Strict):
@@ -267,17 +337,21 @@ class RunConfig(Strict):
     augmentation: AugmentationConfig
     model: ModelConfig
     dropout: float = Field(ge=0, lt=1)  # probability of dropping, before the last layer
-    optimizer: Annotated[SGDConfig | AdamConfig, Field(discriminator="name")]
+    label_smoothing: float = later(0.0, ge=0, lt=1)  # in training; evaluation knows none
+    optimizer: Annotated[SGDConfig | AdamConfig | MuonConfig, Field(discriminator="name")]
     learning_rate: float = Field(gt=0, le=100)
-    weight_decay: float = Field(ge=0, le=10)  # L2 for SGD and Adam, decoupled for AdamW
+    weight_decay: float = Field(ge=0, le=10)  # L2 for SGD and Adam, decoupled for AdamW and Muon
+    decayed: Literal["all", "weights"] = later("all")  # weights: no bias and no batch norm
     schedule: Annotated[
         ConstantSchedule
         | ValidationStepSchedule
         | PlateauSchedule
         | MultiStepSchedule
-        | CosineSchedule,
+        | CosineSchedule
+        | TriangularSchedule,
         Field(discriminator="name"),
     ]
+    average: AverageConfig | None = later(None)
     batch_size: int = Field(ge=1, le=50_000)  # images
     epochs: int = Field(ge=1, le=10_000)
     early_stopping: int | None = Field(ge=1)  # epochs without better validation top-1
@@ -292,6 +366,8 @@ class RunConfig(Strict):
             raise ValueError("protocol.selection: test needs evaluation.test_every of at least 1")
         if self.dropout and self.model.name != "residual":
             raise ValueError(f"{self.model.name} has no dropout; set dropout to 0.0")
+        if self.resize and self.augmentation.padding_mode != "black":
+            raise ValueError("resized images are padded in black only; leave padding_mode out")
         return self
 
 
@@ -302,11 +378,24 @@ def run_id(config: RunConfig, engine: int = ENGINE) -> str:
     commits, paths, hosts or times.
     """
     key = {
-        "config": config.model_dump(mode="json"),
+        "config": canonical(config),
         "data": DATASETS[config.data.name].fingerprint,
         "engine": engine,
     }
     return _digest(key)[:16]
+
+
+def canonical(config: Strict) -> dict[str, Any]:
+    """What a configuration says, without the ``later`` fields that have their default."""
+    content = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("later") and value == field.default:
+            del content[name]
+        elif isinstance(value, Strict):
+            content[name] = canonical(value)
+    return content
 
 
 def _digest(content: Any) -> str:
@@ -330,6 +419,9 @@ def flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------
 
 
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
+
+
 class Reference(Strict):
     """Conditions taken from another stage, by the paper's run numbers."""
 
@@ -342,17 +434,24 @@ class Stage(Strict):
 
     title: str
     from_: Reference | None = Field(default=None, alias="from")
+    seeds: Seeds | None = None  # in place of the scale's
     fixed: dict[str, Any] = {}
     grid: dict[str, list[Any]] = {}
     list_: list[dict[str, Any]] = Field(default=[], alias="list")
+    cumulated: bool = False  # each item of the list adds to the ones before
 
 
 class Study(Strict):
-    """Which conditions there are (``params/study.yaml``)."""
+    """Which conditions there are (``params/study.yaml``).
+
+    A setting's key may be dotted, ``protocol.shuffle``: it changes one field of a group, after
+    the group's preset. ``label`` is a setting that only names a condition for people.
+    """
 
     presets: dict[str, dict[str, dict[str, Any]]]
     defaults: dict[str, Any]
     stages: dict[str, Stage]
+    epochs: dict[str, dict[int, int]] = {}  # by scale: what the study adds to the scale's own
 
 
 class Scale(Strict):
@@ -360,7 +459,7 @@ class Scale(Strict):
 
     data: DataConfig
     epochs: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # the paper's: ours
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(min_length=1)
+    seeds: Seeds
     precision: Literal["fp32", "bf16"]
     image_size: int = Field(ge=32, le=448)  # stage 3, pixels after the crop
     evaluation: EvaluationConfig
@@ -394,8 +493,15 @@ class Condition:
     def name(self) -> str:
         """``stage1-daa1/13``; with what was changed where the run number is not enough."""
         parts = [f"{self.stage}/{self.run}"]
-        parts += [f"{key}={value}" for key, value in self.changed.items()]
+        if "label" in self.changed:
+            parts.append(self.changed["label"])
+        else:
+            parts += [f"{key}={value}" for key, value in self.changed.items()]
         return ",".join(parts)
+
+
+STUDIES = {"study": paths.STUDY, "beyond": paths.BEYOND}
+"""The studies that ``params/`` holds: the paper's conditions, and those that go past them."""
 
 
 def load_study(path: Path | None = None) -> Study:
@@ -407,7 +513,7 @@ def load_study(path: Path | None = None) -> Study:
 def scale_names() -> list[str]:
     """The scales that ``params/`` offers."""
     known = {"smoke", "lite", "full"}
-    return sorted(known | {p.stem for p in paths.PARAMS.glob("*.yaml")} - {"study"})
+    return sorted(known | {p.stem for p in paths.PARAMS.glob("*.yaml")} - STUDIES.keys())
 
 
 def load_scale(
@@ -424,6 +530,8 @@ def load_scale(
         raise ConfigError(f"there is no scale {name!r}; {suggest(name, scale_names())}")
     content = read_yaml(path)
     content["protocol"] = _preset(study, "protocol", content.get("protocol"))
+    if isinstance(content.get("epochs"), dict):
+        content["epochs"] = study.epochs.get(path.stem, {}) | content["epochs"]
     source = _shown(path)
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -433,7 +541,7 @@ def load_scale(
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from error
-        _assign(content, key.strip().split("."), parsed, text)
+        _assign(content, key.strip().split("."), parsed, f"--set {text}")
         source = f"{_shown(path)} with --set"
         if isinstance(content.get("protocol"), str):
             content["protocol"] = _preset(study, "protocol", content["protocol"])
@@ -451,7 +559,7 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
     conditions = []
     for name in names:
         for run, settings, changed in _stage_settings(study, name, ()):
-            for seed in scale.seeds:
+            for seed in study.stages[name].seeds or scale.seeds:
                 config = _run_config(study, scale, name, run, settings, seed)
                 conditions.append(Condition(name, run, settings, changed, config, run_id(config)))
     return conditions
@@ -476,7 +584,10 @@ def _stage_settings(
         dict(zip(stage.grid, values, strict=True))
         for values in itertools.product(*stage.grid.values())
     ]
-    points = [item | point for item in (stage.list_ or [{}]) for point in points]
+    items = stage.list_ or [{}]
+    if stage.cumulated:
+        items = list(itertools.accumulate(items, operator.or_))
+    points = [item | point for item in items for point in points]
     if stage.from_ is None:
         return [
             (number, study.defaults | stage.fixed | point, {})
@@ -501,14 +612,18 @@ def _run_config(
     study: Study, scale: Scale, stage: str, run: int, settings: dict[str, Any], seed: int
 ) -> RunConfig:
     where = f"the study, {stage} run {run}"
-    content = {key: _preset(study, key, value) for key, value in settings.items()}
+    content: dict[str, Any] = {"protocol": scale.protocol.model_dump()}
+    dotted = {key: value for key, value in settings.items() if "." in key}
+    content |= {k: _preset(study, k, v) for k, v in settings.items() if k not in dotted}
+    content.pop("label", None)
     content |= {
         "data": scale.data.model_dump(),
         "precision": scale.precision,
         "evaluation": scale.evaluation.model_dump(),
-        "protocol": scale.protocol.model_dump(),
         "seed": seed,
     }
+    for key, value in dotted.items():
+        _assign(content, key.split("."), copy.deepcopy(value), where)
     published = content.get("epochs")
     if isinstance(published, int):
         if published not in scale.epochs:
@@ -542,7 +657,7 @@ def _preset(study: Study, key: str, value: Any) -> Any:
     return copy.deepcopy(presets[value])
 
 
-def _assign(content: dict[Any, Any], keys: list[str], value: Any, text: str) -> None:
+def _assign(content: dict[Any, Any], keys: list[str], value: Any, source: str) -> None:
     """Set a dotted key; whether it exists is for the model's validation to say."""
     for depth, key in enumerate(keys):
         known: Any = int(key) if key.isdigit() else key
@@ -551,7 +666,7 @@ def _assign(content: dict[Any, Any], keys: list[str], value: Any, text: str) -> 
             return
         inner = content.setdefault(known, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {text}: {key} has no settings of its own")
+            raise ConfigError(f"{source}: {key} has no settings of its own")
         content = inner
 
 

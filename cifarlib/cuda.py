@@ -10,6 +10,8 @@ Nothing random is drawn inside a graph. Order and augmentation come from the CPU
 ``training`` uses, uploaded once an epoch; dropout masks are drawn for a whole epoch by a
 generator of the device, seeded by (seed, "dropout", epoch).
 
+Some settings no program carries out (``supports`` says which): such runs are taken step by step.
+
 Everything but the capture itself works on a CPU, too, where it is tested against ``training``.
 ``lanes`` says who captures and replays, and when.
 """
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarlib import augment
-from cifarlib.config import AdamConfig, RunConfig, SGDConfig
+from cifarlib.config import AdamConfig, MuonConfig, RunConfig, SGDConfig
 from cifarlib.models import last_layer
 from cifarlib.records import SPLITS
 from cifarlib.training import (
@@ -52,12 +54,23 @@ MOMENTS = {
 """What an optimiser keeps for each parameter, by the names of ``torch.optim``."""
 
 
+def supports(config: RunConfig) -> bool:
+    """Whether a program can carry out a run: not with Muon, not where some parameters alone
+    decay, and not where weights are averaged."""
+    return (
+        not isinstance(config.optimizer, MuonConfig)
+        and config.decayed == "all"
+        and config.average is None
+    )
+
+
 def step_scalars(config: RunConfig, rates: Sequence[float], steps_before: int) -> Tensor:
     """The numbers that ``update_`` needs for each of n steps: float32 (n, 3), on the CPU.
 
     ``rates`` are the learning rates, ``steps_before`` how many steps the run has taken already.
     """
     settings, decay = config.optimizer, config.weight_decay
+    assert not isinstance(settings, MuonConfig)
     if isinstance(settings, SGDConfig):
         return torch.tensor([(-rate, decay, 0.0) for rate in rates], dtype=torch.float32)
     rows = []
@@ -88,7 +101,10 @@ def update_(
         gradients = torch._foreach_add(gradients, torch._foreach_mul(parameters, second))
         torch._foreach_mul_(momentum, settings.momentum)
         torch._foreach_add_(momentum, gradients)
-        torch._foreach_add_(parameters, torch._foreach_mul(momentum, rate))
+        step = momentum
+        if settings.nesterov:
+            step = torch._foreach_add(gradients, momentum, alpha=settings.momentum)
+        torch._foreach_add_(parameters, torch._foreach_mul(step, rate))
         return
     mean, square = moments
     if settings.name == "adamw":
@@ -130,7 +146,9 @@ def kind_of(config: RunConfig) -> str:
     content = config.model_dump(mode="json")
     for free in ("learning_rate", "weight_decay", "schedule", "epochs", "early_stopping", "seed"):
         del content[free]
-    del content["evaluation"], content["model"]["initialization"]
+    del content["evaluation"]
+    for first_weights in ("initialization", "last_layer_scale", "branch_scale"):
+        del content["model"][first_weights]
     protocol = content.pop("protocol")
     content["augmented_evaluation"] = protocol["augmented_evaluation"]
     content["dropout"] = config.dropout > 0
@@ -153,7 +171,7 @@ class Program:
         self.dropout = MaskedDropout() if config.dropout else None
         if self.dropout is not None:
             model.dropout = self.dropout
-        self.parameters = list(model.parameters())
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.moments = [
             [torch.zeros_like(p) for p in self.parameters] for _ in MOMENTS[config.optimizer.name]
         ]
@@ -223,7 +241,10 @@ class Program:
         if self.dropout is not None:
             self.dropout.factors = self.mask[rows] * self.scale
         with autocast(self.config, self.device):
-            loss = nn.functional.cross_entropy(self.model(batch), images.labels[where])
+            smoothing = self.config.label_smoothing
+            loss = nn.functional.cross_entropy(
+                self.model(batch), images.labels[where], label_smoothing=smoothing
+            )
         # Without .grad: its accumulation remembers the stream on which it was first made.
         gradients = torch.autograd.grad(loss, self.parameters)
         scalars = self.scalars.index_select(0, self.step).squeeze(0)
@@ -246,6 +267,8 @@ class Program:
 def _copy_draws(source: augment.Draws, target: augment.Draws) -> None:
     for name in ("angles", "top", "left", "flip"):
         getattr(target, name).copy_(getattr(source, name))
+    if source.cut is not None and target.cut is not None:
+        target.cut.copy_(source.cut)
 
 
 # ---------------------------------------------------------------------------------------------

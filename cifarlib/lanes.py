@@ -12,13 +12,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from cifarlib import progress
 from cifarlib.config import RunConfig
-from cifarlib.cuda import LaneRun, Program, Work, kind_of
+from cifarlib.cuda import LaneRun, Program, Work, kind_of, supports
 from cifarlib.training import Inputs, Run, load_inputs
 
 WARM_UP = 3  # times that a piece of work is done before it is captured
@@ -90,9 +90,15 @@ class Lane:
         with self.aside():
             done.synchronize()
 
-    def begin(self, config: RunConfig, inputs: Inputs, device: torch.device) -> LaneRun:
-        """A run in this lane, for ``training.fit``."""
+    def begin(self, config: RunConfig, inputs: Inputs, device: torch.device) -> Run:
+        """A run in this lane, for ``training.fit``; step by step where no program can do it."""
+        if not supports(config):
+            return EagerRun(config, inputs, device, self)
         return LaneRun(config, inputs, device, self)
+
+    def execution(self, config: RunConfig) -> Literal["eager", "graph"]:
+        """How this lane carries out a run, as its record says it."""
+        return "graph" if self.graphs and supports(config) else "eager"
 
     def program(self, config: RunConfig, inputs: Inputs, make: Callable[[], Program]) -> Program:
         """The program for a run of this kind, the lane's own where it has one."""
@@ -128,6 +134,19 @@ class Lane:
         ):
             program.carry_out(work)
         return graph
+
+
+class EagerRun(Run):
+    """A run taken step by step in a lane, which gives up its turn after each epoch."""
+
+    def __init__(self, config: RunConfig, inputs: Inputs, device: torch.device, lane: Lane):
+        super().__init__(config, inputs, device)
+        self.lane = lane
+
+    def train_epoch(self, epoch: int, on_batch: Callable[[int], None] | None) -> float:
+        loss = super().train_epoch(epoch, on_batch)
+        self.lane.wait()
+        return loss
 
 
 # ---------------------------------------------------------------------------------------------

@@ -100,6 +100,7 @@ def build_model(config: ModelConfig, dropout: float, seed: int) -> nn.Module:
     """A network with its first weights, on the CPU, in fp32.
 
     The global torch generator is seeded with ``seed`` itself, as Listing 2 does, and put back.
+    Whitening is left to ``whiten_stem``, which needs images.
     Raises ``UnavailableError`` where ImageNet weights are asked for and not there.
     """
     with torch.random.fork_rng(devices=[]):
@@ -118,7 +119,43 @@ def build_model(config: ModelConfig, dropout: float, seed: int) -> nn.Module:
             model.fc = nn.Linear(model.fc.in_features, CLASSES)
         if config.initialization == "kaiming":
             initialize_kaiming(model)
+    _depart(model, config)
     return model
+
+
+@torch.no_grad()
+def _depart(model: nn.Module, config: ModelConfig) -> None:
+    """Change what a configuration has otherwise than the paper, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = config.batch_norm_momentum
+    if isinstance(model, ResidualNetwork):
+        model.fc.weight.mul_(config.last_layer_scale)
+        for stage in (model.stage1, model.stage2, model.stage3):
+            stage.block2.norm.weight.mul_(config.branch_scale)
+
+
+WHITENING_EPSILON = 5e-4  # added to the variances, so that noise is not blown up
+
+
+@torch.no_grad()
+def whiten_stem(model: ResidualNetwork, images: Tensor, *, frozen: bool) -> None:
+    """Let the first filters whiten images' 3×3 patches, in place (Page; Jordan, 2024).
+
+    ``images`` are normalised, float (n, 3, h, w). A filter is a principal direction of the
+    patches, divided by the standard deviation along it. Each of the 27 comes twice, with both
+    signs, since a ReLU follows; the last 10 of the 64 filters stay as they are.
+    """
+    weight = model.stem1.conv.weight
+    size = weight.shape[-1]
+    patches = nn.functional.unfold(images.double(), size, stride=size).transpose(1, 2)
+    variances, directions = torch.linalg.eigh(torch.cov(patches.flatten(0, 1).T))
+    filters = (directions / (variances + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest first
+    largest = filters.gather(1, filters.abs().argmax(1, keepdim=True))
+    filters = filters * largest.sign()  # of two signs, eigh may give either
+    both = torch.cat([filters, -filters]).view(-1, *weight.shape[1:])
+    weight[: len(both)] = both.to(weight.dtype)
+    weight.requires_grad_(not frozen)
 
 
 def last_layer(model: nn.Module) -> nn.Linear:

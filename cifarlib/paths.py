@@ -12,3 +12,4 @@ DATA = ROOT / "data"
 TEMPLATES = ROOT / "cifarlib" / "templates"
 
 STUDY = PARAMS / "study.yaml"
+BEYOND = PARAMS / "beyond.yaml"

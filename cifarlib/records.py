@@ -157,12 +157,20 @@ def pack_predictions(
     )
 
 
+class FlipAveraged(Strict):
+    """Correct images by the mean logits of each image and its mirror image; selects nothing."""
+
+    validation: int
+    test: int
+
+
 class Result(Strict):
     """What the configuration decides: equal for equal run ids, versions and devices."""
 
     history: History
     chosen: dict[Literal["validation", "test", "last"], int]  # epoch, by each selection rule
     predictions: Predictions
+    flip_averaged: FlipAveraged | None = None  # from the weights of the predictions; if asked for
 
 
 class Timing(Strict):

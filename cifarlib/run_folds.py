@@ -101,7 +101,7 @@ def describe_settings(condition: Condition, results: Results) -> str:
     config = condition.config
     defaults = results.study.defaults
     words = [
-        {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[config.optimizer.name],
+        {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}[config.optimizer.name],
         f"learning rate {config.learning_rate:g}",
         f"weight decay {config.weight_decay:g}",
         f"batches of {config.batch_size}",

@@ -30,6 +30,8 @@ def learning_rate_at(
             return base * schedule.factor**passed
         case "cosine":
             return _cosine(schedule, base, step, total_steps)
+        case "triangular":
+            return _triangular(schedule, base, step, total_steps)
     raise ValueError(f"there is no schedule {schedule.name!r}")
 
 
@@ -65,3 +67,11 @@ def _cosine(schedule: Any, base: float, step: int, total_steps: int) -> float:
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
     share = (1 + math.cos(math.pi * progress)) / 2
     return base * (schedule.final + (1 - schedule.final) * share)
+
+
+def _triangular(schedule: Any, base: float, step: int, total_steps: int) -> float:
+    """From ``start`` at step 0 up to 1 at ``peak``, down to ``final`` at step ``total_steps``."""
+    peak = schedule.peak * total_steps
+    if step < peak:
+        return base * (schedule.start + (1 - schedule.start) * step / peak)
+    return base * (1 + (schedule.final - 1) * (step - peak) / (total_steps - peak))

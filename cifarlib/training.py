@@ -7,22 +7,33 @@ given back, that state continues the run bit for bit, because all randomness der
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifarlib import augment, data, metrics, published, schedules
-from cifarlib.config import AdamConfig, DataConfig, ResizeConfig, RunConfig
+from cifarlib.config import DataConfig, ResizeConfig, RunConfig
 from cifarlib.convolution import use_matrix_products
 from cifarlib.errors import RunError
-from cifarlib.models import build_model, last_layer
-from cifarlib.records import SPLITS, History, Result, SplitHistory, Timing, pack_predictions
+from cifarlib.models import ResidualNetwork, build_model, last_layer, whiten_stem
+from cifarlib.optimizers import build_optimizer, set_rate
+from cifarlib.records import (
+    SPLITS,
+    FlipAveraged,
+    History,
+    Result,
+    SplitHistory,
+    Timing,
+    pack_predictions,
+)
 
 EVALUATION_BATCH = 500  # images; decides speed and memory only
+WHITENING_IMAGES = 2000  # training images whose patches say what is to be whitened
 
 State = dict[str, Any]
 """What a checkpoint holds: tensors and plain values, loadable with ``weights_only``."""
@@ -141,8 +152,11 @@ class Feed:
             order = torch.randperm(count, generator=_generator(self.config, "order", epoch))
         else:
             order = torch.arange(count)
-        device = self.inputs.train.labels.device
-        return order.to(device), self.draw(count, "augmentation", epoch)
+        draws = self.draw(count, "augmentation", epoch)
+        if self.config.augmentation.alternating_flip:
+            first = self.draw(count, "augmentation", 1).flip
+            draws = replace(draws, flip=first if epoch % 2 else ~first)
+        return order.to(self.inputs.train.labels.device), draws
 
     def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch's batches of images and labels."""
@@ -162,23 +176,34 @@ class Feed:
 
     def draw(self, count: int, purpose: str, epoch: int) -> augment.Draws:
         """The random numbers of a whole set, for one purpose in one epoch."""
+        settings = self.config.augmentation.model_dump(exclude={"padding_mode", "alternating_flip"})
         return augment.draw(
             count,
-            **self.config.augmentation.model_dump(),
+            **settings,
             margin=self.resize.size - self.resize.crop if self.resize else 0,
+            size=self.resize.crop if self.resize else self.inputs.train.images.shape[-1],
             generator=_generator(self.config, purpose, epoch),
         ).to(self.inputs.train.labels.device)
 
     def view(self, images: Tensor, draws: augment.Draws | None) -> Tensor:
         """What the network sees of images: augmented by their draws, or as they are."""
+        settings = self.config.augmentation
         if draws is not None:
-            padding = self.config.augmentation.padding
-            images = augment.augment(images, draws, padding=padding, resize=self.resize)
+            images = augment.augment(
+                images,
+                draws,
+                padding=settings.padding,
+                padding_mode=settings.padding_mode,
+                resize=self.resize,
+            )
         elif self.resize is not None:
             images = augment.resize_and_centre_crop(images, self.resize)
-        return augment.normalize(
+        images = augment.normalize(
             images, self.inputs.mean, self.inputs.std, channels_last=self.channels_last
         )
+        if draws is not None and draws.cut is not None:
+            images = augment.cut_out(images, draws.cut, settings.cutout)
+        return images
 
 
 # ---------------------------------------------------------------------------------------------
@@ -186,23 +211,18 @@ class Feed:
 # ---------------------------------------------------------------------------------------------
 
 
-def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """PyTorch's optimiser for a configuration, over all parameters of a model.
-
-    Fused, and three times as fast, only in bf16: its last bits differ from the plain optimiser's,
-    and in fp32 fifty steps of this network grow that to some per cent of the loss.
-    """
-    settings = config.optimizer
-    shared = {
-        "lr": config.learning_rate,
-        "weight_decay": config.weight_decay,
-        "fused": config.precision == "bf16",
-    }
-    if isinstance(settings, AdamConfig):
-        kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
-        betas = (settings.beta1, settings.beta2)
-        return kind(model.parameters(), betas=betas, eps=settings.epsilon, **shared)
-    return torch.optim.SGD(model.parameters(), momentum=settings.momentum, **shared)
+def first_model(config: RunConfig, inputs: Inputs) -> nn.Module:
+    """The network with its first weights, on the CPU; whitened by training images where asked."""
+    model = build_model(config.model, config.dropout, config.seed)
+    if config.model.whitening is not None:
+        assert isinstance(model, ResidualNetwork)
+        images = inputs.train.images[:WHITENING_IMAGES].cpu()
+        whiten_stem(
+            model,
+            augment.normalize(images, inputs.mean, inputs.std),
+            frozen=config.model.whitening.frozen,
+        )
+    return model
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
@@ -268,12 +288,13 @@ class Run:
         self.config, self.inputs, self.device = config, inputs, device
         channels_last = config.precision == "bf16" or device.type == "cuda"  # faster there
         self.feed = Feed(config, inputs, channels_last)
-        self.model = build_model(config.model, config.dropout, config.seed).to(device)
+        self.model = first_model(config, inputs).to(device)
         if channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if config.precision == "bf16":
             use_matrix_products(self.model)
         self.optimizer = build_optimizer(config, self.model)
+        self.average = None if config.average is None else _start_average(config, self.model)
         self.history: dict[str, Any] = {
             "learning_rate": [],
             "training_loss": [],
@@ -291,6 +312,11 @@ class Run:
         return len(self.history["learning_rate"]) - 1
 
     @property
+    def evaluated(self) -> nn.Module:
+        """The network that is evaluated: the average of the trained one's weights, if there is."""
+        return self.model if self.average is None else self.average.module
+
+    @property
     def finished(self) -> bool:
         patience = self.config.early_stopping
         best = self.best.get("validation", {}).get("epoch", self.epoch)
@@ -300,6 +326,7 @@ class Run:
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
+        average = {} if self.average is None else {"average": self.average.state_dict()}
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -307,11 +334,14 @@ class Run:
             "best": self.best,
             "seconds": self.seconds,
             "resumed": self.resumed,
+            **average,
         }
 
     def restore(self, state: State) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.history, self.best = state["history"], state["best"]
         self.seconds, self.resumed = state["seconds"], state["resumed"] + 1
 
@@ -327,16 +357,23 @@ class Run:
         for step, (images, labels) in enumerate(self.feed.training(epoch)):
             self.set_learning_rate((epoch - 1) * steps + step, steps)
             with autocast(self.config, self.device):
-                loss = nn.functional.cross_entropy(self.model(images), labels)
+                loss = self.loss(self.model(images), labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+            if self.average and ((epoch - 1) * steps + step + 1) % self.config.average.every == 0:
+                self.average.update_parameters(self.model)
             total += loss.detach()
             if on_batch:
                 on_batch(len(labels))
         mean = total.item() / steps
         self.seconds["train"] += time.perf_counter() - started
         return mean
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What a training step lowers."""
+        smoothing = self.config.label_smoothing
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def set_learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Set the rate of a step of the whole run, counted from 0, and give it."""
@@ -348,8 +385,7 @@ class Run:
             self.config.epochs * steps_per_epoch,
             [100 * correct / len(self.inputs.validation) for correct in validation],
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         return rate
 
     # -- measuring ----------------------------------------------------------------------------
@@ -370,7 +406,7 @@ class Run:
         for name in ("validation", "test"):
             top1 = self.history[name]["top1"][epoch]
             if epoch and top1 is not None and top1 > self.best.get(name, {"top1": -1})["top1"]:
-                weights = weights or _copy_weights(self.model)
+                weights = weights or _copy_weights(self.evaluated)
                 self.best[name] = {"epoch": epoch, "top1": top1, "weights": weights}
 
     def _evaluate(self, name: str, epoch: int) -> Tensor:
@@ -388,13 +424,28 @@ class Run:
         self.seconds["evaluation"] += time.perf_counter() - started
         return logits
 
-    @torch.no_grad()
     def _logits(self, name: str, epoch: int) -> Tensor:
         images: ImageSet = getattr(self.inputs, name)
-        batches = self.feed.evaluation(images, f"evaluation/{name}", epoch)
-        self.model.eval()
+        return self._forward(self.feed.evaluation(images, f"evaluation/{name}", epoch))
+
+    @torch.no_grad()
+    def _forward(self, batches: Iterable[Tensor]) -> Tensor:
+        """The evaluated network's logits (n, 10) of batches of images."""
+        model = self.evaluated.eval()
         with autocast(self.config, self.device):
-            return torch.cat([self.model(batch) for batch in batches]).float()
+            return torch.cat([model(batch) for batch in batches]).float()
+
+    def _average_flips(self, logits: dict[str, Tensor], epoch: int) -> FlipAveraged:
+        """Correct images by the mean logits of each image and its mirror image."""
+        started = time.perf_counter()
+        correct = {}
+        for name in ("validation", "test"):
+            images: ImageSet = getattr(self.inputs, name)
+            batches = self.feed.evaluation(images, f"evaluation/{name}", epoch)
+            both = logits[name] + self._forward(batch.flip(3) for batch in batches)
+            correct[name] = metrics.top_k_correct(both, images.labels)[0]
+        self.seconds["evaluation"] += time.perf_counter() - started
+        return FlipAveraged(**correct)
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -405,10 +456,10 @@ class Run:
         shown = chosen[self.config.protocol.selection]
         if self.config.protocol.checkpoint == "last":
             shown = self.epoch
-            weights[shown] = _copy_weights(self.model)
+            weights[shown] = _copy_weights(self.evaluated)
         logits: dict[str, Tensor] = {}
         for epoch in sorted(weights, key=lambda epoch: epoch == shown):  # the shown one at the end
-            self.model.load_state_dict(weights[epoch])
+            self.evaluated.load_state_dict(weights[epoch])
             for name in SPLITS:
                 if epoch == shown or self.history[name]["top1"][epoch] is None:
                     logits[name] = self._evaluate(name, epoch)
@@ -432,7 +483,10 @@ class Run:
                 {n: metrics.confusion_matrix(logits[n], sets[n].labels) for n in SPLITS},
                 classes,
                 confidence,
-                last_layer(self.model).weight.detach().float().cpu().numpy(),
+                last_layer(self.evaluated).weight.detach().float().cpu().numpy(),
+            ),
+            flip_averaged=(
+                self._average_flips(logits, shown) if self.config.evaluation.flip_averaged else None
             ),
         )
         trained = self.epoch * len(self.inputs.train)
@@ -442,6 +496,14 @@ class Run:
             images_per_s=round(trained / self.seconds["train"], 1),
         )
         return Fitted(result, timing, self.resumed)
+
+
+def _start_average(config: RunConfig, model: nn.Module) -> AveragedModel:
+    """A moving average of a model's weights and batch statistics; until its first update, both
+    are the first ones."""
+    assert config.average is not None
+    average = get_ema_multi_avg_fn(config.average.decay)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def _copy_weights(model: nn.Module) -> dict[str, Tensor]:

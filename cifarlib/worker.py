@@ -285,7 +285,7 @@ def train(
             device.type,
             threads,
             resumed=fitted.resumed,
-            execution="graph" if lane and lane.graphs else "eager",
+            execution=lane.execution(config) if lane else "eager",
             lanes=lane.together if lane else 1,
         ),
     )

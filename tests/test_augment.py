@@ -285,3 +285,44 @@ def test_resized_statistics_of_all_training_images(cifar10):
     assert mean.dtype == std.dtype == torch.float64
     np.testing.assert_allclose(mean, [0.488720, 0.475235, 0.439246], atol=5e-7)
     np.testing.assert_allclose(std, [0.243068, 0.239364, 0.255938], atol=5e-7)
+
+
+# -- past the paper ---------------------------------------------------------------------------
+
+
+def test_reflected_padding_is_torchvisions():
+    images, draws = make_images(40), draw(40, DAA1 | {"padding": 3})
+    ours = augment.augment(images, draws, padding=3, padding_mode="reflect")
+    padding = transforms.Pad(3, padding_mode="reflect")
+    for image, mine, top, left, flip in zip(
+        images, ours, draws.top, draws.left, draws.flip, strict=True
+    ):
+        expected = reference.crop(padding(image), int(top), int(left), 32, 32)
+        assert torch.equal(mine, reference.hflip(expected) if flip else expected)
+
+
+@pytest.mark.parametrize("size", [1, 8, 9, 32])
+def test_a_cutout_is_a_square_of_zeros_that_the_edge_may_cut(size):
+    images = torch.ones(4, 3, 32, 32)
+    centres = torch.tensor([[16, 16], [0, 0], [31, 31], [5, 30]])
+    cut = augment.cut_out(images, centres, size)
+    assert images.all()
+    for image, (row, column) in zip(cut, centres.tolist(), strict=True):
+        top, left = row - size // 2, column - size // 2
+        expected = torch.ones(3, 32, 32)
+        expected[:, max(0, top) : top + size, max(0, left) : left + size] = 0
+        assert torch.equal(image, expected)
+
+
+def test_centres_of_cutouts_are_everywhere_and_change_no_other_draw():
+    with_cut = draw(2000, DAA2 | {"cutout": 8})
+    without = draw(2000, DAA2)
+    assert without.cut is None
+    assert with_cut.cut.shape == (2000, 2)
+    assert (with_cut.cut.min(), with_cut.cut.max()) == (0, 31)
+    assert torch.equal(with_cut[10:20].cut, with_cut.cut[10:20])
+    for name in ("angles", "top", "left", "flip"):
+        assert torch.equal(getattr(with_cut, name), getattr(without, name))
+    generator = torch.Generator().manual_seed(0)
+    small = augment.draw(2000, **DAA2, cutout=8, size=20, generator=generator)
+    assert small.cut.max() == 19

@@ -48,6 +48,26 @@ def refused(command):
 
 
 # ---------------------------------------------------------------------------------------------
+# Another study
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_study_past_the_paper_is_a_choice(command, tmp_path):
+    epochs = ("--set", "epochs={10: 1, 30: 1, 200: 1}")
+    options = ("--study", "beyond", *epochs, "--out", str(tmp_path))
+    code, out, _ = command("status", "--json", *options)
+    assert code == 0
+    stages = json.loads("\n".join(out))
+    assert stages["noise-floor"]["pending"] == stages["noise-floor"]["conditions"] == 20
+    code, out, _ = command("why", "protocol-ablation/1,shuffled", *options)
+    assert code == 0
+    assert len(out) == 3  # a line for each seed
+    code, _, err = command("status", "--study", "beyon")
+    assert code == 2
+    assert "invalid choice: 'beyon'" in err[-1]
+
+
+# ---------------------------------------------------------------------------------------------
 # Help
 # ---------------------------------------------------------------------------------------------
 

@@ -1,12 +1,16 @@
 """The study as data: counts, order, ids, and what a user is told about a mistake."""
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from cifarlib import config
-from cifarlib.config import ENGINE, expand, load_scale, load_study, run_id
+from cifarlib.config import ENGINE, STUDIES, expand, load_scale, load_study, run_id
 from cifarlib.errors import ConfigError
+
+KNOWN_IDS = Path(__file__).with_name("run_ids.json")
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +134,188 @@ def test_an_id_depends_on_data_and_engine(conditions, study):
     assert stand_in[0].run_id != conditions[0].run_id
     assert run_id(conditions[0].config, engine=ENGINE + 1) != conditions[0].run_id
     assert len(conditions[0].run_id) == 16
+
+
+SHORT = {"name": "sgd", "momentum": 0.9}
+LATER = {
+    "augmentation": [
+        {"padding": 4, "padding_mode": "reflect"},
+        {"flip_probability": 0.5, "alternating_flip": True},
+        {"cutout": 8},
+    ],
+    "model": [
+        {"last_layer_scale": 0.5},
+        {"branch_scale": 0.5},
+        {"whitening": {"frozen": True}},
+        {"whitening": {"frozen": False}},
+        {"batch_norm_momentum": 0.2},
+    ],
+    "label_smoothing": [0.1],
+    "optimizer": [
+        {**SHORT, "nesterov": True},
+        {"name": "muon", "rest": SHORT},
+        {"name": "muon", "rest": SHORT, "momentum": 0.9},
+        {"name": "muon", "rest": SHORT, "nesterov": False},
+        {"name": "muon", "rest": SHORT, "steps": 3},
+        {"name": "muon", "rest": SHORT, "normalized": True},
+        {"name": "muon", "rest": SHORT, "rest_factor": 2.0},
+        {"name": "muon", "rest": {**SHORT, "nesterov": True}},
+    ],
+    "decayed": ["weights"],
+    "schedule": [
+        {"name": "triangular", "start": 0.2, "peak": 0.25, "final": 0.0},
+        {"name": "triangular", "start": 0.2, "peak": 0.25, "final": 0.1},
+    ],
+    "average": [{"decay": 0.9}, {"decay": 0.99}, {"decay": 0.9, "every": 5}],
+    "evaluation": [{"flip_averaged": True}],
+}
+"""What a run can say since engine 2 was recorded, each with values that are no default."""
+
+
+def changed(run, **changes):
+    content = run.model_dump(mode="json")
+    for key, value in changes.items():
+        merge = isinstance(value, dict) and key in ("augmentation", "model", "evaluation")
+        content[key] = content[key] | value if merge else value
+    return config.validate(type(run), content, "test")
+
+
+def test_every_later_field_changes_the_id(conditions):
+    one = conditions[0].config
+    ids = {run_id(one)}
+    runs = [changed(one, **{key: value}) for key, values in LATER.items() for value in values]
+    ids |= {run_id(run) for run in runs}
+    assert len(ids) == len(runs) + 1
+    for run in runs:
+        assert run_id(type(run).model_validate_json(run.model_dump_json())) == run_id(run)
+
+
+def test_ids_stay_where_nothing_later_is_said():
+    """Configurations as records of engine 2 hold them, from before there were later fields."""
+    for name, content in json.loads(KNOWN_IDS.read_text()).items():
+        run = config.validate(config.RunConfig, content, "a record")
+        assert run_id(run, engine=2) == name
+
+
+def test_a_default_is_left_out_of_what_names_a_run(conditions):
+    said = config.flatten(config.canonical(conditions[0].config))
+    assert not {"label_smoothing", "decayed", "average", "optimizer.nesterov"} & said.keys()
+    assert said["augmentation.padding"] == 0  # a default from the beginning
+    whole = config.flatten(conditions[0].config.model_dump(mode="json"))
+    assert whole["label_smoothing"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"optimizer": {"name": "sgd", "momentum": 0.0, "nesterov": True}}, "needs a momentum"),
+        ({"augmentation": {"alternating_flip": True}}, "needs a flip_probability"),
+        ({"model": {"branch_scale": 0.0}}, "branch_scale = 0.0 is not valid"),
+        ({"model": {"name": "resnet18", "last_layer_scale": 0.5}}, "for the residual network only"),
+        ({"model": {"name": "resnet18", "whitening": {"frozen": True}}}, "residual network only"),
+        ({"optimizer": {"name": "muon", "rest": {"name": "muon"}}}, "optimizer.muon.rest"),
+        ({"optimizer": {"name": "muon", "rest": SHORT, "step": 3}}, "did you mean 'steps'"),
+        ({"schedule": {"name": "triangular", "start": 0.0, "peak": 1.0, "final": 0.0}}, "peak"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_sentence(conditions, changes, said):
+    with pytest.raises(ConfigError) as caught:
+        changed(conditions[0].config, **changes)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_resized_images_are_not_reflected(conditions):
+    stage3 = next(c.config for c in conditions if c.stage == "stage3")
+    with pytest.raises(ConfigError, match="padded in black only"):
+        changed(stage3, augmentation={"padding": 4, "padding_mode": "reflect"})
+
+
+# -- past the paper ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def beyond():
+    return load_study(STUDIES["beyond"])
+
+
+@pytest.mark.parametrize("scale", ["smoke", "lite", "full"])
+def test_the_study_past_the_paper_expands_at_every_scale(beyond, scale):
+    conditions = expand(beyond, load_scale(scale, study=beyond))
+    assert Counter(c.stage for c in conditions).keys() == beyond.stages.keys()
+    for name, stage in beyond.stages.items():
+        seeds = [c.config.seed for c in conditions if c.stage == name]
+        assert set(seeds) == set(stage.seeds)
+
+
+def test_its_runs_are_the_papers_where_they_are_the_same(beyond, conditions):
+    known = {c.run_id: c.name for c in conditions}
+    full = expand(beyond, load_scale("full", study=beyond))
+    shared = {(c.stage, known[c.run_id]) for c in full if c.run_id in known}
+    dropped = {f"stage2-dropout/13,dropout={p}" for p in (0.1, 0.2, 0.5, 0.7)}
+    assert shared >= {
+        ("noise-floor", "stage1-daa1/13"),
+        ("noise-floor", "stage1-base/26"),
+        ("schedules", "stage1-daa1/13"),
+        *(("dropout-question", name) for name in dropped | {"stage1-long/13"}),
+    }
+
+
+def test_each_switch_of_the_protocol_stands_alone(beyond):
+    runs = expand(beyond, load_scale("full", study=beyond), "protocol-ablation")
+    first = {c.settings["label"]: c for c in runs if (c.run, c.config.seed) == (1, 42)}
+    published = first["as published"].config.protocol.model_dump()
+    corrected = first["corrected"].config.protocol.model_dump()
+    switched = []
+    for label, condition in first.items():
+        protocol = condition.config.protocol.model_dump()
+        differ = {key for key in protocol if protocol[key] != published[key]}
+        assert all(protocol[key] == corrected[key] for key in differ)
+        if label not in ("as published", "corrected"):
+            (key,) = differ
+            switched.append(key)
+        assert condition.name == f"protocol-ablation/1,{label}"
+    assert sorted(switched) == sorted(published)
+    assert published.keys() == {key for key in published if published[key] != corrected[key]}
+
+
+def test_a_protocol_of_a_stage_outlasts_the_scales(beyond):
+    scale = load_scale("full", ["protocol=published"], study=beyond)
+    runs = expand(beyond, scale, "noise-floor")
+    assert {c.config.protocol.selection for c in runs} == {"validation"}
+
+
+def test_a_dotted_key_that_is_wrong_is_named(tmp_path):
+    text = STUDIES["beyond"].read_text()
+    path = tmp_path / "beyond.yaml"
+    path.write_text(text.replace("protocol.shuffle:", "protocol.shufle:", 1))
+    study = load_study(path)
+    with pytest.raises(ConfigError, match="did you mean 'shuffle'"):
+        expand(study, load_scale("smoke", study=study))
+    path.write_text(text.replace("protocol.shuffle:", "dropout.shuffle:", 1))
+    study = load_study(path)
+    with pytest.raises(ConfigError, match="dropout has no settings of its own"):
+        expand(study, load_scale("smoke", study=study))
+
+
+def test_steps_are_taken_one_upon_the_other_and_each_alone(beyond):
+    scale = load_scale("full", study=beyond)
+    steps = [c for c in expand(beyond, scale, "recipe") if c.config.seed == 42]
+    alone = [c for c in expand(beyond, scale, "recipe-alone") if c.config.seed == 42]
+    flat = [config.flatten(config.canonical(c.config)) for c in steps]
+    assert steps[0].settings["label"] == "run 13"
+    assert [c.settings["label"] for c in alone] == [c.settings["label"] for c in steps[1:]]
+    assert len({c.run_id for c in [*steps, *alone]}) == 2 * len(steps) - 2  # the first is the same
+    for before, after, single in zip(flat, flat[1:], alone, strict=False):
+        one = config.flatten(config.canonical(single.config))
+        step = {key for key in before | after if before.get(key) != after.get(key)}
+        assert step
+        assert step <= {key for key in one | flat[0] if one.get(key) != flat[0].get(key)}
+    assert all(c.config.epochs == 10 and c.config.evaluation.flip_averaged for c in steps)
+
+
+def test_a_study_is_no_scale():
+    assert not {"study", "beyond"} & set(config.scale_names())
 
 
 # -- overrides and mistakes -------------------------------------------------------------------

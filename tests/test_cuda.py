@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEADLINE, make_record, tiny_conditions, tiny_store
+from test_optimizers import MUON
 from test_training import DAA2, SGD, change, make_inputs, short_run
 
 from cifarlib import lanes, progress, sweep, training, worker
 from cifarlib.config import ModelConfig
-from cifarlib.cuda import MOMENTS, LaneRun, Program, kind_of, step_scalars, update_
+from cifarlib.cuda import MOMENTS, LaneRun, Program, kind_of, step_scalars, supports, update_
 from cifarlib.lanes import Card, Lane, measure_step, share
 from cifarlib.models import build_model
 from cifarlib.training import Run, fit
@@ -25,6 +26,7 @@ CPU = torch.device("cpu")
 ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 ADAMW = {**ADAM, "name": "adamw"}
 OPTIMIZERS = {"sgd": SGD, "adam": ADAM, "adamw": ADAMW}
+STEPS = OPTIMIZERS | {"nesterov": {**SGD, "nesterov": True}}
 COSINE = {"name": "cosine", "warmup": 0.2, "final": 0.1}
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -78,14 +80,15 @@ def assert_close(one, other, tolerance=1e-3):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", STEPS)
 def test_twenty_updates_equal_torchs(base, name, decay):
-    run = change(base, optimizer=OPTIMIZERS[name], weight_decay=decay, learning_rate=0.01)
+    run = change(base, optimizer=STEPS[name], weight_decay=decay, learning_rate=0.01)
+    kept = MOMENTS[run.optimizer.name]
     generator = torch.Generator().manual_seed(3)
     ours = [torch.randn(n, 5, generator=generator) for n in (4, 1, 7)]
     module = torch.nn.ParameterList(copy.deepcopy(ours))
     torchs = training.build_optimizer(run, module)
-    moments = [[torch.zeros_like(p) for p in ours] for _ in MOMENTS[name]]
+    moments = [[torch.zeros_like(p) for p in ours] for _ in kept]
     rates = [0.01 / (step + 1) for step in range(20)]
     table = torch.cat([step_scalars(run, rates[:12], 0), step_scalars(run, rates[12:], 12)])
     for rate, scalars in zip(rates, table, strict=True):
@@ -97,13 +100,13 @@ def test_twenty_updates_equal_torchs(base, name, decay):
         update_(run.optimizer, ours, gradients, moments, scalars)
     for mine, theirs in zip(ours, module, strict=True):
         torch.testing.assert_close(mine, theirs.detach(), rtol=2e-6, atol=2e-7)
-    for key, tensors in zip(MOMENTS[name], moments, strict=True):
+    for key, tensors in zip(kept, moments, strict=True):
         for mine, parameter in zip(tensors, module, strict=True):
             torch.testing.assert_close(mine, torchs.state[parameter][key], rtol=2e-6, atol=2e-7)
 
 
 def test_an_update_changes_no_gradient(base):
-    for settings in OPTIMIZERS.values():
+    for settings in STEPS.values():
         run = change(base, optimizer=settings)
         parameters, gradients = [torch.ones(3)], [torch.ones(3)]
         moments = [[torch.zeros(3)] for _ in MOMENTS[run.optimizer.name]]
@@ -125,8 +128,17 @@ def test_an_update_changes_no_gradient(base):
         {"optimizer": ADAMW, "schedule": COSINE},
         {"optimizer": SGD, "protocol__shuffle": False, "protocol__augmented_evaluation": True,
          "augmentation": DAA2},
+        {"optimizer": {**SGD, "nesterov": True}, "label_smoothing": 0.2,
+         "augmentation": DAA2 | {"padding_mode": "reflect", "alternating_flip": True, "cutout": 8},
+         "schedule": {"name": "triangular", "start": 0.2, "peak": 0.3, "final": 0.0}},
+        {"optimizer": SGD, "model__whitening": {"frozen": True}, "model__last_layer_scale": 0.2,
+         "model__branch_scale": 0.5, "model__batch_norm_momentum": 0.4,
+         "evaluation__flip_averaged": True},
     ],
-    ids=["sgd", "adam and augmentation", "adamw and cosine", "published evaluation"],
+    ids=[
+        "sgd", "adam and augmentation", "adamw and cosine", "published evaluation",
+        "nesterov and other augmentation", "other first weights",
+    ],
 )  # fmt: skip
 def test_a_run_in_a_lane_equals_one_by_fit(base, inputs, changes):
     """fp32, a short last batch: the same but for the order of some additions."""
@@ -242,6 +254,36 @@ def test_what_lies_in_tensors_makes_no_other_kind(base, changes, same):
 
 def test_how_much_is_dropped_is_no_other_kind(base):
     assert kind_of(change(base, dropout=0.1)) == kind_of(change(base, dropout=0.7))
+
+
+def test_first_weights_are_no_other_kind_but_their_freezing_is(base):
+    scaled = change(base, model__last_layer_scale=0.1, model__branch_scale=0.5)
+    assert kind_of(scaled) == kind_of(base)
+    kinds = {kind_of(change(base, model__whitening=w)) for w in (None, {"frozen": True})}
+    assert len(kinds) == 2
+
+
+# ---------------------------------------------------------------------------------------------
+# Step by step
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": MUON}, {"decayed": "weights"}, {"average": {"decay": 0.9}}],
+    ids=["muon", "decayed", "average"],
+)
+def test_what_no_program_carries_out_a_lane_takes_step_by_step(base, inputs, changes):
+    """The very run that ``fit`` makes, with the turn given up after each epoch."""
+    run = change(base, **changes)
+    assert not supports(run)
+    assert supports(base)
+    lane, waits = make_lane(graphs=True), []
+    lane.wait = lambda: waits.append(lane.turn.locked())
+    assert fit_in(lane, run, inputs).result == fit(run, inputs, CPU).result
+    assert waits == [True] * run.epochs
+    assert not lane.programs
+    assert (lane.execution(run), lane.execution(base)) == ("eager", "graph")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -54,14 +54,14 @@ def test_types_give_widgets(form):
     assert isinstance(entries["batch_size"].widget, widgets.IntText)
     assert isinstance(entries["protocol.shuffle"].widget, widgets.Checkbox)
     assert entries["resize.method"].widget.options[0] == "nearest"
-    assert entries["optimizer.name"].choice.options == ("sgd", "adam", "adamw")
+    assert entries["optimizer.name"].choice.options == ("sgd", "adam", "adamw", "muon")
     assert entries["batch_size"].widget.description == "batch size, images"
     assert entries["learning_rate"].widget.tooltip == "learning rate: > 0, ≤ 100"
 
 
 def test_a_variant_shows_its_own_fields_with_the_studys_values(form):
     form.entries()["optimizer.name"].choice.value = "sgd"
-    assert form.get()["optimizer"] == {"name": "sgd", "momentum": 0.9}
+    assert form.get()["optimizer"] == {"name": "sgd", "momentum": 0.9, "nesterov": False}
     form.entries()["optimizer.name"].choice.value = "adamw"
     assert form.get()["optimizer"] == {
         "name": "adamw",
@@ -72,11 +72,22 @@ def test_a_variant_shows_its_own_fields_with_the_studys_values(form):
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "multi_step", "cosine", "validation_step"])
-def test_every_variant_starts_valid(form, schedule):
+def test_every_schedule_starts_valid(form, schedule):
     (condition,) = tiny_conditions("stage1-daa1/1")
     form.set(condition.config.model_dump(mode="json"))
     form.entries()["schedule.name"].choice.value = schedule
     assert validate(RunConfig, form.get(), "the form").schedule.name == schedule
+
+
+def test_an_optimiser_within_an_optimiser_has_its_own_fields(form):
+    (condition,) = tiny_conditions("stage1-daa1/1")
+    form.set(condition.config.model_dump(mode="json"))
+    form.entries()["optimizer.name"].choice.value = "muon"
+    assert form.get()["optimizer"]["momentum"] == 0.95
+    fields = form.entries()["optimizer.name"].groups["muon"].entries("optimizer")
+    fields["optimizer.rest.name"].choice.value = "adamw"
+    fields["optimizer.rest.epsilon"].set(1e-8)
+    assert validate(RunConfig, form.get(), "the form").optimizer.rest.name == "adamw"
 
 
 def test_an_option_is_none_until_it_is_checked(form):

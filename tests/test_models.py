@@ -105,6 +105,77 @@ def test_the_published_architectures_have_ten_classes(name, size):
     assert head.weight.std().item() == pytest.approx(math.sqrt(2 / 10), rel=0.05)
 
 
+# -- past the paper ---------------------------------------------------------------------------
+
+
+def test_first_weights_may_be_scaled():
+    plain = models.build_model(RESIDUAL, dropout=0.0, seed=1).state_dict()
+    changed = RESIDUAL.model_copy(update={"last_layer_scale": 0.125, "branch_scale": 0.5})
+    ours = models.build_model(changed, dropout=0.0, seed=1).state_dict()
+    scales = {"fc.weight": 0.125} | {f"stage{i}.block2.norm.weight": 0.5 for i in (1, 2, 3)}
+    for name, value in plain.items():
+        assert torch.equal(ours[name], value * scales.get(name, 1)), name
+
+
+def test_a_branch_of_scale_zero_would_never_learn():
+    """Why ``branch_scale`` is above 0: the ReLU behind the branch passes no gradient there."""
+    model = models.build_model(RESIDUAL, dropout=0.0, seed=1)
+    nn.init.zeros_(model.stage1.block2.norm.weight)
+    model(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert not model.stage1.block2.norm.weight.grad.any()
+    assert not model.stage1.block1.conv.weight.grad.any()
+    assert model.stage2.block2.norm.weight.grad.any()
+
+
+def test_batch_norms_have_the_momentum_that_is_asked_for():
+    for momentum in (0.1, 0.4):
+        config = RESIDUAL.model_copy(update={"batch_norm_momentum": momentum})
+        model = models.build_model(config, dropout=0.0, seed=1)
+        assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {momentum}
+
+
+@pytest.fixture(scope="module")
+def correlated():
+    """Smooth coloured noise, normalised: neighbouring pixels are alike, as in images."""
+    noise = torch.randn(200, 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    colours = torch.tensor([[1.0, 0.9, 0.8], [0.0, 0.3, 0.2], [0.0, 0.0, 0.2]])
+    smooth = nn.functional.avg_pool2d(noise, 5, stride=1)
+    return torch.einsum("nchw,cd->ndhw", smooth, colours) * 5
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_whitened_stem_gives_uncorrelated_channels_of_both_signs(correlated, frozen):
+    model = models.build_model(RESIDUAL, dropout=0.0, seed=1)
+    before = model.stem1.conv.weight.detach().clone()
+    models.whiten_stem(model, correlated, frozen=frozen)
+    weight = model.stem1.conv.weight
+    assert weight.requires_grad is not frozen
+    assert torch.equal(weight[:27], -weight[27:54])
+    assert torch.equal(weight[54:], before[54:])
+    patches = nn.functional.unfold(correlated, 3, stride=3).transpose(1, 2).flatten(0, 1)
+    outputs = patches @ weight[:27].detach().flatten(1).T
+    covariance = torch.cov(outputs.T)
+    off_diagonal = covariance - covariance.diag().diag()
+    assert off_diagonal.abs().max() < 0.02
+    assert covariance.diag()[:10].tolist() == pytest.approx([1.0] * 10, abs=0.05)
+    assert covariance.diag().max() < 1.01
+    norms = weight[:27].detach().flatten(1).norm(dim=1)
+    assert (norms.diff() > -1e-4).all()  # the strongest direction first
+
+
+def test_whitening_does_not_depend_on_the_sign_that_eigh_gives(correlated, monkeypatch):
+    found = []
+    eigh = torch.linalg.eigh
+    for sign in (1, -1):
+        monkeypatch.setattr(
+            torch.linalg, "eigh", lambda matrix, s=sign: (eigh(matrix)[0], s * eigh(matrix)[1])
+        )
+        model = models.build_model(RESIDUAL, dropout=0.0, seed=1)
+        models.whiten_stem(model, correlated, frozen=True)
+        found.append(model.stem1.conv.weight)
+    assert torch.equal(*found)
+
+
 # -- ImageNet weights -------------------------------------------------------------------------
 
 

@@ -341,6 +341,172 @@ def test_cosine_ends_at_its_final_rate(inputs, base):
     assert rates[2] < 0.0002
 
 
+# -- past the paper ---------------------------------------------------------------------------
+
+MUON = {"name": "muon", "momentum": 0.6, "steps": 3, "normalized": True, "rest": SGD}
+FLIPS = {"flip_probability": 0.5, "alternating_flip": True}
+OPTIONS = {
+    "nesterov": {"optimizer": {**SGD, "nesterov": True}},
+    "muon": {"optimizer": MUON, "learning_rate": 0.1},
+    "muon and adamw": {
+        "optimizer": {
+            "name": "muon",
+            "rest": {"name": "adamw", "beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8},
+            "rest_factor": 0.1,
+        },
+        "learning_rate": 0.02,
+    },
+    "label smoothing": {"label_smoothing": 0.2},
+    "decay of weights": {"decayed": "weights", "weight_decay": 0.1},
+    "small last layer": {"model__last_layer_scale": 0.1},
+    "small branches": {"model__branch_scale": 0.5},
+    "whitening": {"model__whitening": {"frozen": False}},
+    "frozen whitening": {"model__whitening": {"frozen": True}},
+    "batch-norm momentum": {"model__batch_norm_momentum": 0.5},
+    "alternating flip": {"augmentation": FLIPS},
+    "reflected translation": {"augmentation": {"padding": 2, "padding_mode": "reflect"}},
+    "cutout": {"augmentation": {"cutout": 8}},
+    "average": {"average": {"decay": 0.9, "every": 2}},
+    "triangular": {"schedule": {"name": "triangular", "start": 0.2, "peak": 0.3, "final": 0.0}},
+}
+
+TWINS = {
+    "nesterov": {"optimizer": SGD},
+    "muon": {"optimizer": SGD, "learning_rate": 0.1},
+    "decay of weights": {"weight_decay": 0.1},
+    "frozen whitening": {"model__whitening": {"frozen": False}},
+    "alternating flip": {"augmentation": {"flip_probability": 0.5}},
+    "reflected translation": {"augmentation": {"padding": 2}},
+}
+"""What an option is compared with, where that is not the run without it."""
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_trains_resumes_bit_for_bit_and_matters(base, option):
+    inputs = make_inputs(train=48, validation=20, test=20)
+    run = change(base, epochs=3, batch_size=16, **OPTIONS[option])
+    saved = []
+
+    def keep(state):
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        saved.append(buffer.getvalue())
+
+    whole = fit(run, inputs, CPU, on_epoch=keep)
+    state = torch.load(io.BytesIO(saved[0]), weights_only=True)
+    assert fit(run, inputs, CPU, state=state).result == whole.result
+    plain = change(base, epochs=3, batch_size=16, **TWINS.get(option, {}))
+    assert fit(plain, inputs, CPU).result.history != whole.result.history
+
+
+def test_an_average_is_that_of_a_plain_loop(inputs, base):
+    """Weights and batch statistics, every second step; the first update takes them whole."""
+    run = training.Run(change(base, average={"decay": 0.75, "every": 2}), inputs, CPU)
+    expected = None
+    step = torch.optim.AdamW.step
+    taken = 0
+
+    def follow(optimizer, *arguments):
+        nonlocal expected, taken
+        step(optimizer, *arguments)
+        taken += 1
+        if taken % 2 == 0:
+            now = {k: v.double() for k, v in run.model.state_dict().items() if v.ndim}
+            if expected is None:
+                expected = now
+            else:
+                expected = {k: 0.75 * expected[k] + 0.25 * now[k] for k in now}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", follow)
+        for epoch in (1, 2):
+            run.train_epoch(epoch, None)
+    assert taken == 6
+    average = run.evaluated.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(average[name].double(), value, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(run.model.fc.weight, run.evaluated.fc.weight)
+
+
+def test_the_average_is_what_is_evaluated_and_kept(inputs, base):
+    run = training.Run(change(base, average={"decay": 0.5}, epochs=1), inputs, CPU)
+    run.measure(0)
+    run.measure(1, run.train_epoch(1, None))
+    kept = run.best["validation"]["weights"]
+    assert torch.equal(kept["fc.weight"], run.evaluated.fc.weight)
+    shown = run.conclude().result.predictions
+    largest = run.evaluated.fc.weight.abs().max().item()
+    assert shown.last_layer_scale == pytest.approx(largest)
+
+
+def test_an_alternating_flip_turns_every_image_over_in_every_epoch(inputs, base):
+    feed = training.Feed(change(base, augmentation=FLIPS), inputs, False)
+    flips = [feed.plan(epoch)[1].flip for epoch in (1, 2, 3, 4)]
+    assert 0.3 < flips[0].float().mean() < 0.7
+    assert torch.equal(flips[1], ~flips[0])
+    assert torch.equal(flips[2], flips[0])
+    assert torch.equal(flips[3], flips[1])
+    other = training.Feed(change(base, augmentation=FLIPS, seed=9), inputs, False)
+    assert not torch.equal(other.plan(1)[1].flip, flips[0])
+    plain = training.Feed(change(base, augmentation={"flip_probability": 0.5}), inputs, False)
+    assert torch.equal(plain.plan(1)[1].flip, flips[0])
+    assert not torch.equal(plain.plan(2)[1].flip, flips[1])
+
+
+def test_a_cutout_is_of_the_mean_colour_and_in_training_only(inputs, base):
+    run = change(base, augmentation={"cutout": 12})
+    feed = training.Feed(run, inputs, False)
+    images, _ = next(feed.training(1))
+    hidden = (images == 0).all(1).flatten(1).sum(1)
+    assert (hidden <= 144).all()
+    assert (hidden >= 36).all()
+    assert (next(feed.evaluation(inputs.test, "evaluation/test", 1)) != 0).any(1).all()
+
+
+def test_smoothing_is_in_the_loss_of_training_alone(inputs, base):
+    runs = [change(base, label_smoothing=s, epochs=1) for s in (0.0, 0.3)]
+    plain, smoothed = (training.Run(run, inputs, CPU) for run in runs)
+    logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(8)
+    log = logits.log_softmax(1)
+    right = -log[torch.arange(8), labels].mean()
+    assert plain.loss(logits, labels).item() == pytest.approx(right.item())
+    expected = 0.7 * right - 0.3 * log.mean(1).mean()
+    assert smoothed.loss(logits, labels).item() == pytest.approx(expected.item())
+    for run in (plain, smoothed):
+        run.measure(0)
+    assert plain.history["validation"] == smoothed.history["validation"]
+
+
+def test_frozen_whitening_stays_and_the_rest_learns(inputs, base):
+    run = training.Run(change(base, model__whitening={"frozen": True}), inputs, CPU)
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    run.train_epoch(1, None)
+    after = run.model.state_dict()
+    assert torch.equal(after["stem1.conv.weight"], before["stem1.conv.weight"])
+    assert not torch.equal(after["stem1.norm.bias"], before["stem1.norm.bias"])
+    assert not torch.equal(after["stem2.conv.weight"], before["stem2.conv.weight"])
+
+
+def test_flip_averaging_is_reported_beside_the_result_and_changes_nothing_else(inputs, base):
+    run = change(base, epochs=2)
+    plain = fit(run, inputs, CPU).result
+    both = fit(change(run, evaluation__flip_averaged=True), inputs, CPU).result
+    assert plain.flip_averaged is None
+    assert both.model_copy(update={"flip_averaged": None}) == plain
+
+    moving = training.Run(change(run, evaluation__flip_averaged=True), inputs, CPU)
+    moving.measure(0)
+    while not moving.finished:
+        moving.measure(moving.epoch + 1, moving.train_epoch(moving.epoch + 1, None))
+    result = moving.conclude().result
+    mirrored = moving.inputs.test.images.flip(3)
+    with torch.no_grad():
+        logits = [moving.model(moving.feed.view(i, None)) for i in (inputs.test.images, mirrored)]
+    hits = (logits[0] + logits[1]).argmax(1).eq(inputs.test.labels).sum().item()
+    assert result.flip_averaged.test == hits
+
+
 # -- precision, device, speed -----------------------------------------------------------------
 
 
