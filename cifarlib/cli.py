@@ -8,9 +8,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -19,12 +20,16 @@ from cifarlib.config import DATASETS, ENGINE, STUDIES, Condition, flatten
 from cifarlib.errors import CifarlibError, ConfigError
 from cifarlib.records import Results, RunRecord, open_results
 
+if TYPE_CHECKING:
+    from cifarlib.sweep import Executor
+
 EXAMPLES = """\
 examples:
   cifarlib data --download                      fetch CIFAR-10 and check it
   cifarlib sweep --scale lite                   make every missing record of a scale
   cifarlib sweep --stage stage1-daa1            ... of one stage only
   cifarlib sweep --scale lite --budget 9m       ... as far as nine minutes go
+  cifarlib sweep --executor ray                 ... on the nodes of a Ray cluster
   cifarlib merge other/lite --scale lite        take records that were made elsewhere
   cifarlib run stage1-daa1/13 --scale lite      one condition
   cifarlib status --scale lite                  what is done, and what is left to pay
@@ -102,7 +107,26 @@ def _sweep(options: argparse.Namespace) -> int:
                 known = ", ".join(results.study.stages)
                 raise ConfigError(f"there is no stage {name!r}; the study has {known}")
         conditions = [c for c in conditions if c.stage in options.stage]
-    return _sweep_conditions(options, results, conditions, options.workers, options.threads, budget)
+    return _sweep_conditions(
+        options,
+        results,
+        conditions,
+        options.workers,
+        options.threads,
+        budget,
+        _choose_executor(options),
+    )
+
+
+def _choose_executor(options: argparse.Namespace) -> "Callable[..., Executor] | None":
+    """What makes the executor that was asked for, None for the local one."""
+    if options.executor == "local":
+        if options.address:
+            raise ConfigError("--address is of a Ray cluster; add --executor ray")
+        return None
+    from cifarlib.ray_executor import RayExecutor
+
+    return partial(RayExecutor, address=options.address)
 
 
 SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -125,6 +149,7 @@ def _sweep_conditions(
     workers: int | None,
     threads: int | None,
     budget: float | None = None,
+    executor: "Callable[..., Executor] | None" = None,
 ) -> int:
     from cifarlib.progress import duration
     from cifarlib.sweep import sweep
@@ -137,6 +162,7 @@ def _sweep_conditions(
         threads=threads,
         checkpoint_every=options.checkpoint_every,
         deadline=None if budget is None else STARTED + budget,
+        executor=executor,
     )
     if outcome.stopped or outcome.left:
         print(
@@ -371,6 +397,12 @@ def _parser() -> argparse.ArgumentParser:
         "--budget",
         metavar="TIME",
         help="end within 540s, 9m or 2h: the most valuable runs first, long ones in slices",
+    )
+    command.add_argument(
+        "--executor", default="local", choices=("local", "ray"), help="this machine, or a cluster"
+    )
+    command.add_argument(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster (this machine's own)"
     )
 
     command = add(

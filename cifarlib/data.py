@@ -17,7 +17,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -294,6 +294,32 @@ def _extract(archive: Path, info: DatasetInfo, folder: Path, url: str) -> None:
             tar.extractall(folder, members, filter="data")
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{url} is no archive that can be read: {error}") from error
+
+
+# ---------------------------------------------------------------------------------------------
+# Taking over
+# ---------------------------------------------------------------------------------------------
+
+
+def install(name: str, root: Path, read: Callable[[str], bytes]) -> Path:
+    """Put a data set's files, each ``read`` by its name, into a folder under ``root``; its folder.
+
+    A good copy there is left alone. Raises ``DataError`` where what was read is not that data set,
+    or the disk fails; nothing half-done stays behind.
+    """
+    info = _info(name)
+    target = root / info.folder
+    with contextlib.suppress(DataError):
+        verify(info, target)
+        return target
+    with _writing(target), _temporary_folder(target) as temporary:
+        source = temporary / info.folder
+        source.mkdir()
+        for file in info.files:
+            (source / file).write_bytes(read(file))
+        verify(info, source)
+        _move(source, target)
+    return target
 
 
 # ---------------------------------------------------------------------------------------------

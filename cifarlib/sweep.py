@@ -5,6 +5,7 @@ so killing it loses at most the epochs since each running run's last checkpoint,
 command goes on.
 """
 
+import abc
 import contextlib
 import multiprocessing
 import signal
@@ -89,6 +90,7 @@ def sweep(
     checkpoint_every: int | None = None,
     watch: Callable[[Message], None] | None = None,
     deadline: float | None = None,
+    executor: "Callable[..., Executor] | None" = None,
 ) -> Outcome:
     """Make the missing records of conditions, and what describes their data set and network.
 
@@ -98,23 +100,23 @@ def sweep(
     would not end by then while there is one that would, and stops long ones at an epoch border,
     with a checkpoint from which the next sweep goes on.
     ``watch`` is called with every message of a worker, as it comes.
+    ``executor`` makes what carries the runs out, from the arguments of ``LocalExecutor``, which
+    it is unless another is given.
     A damaged record is set aside and its run trained again. A run that another sweep is training
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
     """
-    many, each = default_workers(device, threads)
     jobs, records = _take_stock(conditions, store)
-    if jobs:
-        _make_folders(store)
-    workers = min(workers or many, max(1, len(jobs)))
-    display = _Display(jobs, records, workers, threads or each, store)
     if not jobs:
-        display.say("nothing is missing")
+        print("nothing is missing", file=sys.stderr, flush=True)
         return Outcome()
+    _make_folders(store)
+    crew = (executor or LocalExecutor)(store, device, workers, threads, checkpoint_every)
+    crew.workers = min(crew.workers, len(jobs))
+    display = _Display(jobs, records, crew, store)
+    budget = _Budget(deadline, store, display.prices, crew.share, checkpoint_every != 0)
     try:
-        return _Executor(
-            store, device, workers, threads or each, checkpoint_every, display, watch, deadline
-        ).run(jobs)
+        return crew.run(jobs, display, budget, watch)
     finally:
         display.close()
 
@@ -186,60 +188,186 @@ def _without_interrupts() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-class _Executor:
-    """Worker processes, the jobs they have, and what comes back."""
+class Executor(abc.ABC):
+    """Has the jobs of one sweep carried out somewhere, and notes what comes of them."""
+
+    workers: int  # runs at once
+    share: int  # workers that have one machine, or card, of those that prices are for
+
+    display: "_Display"
+    budget: "_Budget"
+    watch: Callable[[Message], None] | None
+
+    def __init__(self, store: RecordStore):
+        self.store = store
+        self.outcome = Outcome()
+        self.waiting, self.busy = deque[Job](), deque[Job]()  # busy: with another sweep
+
+    @property
+    @abc.abstractmethod
+    def slowness(self) -> float:
+        """Seconds that this sweep takes for a second's work of this whole machine."""
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Make ready for jobs."""
+
+    @abc.abstractmethod
+    def hand_out(self) -> bool:
+        """Begin waiting jobs, as ``budget`` chooses them; whether there is room for any."""
+
+    @abc.abstractmethod
+    def running(self) -> list[Job]:
+        """The jobs that are being carried out."""
+
+    @abc.abstractmethod
+    def listen(self) -> None:
+        """Wait a moment for messages about running jobs, and ``hear`` them."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """End everything at once; a run that is cut off goes on from its checkpoint."""
+
+    def run(
+        self,
+        jobs: Sequence[Job],
+        display: "_Display",
+        budget: "_Budget",
+        watch: Callable[[Message], None] | None = None,
+    ) -> Outcome:
+        """Carry out jobs, most valuable first; what came of them."""
+        self.display, self.budget, self.watch = display, budget, watch
+        self.waiting.extend(jobs)
+        try:
+            self.start()
+            while True:
+                has_room = self.hand_out()
+                if budget.is_spent():
+                    return self._out_of_time([*self.waiting, *self.busy])
+                if self.running():
+                    self.listen()
+                elif self.busy:
+                    time.sleep(1.0)  # all that is left is being trained by another sweep
+                    self.waiting.extend(self.busy)
+                    self.busy.clear()
+                elif has_room:
+                    return self._out_of_time(self.waiting)
+        finally:
+            self.stop()
+
+    def hear(self, job: Job, message: Message) -> bool:
+        """Take down a message about a running job; whether the job has ended with it."""
+        if self.watch is not None:
+            self.watch(message)
+        match message.kind:
+            case "epoch" | "checkpoint":
+                return False
+            case "images":
+                self.display.advance(job, message.images)
+                return False
+            case "note":
+                self.display.say(f"{job.name}: {message.text}")
+                return False
+            case "done":
+                self.outcome.done += 1
+                self.display.finish(job, message.record)
+            case "busy":
+                self.busy.append(job)
+            case "stopped":
+                self.outcome.stopped.append(job.name)
+                self.display.say(f"{job.name}: {message.text}, its checkpoint is kept")
+            case "unavailable":
+                self.outcome.unavailable[job.name] = message.text
+                self.display.say(f"{job.name}: pending, {message.text}")
+            case "failed":
+                self.fail(job, message.text, message.detail)
+            case "fatal":
+                raise CifarlibError(message.text)
+        return True
+
+    def fail(self, job: Job, reason: str, detail: str) -> None:
+        """Note that a job cannot be carried out."""
+        self.outcome.failed[job.name] = reason
+        self.display.say(f"{job.name}: failed, {reason}")
+        if isinstance(job, RunJob):
+            log = self.store.state / f"{job.run_id}.error.txt"
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(f"{job.name}\n{detail}\n", encoding="utf-8")
+
+    def _out_of_time(self, waiting: Iterable[Job]) -> Outcome:
+        """The outcome, with what is left; nothing where there was time for everything."""
+        for job in self.running():
+            self.outcome.stopped.append(job.name)
+            self.display.say(f"{job.name}: stopped within an epoch")
+        self.outcome.left = [job.name for job in waiting]
+        if self.outcome.stopped or self.outcome.left:
+            self.outcome.seconds_left = self.display.seconds_left()
+        return self.outcome
+
+
+class LocalExecutor(Executor):
+    """Worker processes of this machine, the jobs they have, and what comes back."""
 
     def __init__(
         self,
         store: RecordStore,
         device: str,
-        workers: int,
-        threads: int,
+        workers: int | None,
+        threads: int | None,
         checkpoint_every: int | None,
-        display: "_Display",
-        watch: Callable[[Message], None] | None = None,
-        deadline: float | None = None,
     ):
-        self.store = store
-        self.in_lanes = uses_cuda(device) and workers > 1
-        share = workers if uses_cuda(device) else max(1, cores() // threads)
-        budget = _Budget(deadline, store, display.prices, share, checkpoint_every != 0)
-        self.budget = budget
-        self.arguments = (store.folder, device, threads, checkpoint_every, budget.last_border)
-        self.count = workers
-        self.display = display
-        self.watch = watch
-        self.workers: list[_Worker] = []
-        self.outcome = Outcome()
+        super().__init__(store)
+        many, each = default_workers(device, threads)
+        self.workers, self.threads = workers or many, threads or each
+        self.device, self.checkpoint_every = device, checkpoint_every
+        self.crew: list[_Worker] = []
 
-    def run(self, jobs: list[Job]) -> Outcome:
-        waiting, busy = deque(jobs), deque[Job]()
-        try:
-            if self.in_lanes:
-                self.workers = self._start_lanes()
-            else:
-                self.workers = [self._start() for _ in range(self.count)]
-            while True:
-                for worker in self.workers:
-                    if worker.job is None and (job := self.budget.choose(waiting)):
-                        worker.job = job
-                        with contextlib.suppress(OSError):  # where it died, we shall hear it
-                            worker.connection.send(worker.job)
-                if self.budget.is_spent():
-                    return self._out_of_time([*waiting, *busy])
-                if not any(worker.job for worker in self.workers):
-                    if not busy:
-                        return self._out_of_time(waiting)
-                    time.sleep(1.0)  # all that is left is being trained by another sweep
-                    waiting, busy = waiting + busy, deque()
-                    continue
-                for connection in wait([w.connection for w in self.workers], timeout=0.5):
-                    worker = next(w for w in self.workers if w.connection is connection)
-                    self._receive(worker, waiting, busy)
-        finally:
-            self._stop()
+    @property
+    def share(self) -> int:
+        """On the processor, what its cores could carry, even if there are fewer workers."""
+        return self.workers if uses_cuda(self.device) else max(1, cores() // self.threads)
 
-    def _start(self) -> _Worker:
+    @property
+    def slowness(self) -> float:
+        """A part of the machine takes longer."""
+        return max(1.0, cores() / (self.workers * self.threads))
+
+    @property
+    def arguments(self) -> tuple[object, ...]:
+        """What a worker process is told."""
+        border = self.budget.last_border
+        return (self.store.folder, self.device, self.threads, self.checkpoint_every, border)
+
+    def start(self) -> None:
+        if uses_cuda(self.device) and self.workers > 1:
+            self.crew = self._start_lanes()
+        else:
+            self.crew = [self._start_worker() for _ in range(self.workers)]
+
+    def hand_out(self) -> bool:
+        for worker in self.crew:
+            if worker.job is None and (job := self.budget.choose(self.waiting)):
+                worker.job = job
+                with contextlib.suppress(OSError):  # where it died, we shall hear it
+                    worker.connection.send(job)
+        return True
+
+    def running(self) -> list[Job]:
+        return [worker.job for worker in self.crew if worker.job is not None]
+
+    def listen(self) -> None:
+        for connection in wait([worker.connection for worker in self.crew], timeout=0.5):
+            worker = next(w for w in self.crew if w.connection is connection)
+            try:
+                message: Message = worker.connection.recv()
+            except (EOFError, OSError):
+                self._replace(worker)
+                continue
+            assert worker.job is not None
+            if self.hear(worker.job, message):
+                worker.job = None
+
+    def _start_worker(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=serve, args=(theirs, *self.arguments), daemon=True)
@@ -251,7 +379,7 @@ class _Executor:
     def _start_lanes(self) -> list[_Worker]:
         """One process with a lane for each worker."""
         context = multiprocessing.get_context("spawn")
-        pipes = [context.Pipe() for _ in range(self.count)]
+        pipes = [context.Pipe() for _ in range(self.workers)]
         connections = [theirs for _, theirs in pipes]
         process = context.Process(
             target=serve_lanes, args=(connections, *self.arguments), daemon=True
@@ -262,81 +390,28 @@ class _Executor:
             connection.close()
         return [_Worker(process, ours, shares_process=True) for ours, _ in pipes]
 
-    def _receive(self, worker: _Worker, waiting: deque[Job], busy: deque[Job]) -> None:
+    def _replace(self, worker: _Worker) -> None:
+        """Put a new process in the place of one that is gone, and see to its job."""
         job = worker.job
-        try:
-            message: Message = worker.connection.recv()
-        except (EOFError, OSError):  # the process is gone
-            if worker.shares_process:
-                worker.process.kill()  # if one thread is gone, the others will not do well
-            worker.process.join()
-            if job is not None and worker.shares_process:
-                waiting.appendleft(job)  # whose fault it was shows with a process for each
-            elif job is not None:
-                code = worker.process.exitcode or 0
-                reason = (
-                    f"its worker was killed (signal {-code})" if code < 0 else "its worker died"
-                )
-                self._fail(job, reason, reason)
-            self.workers[self.workers.index(worker)] = self._start()
-            return
-        assert job is not None
-        if self.watch is not None:
-            self.watch(message)
-        match message.kind:
-            case "epoch":
-                return
-            case "images":
-                self.display.advance(job, message.images)
-                return
-            case "note":
-                self.display.say(f"{job.name}: {message.text}")
-                return
-            case "done":
-                self.outcome.done += 1
-                self.display.finish(job, message.record)
-            case "busy":
-                busy.append(job)
-            case "stopped":
-                self.outcome.stopped.append(job.name)
-                self.display.say(f"{job.name}: {message.text}, its checkpoint is kept")
-            case "unavailable":
-                self.outcome.unavailable[job.name] = message.text
-                self.display.say(f"{job.name}: pending, {message.text}")
-            case "failed":
-                self._fail(job, message.text, message.detail)
-            case "fatal":
-                raise CifarlibError(message.text)
-        worker.job = None
+        if worker.shares_process:
+            worker.process.kill()  # if one thread is gone, the others will not do well
+        worker.process.join()
+        if job is not None and worker.shares_process:
+            self.waiting.appendleft(job)  # whose fault it was shows with a process for each
+        elif job is not None:
+            code = worker.process.exitcode or 0
+            reason = f"its worker was killed (signal {-code})" if code < 0 else "its worker died"
+            self.fail(job, reason, reason)
+        self.crew[self.crew.index(worker)] = self._start_worker()
 
-    def _fail(self, job: Job, reason: str, detail: str) -> None:
-        self.outcome.failed[job.name] = reason
-        self.display.say(f"{job.name}: failed, {reason}")
-        if isinstance(job, RunJob):
-            log = self.store.state / f"{job.run_id}.error.txt"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"{job.name}\n{detail}\n", encoding="utf-8")
-
-    def _out_of_time(self, waiting: Iterable[Job]) -> Outcome:
-        """The outcome, with what is left; nothing where there was time for everything."""
-        for worker in self.workers:
-            if worker.job is not None:
-                self.outcome.stopped.append(worker.job.name)
-                self.display.say(f"{worker.job.name}: stopped within an epoch")
-        self.outcome.left = [job.name for job in waiting]
-        if self.outcome.stopped or self.outcome.left:
-            self.outcome.seconds_left = self.display.seconds_left()
-        return self.outcome
-
-    def _stop(self) -> None:
-        """End the workers at once; a run that was cut off goes on from its checkpoint."""
-        for worker in self.workers:
+    def stop(self) -> None:
+        for worker in self.crew:
             if worker.job is None:
                 with contextlib.suppress(OSError):
                     worker.connection.send(None)
             else:
                 worker.process.terminate()
-        for worker in self.workers:
+        for worker in self.crew:
             worker.process.join(timeout=1 if self.budget.is_limited else 5)
             if worker.process.is_alive():
                 worker.process.kill()
@@ -429,13 +504,12 @@ class _Display:
         self,
         jobs: Sequence[Job],
         records: Sequence[RunRecord],
-        workers: int,
-        threads: int,
+        crew: Executor,
         store: RecordStore,
     ):
         runs = [job for job in jobs if isinstance(job, RunJob)]
         self.finished, self.total = len(records), len(records) + len(runs)
-        self.idle = max(1.0, cores() / (workers * threads))  # a part of the machine takes longer
+        self.slowness = crew.slowness
         self.prices = Prices(records)
         self.left = {job.run_id: job.config for job in runs}
         self.images: Counter[str] = Counter()  # trained here, by run id
@@ -450,10 +524,10 @@ class _Display:
             layout = "{percentage:3.0f}%|{bar}| {desc}"
             self.bar = tqdm(total=self.total, initial=self.finished, bar_format=layout)
             self._refresh()
-        elif jobs:
+        else:
             self.say(
                 f"{self.finished} of {self.total} runs are recorded; {len(runs)} to go, workers: "
-                f"{workers}, about {duration(self.seconds_left())}"
+                f"{crew.workers}, about {duration(self.seconds_left())}"
             )
 
     def advance(self, job: Job, images: int) -> None:
@@ -461,8 +535,8 @@ class _Display:
             self.images[job.run_id] += images
         self._refresh()
 
-    def finish(self, job: Job, record: RunRecord | None) -> None:
-        if record is None:
+    def finish(self, job: Job, record: AnyRecord | None) -> None:
+        if not isinstance(record, RunRecord):
             self.say(f"{job.name}: described")
             return
         self.finished += 1
@@ -490,8 +564,8 @@ class _Display:
             self.bar.close()
 
     def seconds_left(self) -> float:
-        """Seconds of this machine for all that is not recorded yet."""
-        return self.idle * sum(
+        """Seconds of this sweep for all that is not recorded yet."""
+        return self.slowness * sum(
             self.prices.seconds(config)
             * (1 - min(1.0, (self.before[name] + self.images[name]) / _images(config)))
             for name, config in self.left.items()

@@ -5,14 +5,13 @@ run's checkpoint if there is one, and dies with the sweep that started it.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import os
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -21,7 +20,8 @@ from typing import Any
 
 from cifarlib import provenance
 from cifarlib.config import DATASETS, ENGINE, RunConfig
-from cifarlib.errors import CifarlibError, RecordError, UnavailableError
+from cifarlib.errors import CifarlibError, UnavailableError
+from cifarlib.locks import lock
 from cifarlib.records import (
     FORMAT,
     DataRecord,
@@ -71,13 +71,16 @@ Job = RunJob | DataJob | NetworkJob
 class Message:
     """What a worker tells the sweep about its job."""
 
-    kind: str  # images | epoch | note | done | stopped | busy | unavailable | failed | fatal
+    # images | epoch | checkpoint | note, and last: done | stopped | busy | unavailable | starved |
+    # failed | fatal
+    kind: str
     images: int = 0
     epoch: int = 0  # that has been trained and evaluated
     accuracy: float = 0.0  # validation top-1 after it, %
     text: str = ""
     detail: str = ""
-    record: RunRecord | None = None
+    record: RunRecord | DataRecord | NetworkRecord | None = None
+    content: bytes = b""  # of a checkpoint, where the sweep cannot see its file
 
 
 class OutOfTimeError(Exception):
@@ -99,7 +102,7 @@ def serve(
     store = RecordStore(folder)
     with contextlib.suppress(EOFError, OSError):  # the sweep is gone, and so are we
         while (job := connection.recv()) is not None:
-            _carry_out(job, store, connection, device, threads, checkpoint_every, deadline)
+            carry_out(job, store, connection, device, threads, checkpoint_every, deadline)
 
 
 def serve_lanes(
@@ -125,7 +128,7 @@ def serve_lanes(
         worker.join()
 
 
-def _carry_out(
+def carry_out(
     job: Job,
     store: RecordStore,
     connection: Connection,
@@ -134,6 +137,7 @@ def _carry_out(
     checkpoint_every: int | None,
     deadline: float | None,
 ) -> None:
+    """Do a job; the messages go to a connection, or to anything else with its ``send``."""
     try:
         import torch
 
@@ -256,6 +260,7 @@ def train(
         late = deadline is not None and now + expected > deadline and checkpoint_every != 0
         if due or late:
             _write_checkpoint(checkpoint, state, aside)
+            tell(Message("checkpoint", epoch=epoch))
             saved = time.monotonic()
         if late:
             raise OutOfTimeError(f"stopped after epoch {epoch} of {config.epochs}")
@@ -377,41 +382,6 @@ def _read_checkpoint(path: Path, store: RecordStore, tell: Any) -> dict[str, Any
         tell(Message("note", text=text))
         return None
     return torch.load(io.BytesIO(unpacked[1]), map_location="cpu", weights_only=True)
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[bool]:
-    """Hold a lock that ends with this process; False where another living process holds it."""
-    handle = _acquire(path)
-    try:
-        yield handle is not None
-    finally:
-        if handle is not None:
-            path.unlink(missing_ok=True)
-            os.close(handle)
-
-
-def _acquire(path: Path) -> int | None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The holder before us may have removed the file between our two steps.
-                if os.fstat(handle).st_ino == path.stat().st_ino:
-                    return handle
-            except BlockingIOError:
-                os.close(handle)
-                return None
-            except FileNotFoundError:
-                pass
-            os.close(handle)
-    except OSError as error:
-        raise RecordError(
-            f"{path} cannot be locked ({error.strerror}); make the folder writable or name another "
-            "with --out"
-        ) from error
 
 
 # ---------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_a_run_that_two_stages_share_is_trained_once(swept):
 
 def test_a_second_sweep_does_nothing(swept, conditions, monkeypatch):
     store, _ = swept
-    monkeypatch.setattr(sweep, "_Executor", None)
+    monkeypatch.setattr(sweep, "LocalExecutor", None)
     before = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")}
     outcome, said = run_sweep(conditions, store)
     assert (outcome, said) == (sweep.Outcome(), ["nothing is missing"])

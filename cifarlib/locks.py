@@ -1,0 +1,53 @@
+"""Locks: one living process at a time may do a thing in a build folder.
+
+The kernel holds them, not the files: the lock of a process that was killed is free at once, and no
+clock has a say. The file is removed by its holder; one that is found held by nobody means nothing.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cifarlib.errors import RecordError
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, patient: bool = False) -> Iterator[bool]:
+    """Hold a lock that ends with this process; False where another living process holds it.
+
+    A ``patient`` caller waits until it is free. Raises ``RecordError`` where the folder cannot be
+    written.
+    """
+    handle = _acquire(path, patient)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            with contextlib.suppress(OSError):  # left behind, the file does no harm
+                path.unlink()
+            os.close(handle)
+
+
+def _acquire(path: Path, patient: bool) -> int | None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
+                # The holder before us may have removed the file between our two steps.
+                if os.fstat(handle).st_ino == path.stat().st_ino:
+                    return handle
+            except BlockingIOError:
+                os.close(handle)
+                return None
+            except FileNotFoundError:
+                pass
+            os.close(handle)
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be locked ({error.strerror}); make the folder writable or name another "
+            "with --out"
+        ) from error

@@ -1,0 +1,459 @@
+"""The sweep on a Ray cluster: a run is a task, carried out wherever there is room for it.
+
+Only the sweep's own machine has the build folder and the data set. Nodes get the data set's files
+through Ray and hand back messages, checkpoints and records, as the yields of a generator task;
+what a lost node was training, others take up from its last checkpoint. Ray is optional:
+``pip install '.[ray]'``.
+"""
+
+import contextlib
+import os
+import pickle
+import queue
+import socket
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cifarlib import __version__, data, paths
+from cifarlib.config import ENGINE, RunConfig
+from cifarlib.errors import CifarlibError, RunError
+from cifarlib.locks import lock
+from cifarlib.progress import cores
+from cifarlib.records import RecordStore, remove_leftovers, write_atomically
+from cifarlib.sweep import LANES, Executor
+from cifarlib.worker import DataJob, Job, Message, NetworkJob, RunJob, carry_out
+
+PATIENCE = 60.0  # s without any node that could carry out a run
+LOSSES = 3  # of a run, without an epoch gained in between, after which it is given up
+CARD_MEMORY = 24e9  # bytes; Ray does not say how much a node's card has, so a small one is meant
+RUNS_PER_CARD = 2  # of the paper's batch size, for estimates
+
+# ---------------------------------------------------------------------------------------------
+# On the sweep's machine
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Task:
+    job: Job
+    generator: Any  # ray.ObjectRefGenerator: the messages
+    cpus: float
+    gpus: float
+    lock: contextlib.ExitStack
+
+
+class RayExecutor(Executor):
+    """The nodes of a Ray cluster, the tasks they have, and what comes back.
+
+    A task declares ``threads`` CPUs (one unless given), on GPUs also its share of a card. Raises
+    ``RunError`` where there is no Ray, no cluster, no node with room, or another cifarlib.
+    """
+
+    def __init__(
+        self,
+        store: RecordStore,
+        device: str,
+        workers: int | None,
+        threads: int | None,
+        checkpoint_every: int | None,
+        *,
+        address: str | None = None,
+    ):
+        super().__init__(store)
+        self.threads, self.limit = threads or 1, workers
+        self.checkpoint_every = checkpoint_every
+        self.ray, self.connected_here = connect(address)
+        self.carry_out = self.ray.remote(_make_task())
+        self.device = self._choose_device(device)
+        cpus, gpus = self._room()
+        runs = cpus / self.threads
+        if self.device == "cuda":
+            runs = min(runs, gpus * RUNS_PER_CARD)
+        self.workers = min(int(runs), workers or int(runs))
+        if not self.workers:
+            self._disconnect()
+            raise RunError(
+                f"no node of the cluster has {self.threads} CPUs for a run; "
+                "ask for fewer with --threads"
+            )
+        self.share = 1 if self.device == "cuda" else max(1, cores() // self.threads)
+        self.tasks: list[_Task] = []
+        self.files: dict[str, dict[str, Any]] = {}  # data set → file → Ray's reference to it
+        self.losses: Counter[str] = Counter()
+        self.last_room = time.monotonic()
+
+    @property
+    def slowness(self) -> float:
+        """Prices are a whole machine's, which ``share`` workers have together."""
+        return self.share / self.workers
+
+    def start(self) -> None:
+        """Nothing: tasks find their processes themselves."""
+
+    def hand_out(self) -> bool:
+        cpus, gpus = self._room()
+        if not cpus:
+            self._wait_for_nodes()
+            return False
+        self.last_room = time.monotonic()
+        while self.limit is None or len(self.tasks) < self.limit:
+            job = self.budget.choose(self.waiting)
+            if job is None:
+                break
+            needs = self._needs(job)
+            used = sum(task.cpus for task in self.tasks), sum(task.gpus for task in self.tasks)
+            if used[0] + needs[0] > cpus or used[1] + needs[1] > gpus:
+                self.waiting.appendleft(job)
+                break
+            self._begin(job, *needs)
+        return True
+
+    def running(self) -> list[Job]:
+        return [task.job for task in self.tasks]
+
+    def listen(self) -> None:
+        generators = [task.generator for task in self.tasks]
+        ready, _ = self.ray.wait(generators, num_returns=1, timeout=0.5, fetch_local=False)
+        for generator in ready:
+            task = next(task for task in self.tasks if task.generator is generator)
+            self.tasks.remove(task)
+            self.tasks.append(task)  # so that the others are looked at first
+            self._listen_to(task)
+
+    def stop(self) -> None:
+        for task in list(self.tasks):
+            self._end(task, cancel=True)
+        self._disconnect()
+
+    # -- the cluster --------------------------------------------------------------------------
+
+    def _choose_device(self, device: str) -> str:
+        gpus = sum(node["Resources"].get("GPU", 0) for node in self.ray.nodes() if node["Alive"])
+        if device == "cuda" and not gpus:
+            self._disconnect()
+            raise RunError(
+                "device cuda was asked for, but no node of the cluster has a GPU; use --device cpu"
+            )
+        return "cuda" if gpus and device != "cpu" else "cpu"
+
+    def _room(self) -> tuple[float, float]:
+        """CPUs and GPUs of the living nodes on which a run has room, in whole runs' CPUs."""
+        cpus = gpus = 0.0
+        for node in self.ray.nodes():
+            own = node["Resources"]
+            runs = own.get("CPU", 0) // self.threads
+            if node["Alive"] and runs and (self.device == "cpu" or own.get("GPU", 0)):
+                cpus += runs * self.threads
+                gpus += own.get("GPU", 0)
+        return cpus, gpus
+
+    def _wait_for_nodes(self) -> None:
+        if time.monotonic() - self.last_room > PATIENCE:
+            raise RunError(
+                "no node of the cluster is left that could carry out a run; start one and run the "
+                "same command again: nothing that was finished is lost"
+            )
+        if not self.tasks:
+            time.sleep(0.5)
+
+    def _disconnect(self) -> None:
+        if self.connected_here:
+            self.ray.shutdown()
+
+    # -- tasks --------------------------------------------------------------------------------
+
+    def _needs(self, job: Job) -> tuple[float, float]:
+        """CPUs and GPUs that a task declares; descriptions are made on the processor."""
+        on_card = self.device == "cuda" and isinstance(job, RunJob)
+        return float(self.threads), gpu_share(job.config) if on_card else 0.0
+
+    def _begin(self, job: Job, cpus: float, gpus: float) -> None:
+        """Have a task carried out, unless another sweep is at it or has been."""
+        held = contextlib.ExitStack()
+        checkpoint = None
+        if isinstance(job, RunJob):
+            if not held.enter_context(lock(self.store.state / f"{job.run_id}.lock")):
+                self.busy.append(job)
+                return
+            if record := self.store.read_run(job.run_id):
+                held.close()
+                self.hear(job, Message("done", record=record))
+                return
+            path = self._checkpoint(job)
+            remove_leftovers(path)
+            checkpoint = path.read_bytes() if path.exists() else None
+        left = None if (end := self.budget.last_border) is None else end - time.monotonic()
+        generator = self.carry_out.options(
+            name=job.name,
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_retries=0,  # it is taken up here, from a later checkpoint
+            scheduling_strategy="SPREAD",
+        ).remote(
+            (__version__, ENGINE),
+            pickle.dumps(job),  # opened once the node is known to have the same classes
+            self._put_files(job),
+            checkpoint,
+            self.device if gpus else "cpu",
+            self.threads,
+            self.checkpoint_every,
+            None if left is None else time.time() + left,
+        )
+        self.tasks.append(_Task(job, generator, cpus, gpus, held))
+
+    def _checkpoint(self, job: RunJob) -> Path:
+        return self.store.state / f"{job.run_id}.pt"
+
+    def _put_files(self, job: Job) -> tuple[str, dict[str, Any]] | None:
+        """A job's data set, and Ray's references to its files, which are put there once."""
+        if isinstance(job, NetworkJob):
+            return None
+        import numpy as np
+
+        name = job.dataset if isinstance(job, DataJob) else job.config.data.name
+        if name not in self.files:
+            folder = data.find(name)
+            self.files[name] = {
+                file: self.ray.put(np.fromfile(folder / file, dtype=np.uint8))
+                for file in data.DATASETS[name].files
+            }
+        return name, self.files[name]
+
+    def _listen_to(self, task: _Task) -> None:
+        errors = self.ray.exceptions
+        try:
+            said = self.ray.get(next(task.generator), timeout=PATIENCE)
+        except StopIteration:
+            self._lose(task, "it ended without a word")
+        except errors.RayTaskError as error:
+            self._end(task, cancel=True)
+            self.fail(task.job, str(error).strip().splitlines()[-1], str(error))
+        except errors.RayError as error:
+            self._lose(task, str(error))
+        else:
+            if isinstance(said, str):
+                raise RunError(said)
+            self._take(task, said)
+
+    def _take(self, task: _Task, message: Message) -> None:
+        """Keep what a message brings, then hear it."""
+        job = task.job
+        if message.kind == "checkpoint" and isinstance(job, RunJob):
+            write_atomically(self._checkpoint(job), message.content)
+            self.losses.pop(job.name, None)
+        elif message.kind == "done" and message.record is not None:
+            self.store.write(message.record)
+            if isinstance(job, RunJob):
+                self._checkpoint(job).unlink(missing_ok=True)
+                (self.store.state / f"{job.run_id}.error.txt").unlink(missing_ok=True)
+        if self.hear(job, message):
+            self._end(task)
+
+    def _lose(self, task: _Task, reason: str) -> None:
+        """Have a run taken up by others, or give it up where it is lost again and again."""
+        job = task.job
+        self._end(task, cancel=True)
+        self.losses[job.name] += 1
+        if self.losses[job.name] < LOSSES:
+            self.waiting.appendleft(job)
+            self.display.say(f"{job.name}: its node or its process is lost; to be taken up again")
+        else:
+            self.fail(job, f"its node or its process was lost {LOSSES} times", reason)
+
+    def _end(self, task: _Task, *, cancel: bool = False) -> None:
+        self.tasks.remove(task)
+        task.lock.close()
+        if cancel:
+            with contextlib.suppress(Exception):  # there may be nothing left to cancel
+                self.ray.cancel(task.generator, force=True)
+
+
+def gpu_share(config: RunConfig) -> float:
+    """The part of a card that a run declares: at least so much that ``LANES`` runs fill one."""
+    from cifarlib import lanes
+
+    return round(max(1 / LANES, lanes.share(config, CARD_MEMORY)), 3)
+
+
+def connect(address: str | None) -> tuple[ModuleType, bool]:
+    """Ray, connected to a cluster, and whether it was this call that connected it.
+
+    Without an address it is ``RAY_ADDRESS``, or the cluster that this machine is a node of.
+    Raises ``RunError`` where there is no Ray or no cluster.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise RunError(
+            "--executor ray needs Ray, which is not installed: pip install '.[ray]'"
+        ) from error
+    if ray.is_initialized():
+        return ray, False
+    address = address or os.environ.get("RAY_ADDRESS") or "auto"
+    if address != "auto":
+        _knock(address)
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise RunError(
+            f"there is no Ray cluster to join at {address} ({reason}); `ray start --head` on one "
+            "machine begins one, and this machine must be a node of it"
+        ) from error
+    return ray, True
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at HOST:PORT: Ray itself would try for a minute."""
+    host, _, port = address.rpartition(":")
+    try:
+        if not host or "/" in host:
+            raise ValueError("it is not HOST:PORT")
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"--address {address}: no Ray cluster answers there ({error}); write HOST:PORT as "
+            "`ray start --head` says it"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------
+# On a node
+# ---------------------------------------------------------------------------------------------
+
+
+def _make_task() -> Callable[..., Iterator[Any]]:
+    """The function that Ray takes to the nodes, whole: it must not need cifarlib to be unpacked."""
+
+    def carry_out_on_node(wanted: tuple[str, int], *order: Any) -> Iterator[Any]:
+        import socket
+
+        try:
+            import cifarlib
+            from cifarlib.config import ENGINE
+
+            found = cifarlib.__version__, ENGINE
+        except ImportError as error:
+            yield f"{socket.gethostname()} has no cifarlib ({error}); install the same everywhere"
+            return
+        if found != wanted:
+            yield (
+                f"{socket.gethostname()} has cifarlib {found[0]} with engine {found[1]}, the sweep "
+                f"{wanted[0]} with engine {wanted[1]}; install the same everywhere"
+            )
+            return
+        from cifarlib.ray_executor import serve_task
+
+        yield from serve_task(*order)
+
+    return carry_out_on_node
+
+
+def serve_task(
+    packed: bytes,
+    files: tuple[str, dict[str, Any]] | None,
+    checkpoint: bytes | None,
+    device: str,
+    threads: int,
+    checkpoint_every: int | None,
+    end: float | None,
+) -> Iterator[Message]:
+    """A node's part in a job: the messages about it, until one that ends it.
+
+    ``files`` are a data set's name and references to its files, ``end`` is the time of day of the
+    last epoch border. The job is carried out as on any machine, in a folder of its own.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    job: Job = pickle.loads(packed)
+    try:
+        if files is not None:
+            _settle(*files)
+    except CifarlibError as error:
+        yield Message("fatal", text=f"{socket.gethostname()}: {error}")
+        return
+    with tempfile.TemporaryDirectory(prefix="cifarlib-", ignore_cleanup_errors=True) as folder:
+        store = RecordStore(Path(folder))
+        relay = Relay(job, store, every_checkpoint=checkpoint_every is not None)
+        if checkpoint is not None and relay.checkpoint is not None:
+            write_atomically(relay.checkpoint, checkpoint)
+        deadline = None if end is None else time.monotonic() + end - time.time()
+        arguments = (job, store, relay, device, threads, checkpoint_every, deadline)
+        threading.Thread(target=carry_out, args=arguments, daemon=True).start()
+        yield from relay
+
+
+def _settle(name: str, references: dict[str, Any]) -> None:
+    """Have a data set where this process looks for it, fetched from Ray once for the node."""
+    import ray
+
+    folder = Path(tempfile.gettempdir()) / f"cifarlib-{os.getuid()}"
+    data.install(name, folder, lambda file: ray.get(references[file]).tobytes())
+    paths.DATA = folder
+    os.environ.pop("CIFAR10_ROOT", None)
+
+
+class Relay:
+    """Passes a worker's messages on: fewer than it sends, and with the files that belong to them.
+
+    Checkpoints come with their content: every one, or else those that are worth the way.
+    """
+
+    IMAGES, CHECKPOINT = 0.5, 30.0  # s between messages of a kind
+    LAST = frozenset({"done", "stopped", "busy", "unavailable", "starved", "failed", "fatal"})
+
+    def __init__(self, job: Job, store: RecordStore, *, every_checkpoint: bool):
+        self.job, self.store, self.every_checkpoint = job, store, every_checkpoint
+        self.checkpoint = store.state / f"{job.run_id}.pt" if isinstance(job, RunJob) else None
+        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.images = 0
+        self.sent = dict.fromkeys(("images", "checkpoint"), time.monotonic())
+
+    def send(self, message: Message) -> None:
+        """Take a message of the worker's."""
+        match message.kind:
+            case "images":
+                self.images += message.images
+                if not self._is_due("images", self.IMAGES):
+                    return
+                message, self.images = Message("images", images=self.images), 0
+            case "checkpoint":
+                if not self._is_due("checkpoint", 0 if self.every_checkpoint else self.CHECKPOINT):
+                    return
+                message = self._with_content(message)
+            case "stopped":
+                self.messages.put(self._with_content(Message("checkpoint")))
+            case "done":
+                message = replace(message, record=message.record or self._read_description())
+        self.messages.put(message)
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages as they come, up to one that ends the job."""
+        kind = ""
+        while kind not in self.LAST:
+            message = self.messages.get()
+            kind = message.kind
+            yield message
+
+    def _is_due(self, kind: str, seconds: float) -> bool:
+        now = time.monotonic()
+        due = now - self.sent[kind] >= seconds
+        if due:
+            self.sent[kind] = now
+        return due
+
+    def _with_content(self, message: Message) -> Message:
+        assert self.checkpoint is not None
+        return replace(message, content=self.checkpoint.read_bytes())
+
+    def _read_description(self) -> Any:
+        if isinstance(self.job, DataJob):
+            return self.store.read_data(self.job.dataset)
+        return self.store.read_network()

@@ -1,0 +1,315 @@
+"""The sweep on a Ray cluster: two nodes on this machine, one of which is lost in mid-sweep."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from conftest import DEADLINE, SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
+
+from cifarlib import cli, data, ray_executor, sweep
+from cifarlib.config import DATASETS
+from cifarlib.errors import DataError, RunError
+from cifarlib.ray_executor import RayExecutor, Relay, gpu_share, serve_task
+from cifarlib.records import RecordStore
+from cifarlib.worker import Message, RunJob
+
+needs_ray = pytest.mark.skipif(
+    not importlib.util.find_spec("ray"), reason="Ray is not installed: pip install '.[ray]'"
+)
+
+LONG = ("epochs.200=6",)
+NAMES = ("stage1-long/9", "stage1-long/13", "stage1-base/1")  # 6, 6 and 1 epochs
+
+# ---------------------------------------------------------------------------------------------
+# A cluster
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head, where the sweeps run, and a second node, each with one CPU, bound to 127.0.0.1."""
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets, whose paths are
+    changed = {"TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(changed)
+    from ray.cluster_utils import Cluster
+
+    made = Cluster()
+    try:
+        for _ in range(2):
+            add_node(made)
+        yield made
+    finally:
+        made.shutdown()
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def add_node(cluster):
+    return cluster.add_node(
+        node_ip_address="127.0.0.1",
+        num_cpus=1,
+        num_gpus=0,
+        object_store_memory=80 << 20,
+        include_dashboard=False,
+    )
+
+
+def second_node(cluster):
+    """The node that is not the head, a new one where it was lost."""
+    others = [node for node in cluster.list_all_nodes() if node is not cluster.head_node]
+    return others[0] if others else add_node(cluster)
+
+
+def sweep_on(cluster, conditions, store: RecordStore, **settings) -> tuple[sweep.Outcome, list]:
+    """A sweep on a cluster with one thread a run: its outcome, and the lines it said."""
+    said = io.StringIO()
+    executor = partial(RayExecutor, address=cluster.address)
+    with contextlib.redirect_stderr(said):
+        outcome = sweep.sweep(
+            conditions, store, device="cpu", threads=1, executor=executor, **settings
+        )
+    return outcome, said.getvalue().splitlines()
+
+
+def workers_of(node) -> list[psutil.Process]:
+    """The processes of a node that carry out tasks."""
+    (raylet,) = node.all_processes["raylet"]
+    return psutil.Process(raylet.process.pid).children(recursive=True)
+
+
+def lose(cluster, node) -> None:
+    """What a power cut does."""
+    family = workers_of(node)
+    cluster.remove_node(node, allow_graceful=False)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def is_on(node, name: str) -> bool:
+    """Whether a node carries out a task."""
+    titles = []
+    for process in workers_of(node):
+        with contextlib.suppress(psutil.Error):
+            titles += process.cmdline()[:1]
+    return any(title.startswith(f"ray::{name}") for title in titles)
+
+
+# ---------------------------------------------------------------------------------------------
+# Sweeps
+# ---------------------------------------------------------------------------------------------
+
+
+@needs_ray
+def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path):
+    """It is killed once a run of its has handed back a checkpoint; the head takes that run up."""
+    conditions = tiny_conditions(*NAMES, overrides=LONG)
+    conditions.sort(key=lambda c: -c.config.epochs)  # a long one for each node, first
+    store, doomed, lost = tiny_store(tmp_path / "cluster"), second_node(cluster), []
+
+    def watch(message: Message) -> None:
+        if message.kind == "checkpoint" and not lost:
+            for condition in conditions:
+                kept = (store.state / f"{condition.run_id}.pt").exists()
+                if kept and is_on(doomed, condition.name):
+                    lose(cluster, doomed)
+                    lost.append(condition)
+
+    outcome, said = sweep_on(cluster, conditions, store, checkpoint_every=1, watch=watch)
+    assert outcome == sweep.Outcome(done=3)
+    assert said[0].startswith("0 of 3 runs are recorded; 3 to go, workers: 2, about ")
+    (victim,) = lost
+    line = f"{victim.name}: its node or its process is lost; to be taken up again"
+    assert line in said
+    assert store.read_run(victim.run_id).provenance.resumed == 1
+    assert list(store.state.iterdir()) == []  # no lock, no checkpoint
+
+    local = tiny_store(tmp_path / "local")
+    with contextlib.redirect_stderr(io.StringIO()):
+        sweep.sweep(conditions, local, device="cpu", threads=1, workers=2)
+    for condition in conditions:
+        ours, theirs = (s.read_run(condition.run_id) for s in (store, local))
+        assert ours.result == theirs.result
+        assert ours.provenance.threads == theirs.provenance.threads == 1
+
+
+@needs_ray
+def test_nodes_with_another_cifarlib_are_refused(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "ENGINE", 1000)
+    with pytest.raises(RunError, match=r"has cifarlib .* with engine \d+, the sweep .* 1000; inst"):
+        sweep_on(cluster, tiny_conditions(NAMES[2]), tiny_store(tmp_path))
+    assert list((tmp_path / "state").glob("*.lock")) == []
+
+
+@needs_ray
+def test_ctrl_c_ends_the_sweep_and_its_tasks(cluster, tmp_path):
+    store, node = tiny_store(tmp_path), second_node(cluster)
+    command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--stage", "stage1-long", *SET_TINY]
+    command += ["--set", "epochs.200=500", "--out", str(tmp_path), "--device", "cpu"]
+    command += ["--executor", "ray", "--address", cluster.address, "--checkpoint-every", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        wait_for(lambda: list(store.state.glob("*.pt")), "a checkpoint")
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=DEADLINE)[1].splitlines()
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert said[-1] == "cifarlib: stopped; the same command goes on from here"
+    assert list(store.state.glob("*.pt"))
+    assert store.run_ids() == []
+    wait_for(lambda: not is_on(node, "stage1-long"), "the end of the tasks")
+
+
+@needs_ray
+def test_a_run_that_no_node_has_room_for_is_refused(cluster, tmp_path):
+    executor = partial(RayExecutor, address=cluster.address)
+    with pytest.raises(RunError, match="no node of the cluster has 99 CPUs for a run; ask for"):
+        sweep.sweep(tiny_conditions(NAMES[2]), tiny_store(tmp_path), threads=99, executor=executor)
+
+
+# ---------------------------------------------------------------------------------------------
+# Without a cluster
+# ---------------------------------------------------------------------------------------------
+
+
+def refused(arguments: list[str], folder: Path, capsys) -> str:
+    tiny_store(folder)
+    assert cli.main(["sweep", "--out", str(folder), *SET_TINY, *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_without_ray_there_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert refused(["--executor", "ray"], tmp_path, capsys) == (
+        "cifarlib: --executor ray needs Ray, which is not installed: pip install '.[ray]'"
+    )
+
+
+@needs_ray
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
+def test_an_address_without_a_cluster_gets_one_sentence(address, tmp_path, capsys):
+    said = refused(["--executor", "ray", "--address", address], tmp_path, capsys)
+    assert said.startswith(f"cifarlib: --address {address}: no Ray cluster answers there (")
+
+
+def test_an_address_is_for_ray_only(tmp_path, capsys):
+    said = refused(["--address", "127.0.0.1:6379"], tmp_path, capsys)
+    assert said == "cifarlib: --address is of a Ray cluster; add --executor ray"
+
+
+# ---------------------------------------------------------------------------------------------
+# Messages, data and cards
+# ---------------------------------------------------------------------------------------------
+
+
+def make_relay(folder: Path, **settings) -> Relay:
+    (condition,) = tiny_conditions(NAMES[0])
+    job = RunJob(condition.run_id, condition.name, condition.config)
+    relay = Relay(job, RecordStore(folder), **settings)
+    relay.checkpoint.parent.mkdir(parents=True)
+    relay.checkpoint.write_bytes(b"a state")
+    return relay
+
+
+def test_images_are_counted_together(tmp_path):
+    relay = make_relay(tmp_path, every_checkpoint=True)
+    relay.IMAGES = 0.2
+    for _ in range(3):
+        relay.send(Message("images", images=20))
+    time.sleep(0.2)
+    relay.send(Message("images", images=20))
+    relay.send(Message("failed"))
+    assert [(m.kind, m.images) for m in relay] == [("images", 80), ("failed", 0)]
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_a_checkpoint_is_handed_back_with_its_content(tmp_path, every):
+    """Each that was asked for by number of epochs; else those that are worth it, and the last."""
+    relay = make_relay(tmp_path, every_checkpoint=every)
+    relay.send(Message("checkpoint", epoch=1))
+    relay.send(Message("stopped", text="stopped after epoch 2"))
+    kinds = ["checkpoint"] * (1 + every) + ["stopped"]
+    messages = list(relay)
+    assert [m.kind for m in messages] == kinds
+    assert all(m.content == b"a state" for m in messages if m.kind == "checkpoint")
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """As on a node, whose process is the task's alone."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_node_hands_a_run_back_when_its_time_is_over_and_goes_on_from_there():
+    (condition,) = tiny_conditions(NAMES[0])
+    packed = pickle.dumps(RunJob(condition.run_id, condition.name, condition.config))
+    checkpoint, said = None, []
+    for end in (time.time(), time.time(), None):
+        messages = list(serve_task(packed, None, checkpoint, "cpu", 1, None, end))
+        checkpoint = next((m.content for m in messages if m.kind == "checkpoint"), None)
+        said.append((messages[-1].kind, messages[-1].text))
+    assert said == [
+        ("stopped", "stopped after epoch 1 of 3"),
+        ("stopped", "stopped after epoch 2 of 3"),
+        ("done", ""),
+    ]
+    record = messages[-1].record
+    assert record.run_id == condition.run_id
+    assert record.provenance.resumed == 2
+
+
+def test_a_data_set_is_put_in_place_once_and_verified(tmp_path):
+    source, asked = data.find("synthetic"), []
+
+    def read(file: str) -> bytes:
+        asked.append(file)
+        return (source / file).read_bytes()
+
+    folder = data.install("synthetic", tmp_path, read)
+    assert sorted(asked) == sorted(DATASETS["synthetic"].files)
+    assert data.install("synthetic", tmp_path, read) == folder
+    assert len(asked) == len(DATASETS["synthetic"].files)
+    data.verify(DATASETS["synthetic"], folder)
+    with pytest.raises(DataError, match="is damaged"):
+        data.install("synthetic", tmp_path / "other", lambda file: read(file)[:-1])
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_wide_runs_take_a_whole_card_and_narrow_ones_a_part():
+    shares = {c.name: gpu_share(c.config) for c in tiny_conditions()}
+    assert all(1 / sweep.LANES <= share <= 1 for share in shares.values())
+    assert len(set(shares.values())) > 1
+    assert gpu_share(max(tiny_conditions(), key=lambda c: c.config.batch_size).config) >= 0.5
+
+
+def test_a_record_survives_the_way(tmp_path):
+    """It is written by the sweep's machine exactly as the node would have."""
+
+    (condition,) = tiny_conditions(NAMES[0])
+    record = make_record(condition)
+    there = pickle.loads(pickle.dumps(Message("done", record=record))).record
+    ours, theirs = RecordStore(tmp_path / "ours"), RecordStore(tmp_path / "theirs")
+    assert ours.write(there).read_bytes() == theirs.write(record).read_bytes()
+    assert np.array_equal(there.result.predictions.weights, record.result.predictions.weights)
