@@ -1,6 +1,7 @@
 """The command line: a skin over library calls.
 
-Exit codes: 0 all well, 1 some run failed, 2 something that the user can mend, 130 Ctrl-C.
+Exit codes: 0 all well, 1 some run failed or something differs, 2 something that the user can mend,
+130 Ctrl-C.
 """
 
 import argparse
@@ -34,6 +35,9 @@ examples:
   cifarlib run stage1-daa1/13 --scale lite      one condition
   cifarlib status --scale lite                  what is done, and what is left to pay
   cifarlib report --scale lite                  notebooks, report.html and report.pdf
+  cifarlib verify --scale lite --sample 3       train three runs again, compare to the bit
+  cifarlib diff build/lite other/lite           what differs between two builds
+  cifarlib export --scale lite                  records, report and program in one zip
   cifarlib sweep --set data.name=cifar10 --set data.train_size=2000
   cifarlib sweep --study beyond --stage recipe  what the paper did not try
 """
@@ -206,6 +210,41 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
         return name, yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--parameter {text}: {value!r} is not a YAML value") from error
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from cifarlib import verify
+
+    results = _open(options)
+    chosen = [condition for text in options.run for condition in _find(results, text)]
+    if not chosen or options.sample:
+        chosen += verify.sample(results, options.sample or SAMPLE, options.seed)
+    checked = verify.verify(results, chosen, device=options.device, workers=options.workers)
+    for line in verify.tell(checked):
+        print(line)
+    return 0 if all(one.verdict in ("identical", "within noise") for one in checked) else 1
+
+
+SAMPLE = 3  # runs that are verified unless it is said how many
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from cifarlib import difference
+
+    first, second = map(difference.read, (options.first, options.second))
+    sections = difference.compare(first, second)
+    for line in difference.tell(sections, 0 if options.all else difference.SHOWN):
+        print(line)
+    for line in difference.missing_pages(first, second):
+        print(line, file=sys.stderr)
+    return 1 if sections else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cifarlib import archive
+
+    print(archive.export(options.scale, options.set, options.out, options.to))
+    return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -433,6 +472,37 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a notebook's parameter",
     )
+
+    command = add(
+        "verify", _verify, "train stored runs again and compare", "cifarlib verify --sample 3"
+    )
+    study(command)
+    command.add_argument("--sample", type=_positive, metavar="K", help="runs by chance (3)")
+    command.add_argument("--seed", type=_count, default=0, help="of the chance (0)")
+    command.add_argument(
+        "--run", action="append", default=[], help="this one, by name or id (may be repeated)"
+    )
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.add_argument("--workers", type=_positive, help="processes (one a core)")
+
+    command = add(
+        "diff",
+        _diff,
+        "say what differs between two builds",
+        "cifarlib diff build/lite other/lite",
+    )
+    command.add_argument("first", type=Path, help="a build folder, or a report.html")
+    command.add_argument("second", type=Path, help="another")
+    command.add_argument("--all", action="store_true", help="every change, not the first dozen")
+
+    command = add(
+        "export",
+        _export,
+        "pack records, report and program into one RO-Crate zip",
+        "cifarlib export --scale lite --to study.zip",
+    )
+    study(command)
+    command.add_argument("--to", type=Path, metavar="FILE.zip", help="(cifarlib-SCALE.zip there)")
 
     command = add("bench", _bench, "measure how fast it is", "cifarlib bench --part throughput")
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

@@ -454,6 +454,10 @@ class Study(Strict):
     epochs: dict[str, dict[int, int]] = {}  # by scale: what the study adds to the scale's own
 
 
+Kind = Literal["engine", "data", "device_class", "dirty"]
+"""In what the records of one report may differ only where its scale says so."""
+
+
 class Scale(Strict):
     """How much of a study to run (``params/<scale>.yaml``)."""
 
@@ -464,6 +468,7 @@ class Scale(Strict):
     image_size: int = Field(ge=32, le=448)  # stage 3, pixels after the crop
     evaluation: EvaluationConfig
     protocol: ProtocolConfig
+    mixed: tuple[Kind, ...] = ()  # what may differ between records of one report (mixture.py)
 
     @property
     def reduced(self) -> bool:
@@ -719,7 +724,11 @@ def validate(model: type[Model], content: Any, source: str) -> Model:
     """Check plain data against a model; the first fault becomes a one-sentence ``ConfigError``."""
     try:
         # As JSON, because strict models take a list for a tuple only from there.
-        return model.model_validate_json(json.dumps(content, default=str))
+        text = json.dumps(content, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # a date as a key, an endless list
+        raise ConfigError(f"{source} holds what no setting can be: {error}; correct it") from error
+    try:
+        return model.model_validate_json(text)
     except pydantic.ValidationError as error:
         # A mistyped key is also a missing one: the unknown name says more.
         faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")

@@ -1,7 +1,8 @@
 """What the study costs: the committed measurements of speed, and the times in the records."""
 
+import heapq
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from cifarlib import paths
+from cifarlib.config import RunConfig, expand, load_scale
 from cifarlib.errors import ConfigError
-from cifarlib.progress import duration, status
-from cifarlib.records import Results, write_atomically
+from cifarlib.progress import duration, status, work
+from cifarlib.records import Results, RunRecord, write_atomically
 
 RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
 """At the top of the file, by batch size: epoch time paper-style / ours, training arithmetic /
@@ -166,6 +168,90 @@ def tabulate_costs(results: Results) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).astype({"Images/s": float})
+
+
+MACHINES = (1, 8, 64)
+
+
+def tabulate_machines(results: Results) -> pd.DataFrame:
+    """What the study at full scale would cost, by the rates in the records; a row for each kind.
+
+    A machine is what one run had: a card, or as many threads of a processor as its record tells.
+    Every condition of the study is priced by its arithmetic (``progress.work``), early stopping
+    aside, and taken longest first by whichever machine is free. Where no run on a GPU is recorded,
+    its row is pending.
+    """
+    configs = {c.run_id: c.config for c in expand(results.study, load_scale("full"))}
+    kinds: dict[str, list[RunRecord]] = {}
+    for record in results.records.values():
+        if record.timing.train_s + record.timing.evaluation_s > 0:
+            kinds.setdefault(_name_machine(record), []).append(record)
+    rows = []
+    for name, records in sorted(kinds.items()):
+        price = _Rates(records)
+        seconds = [price.seconds(config) for config in configs.values()]
+        rows.append(
+            {
+                "Machine": name,
+                "Rates from": price.basis(configs.values()),
+                "Images/s": median(record.timing.images_per_s for record in records),
+                "Longest run": duration(max(seconds)),
+                **{f"On {count}": duration(makespan(seconds, count)) for count in MACHINES},
+            }
+        )
+    on_gpu = any(r.provenance.device_class == "cuda" for r in results.records.values())
+    if not on_gpu:
+        rows.append({"Machine": "GPU", "Rates from": NO_GPU})
+    if not kinds:
+        rows.append({"Machine": "processor", "Rates from": NO_RUN})
+    columns = ["Machine", "Rates from", "Images/s", "Longest run", *(f"On {n}" for n in MACHINES)]
+    return pd.DataFrame(rows, columns=columns).astype({"Images/s": float})
+
+
+NO_GPU = "pending: no run on a GPU is recorded"
+NO_RUN = "pending: no run is recorded"
+
+
+def _name_machine(record: RunRecord) -> str:
+    origin = record.provenance
+    if origin.device_class == "cuda":
+        return origin.device
+    return f"{origin.device}, {origin.threads} thread{'' if origin.threads == 1 else 's'}"
+
+
+class _Rates:
+    """GFLOP/s of one machine while training, by network and precision, from its records."""
+
+    def __init__(self, records: Sequence[RunRecord]):
+        self.runs = len(records)
+        known: dict[tuple[str, str], list[float]] = {}
+        for record in records:
+            config, timing, origin = record.config, record.timing, record.provenance
+            share = record.result.history.epochs / config.epochs
+            side_by_side = origin.lanes if origin.device_class == "cuda" else 1
+            rate = work(config) * share / (timing.train_s + timing.evaluation_s) * side_by_side
+            known.setdefault((config.model.name, config.precision), []).append(rate)
+        self.known = {kind: median(rates) for kind, rates in known.items()}
+
+    def seconds(self, config: RunConfig) -> float:
+        """Of one run by itself; a network that was not recorded is taken for a usual one."""
+        rate = self.known.get((config.model.name, config.precision))
+        return work(config) / (rate or median(self.known.values()))
+
+    def basis(self, configs: Iterable[RunConfig]) -> str:
+        """How many records the rates come from, and which networks they do not tell of."""
+        kinds = {(config.model.name, config.precision) for config in configs}
+        lacking = sorted(f"{model} in {precision}" for model, precision in kinds - set(self.known))
+        told = f"{self.runs} run{'' if self.runs == 1 else 's'}"
+        return f"{told}; {', '.join(lacking)} as the others" if lacking else told
+
+
+def makespan(seconds: Iterable[float], machines: int) -> float:
+    """When the last of some runs ends: longest first, each on the machine that is free first."""
+    busy = [0.0] * machines
+    for run in sorted(seconds, reverse=True):
+        heapq.heapreplace(busy, busy[0] + run)
+    return max(busy)
 
 
 def describe_bench(bench: Bench, part: str) -> str:

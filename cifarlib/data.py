@@ -397,7 +397,7 @@ def read_batch(path: Path) -> Images:
         if pixels.dtype != np.uint8:
             raise TypeError(f"its data are {pixels.dtype}, not uint8")
         images = np.array(pixels, order="C").reshape(-1, *SHAPE)
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is no batch of images: {error}") from error
     if labels.shape != (len(images),) or not np.isin(labels, np.arange(10)).all():
         raise DataError(f"{path} is no batch of images: its labels do not fit its images")

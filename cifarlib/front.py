@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cifarlib import provenance, published, run_folds
+from cifarlib import mixture, provenance, published, run_folds
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, Scale
 from cifarlib.display import link_csv
 from cifarlib.progress import duration, status
@@ -53,6 +53,7 @@ def describe(
         "pending": _count_pending(findings),
         "audit": _sum_up_audit(examined),
         "faults": results.faults,
+        "mixed": [found.sentence for found in mixture.find_mixtures(results)],
         "stages": _stage_rows(results),
         "budget": _budget(results.scale, results.overrides),
         "protocol_name": _protocol_name(results),
@@ -70,7 +71,7 @@ def describe(
 
 
 def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
-    columns = ["run_id", "done", "test", "chosen", "epochs", "time", "device", "commit"]
+    columns = ["run_id", "done", "test", "chosen", "epochs", "time", "energy", "device", "commit"]
     rows = [
         ["; ".join(run["names"]), *(str(run.get(column, "")) for column in columns)]
         for stage in stages

@@ -20,7 +20,7 @@ def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[
     last = _last_record(results)
     when = f"{last.day} {last:%B %Y}" if last else ""
     kept = ("label", "kind", "banner_title", "banner", "counts", "faults", "stages", "budget")
-    kept += ("protocol_name", "protocol", "provenance", "command", "shared")
+    kept += ("mixed", "protocol_name", "protocol", "provenance", "command", "shared")
     return {name: front[name] for name in kept} | {
         "title": title,
         "short": f"records up to {when}" if last else "",

@@ -174,11 +174,12 @@ class Result(Strict):
 
 
 class Timing(Strict):
-    """What it cost, in seconds; evaluation apart from training."""
+    """What it cost, in seconds, evaluation apart from training, and in energy."""
 
     train_s: float
     evaluation_s: float
     images_per_s: float  # in training
+    energy_j: float | None = None  # J, of the whole device meanwhile; None: not told, or resumed
 
 
 class Provenance(Strict):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cifarlib import paths
+from cifarlib import mixture, paths
 from cifarlib.config import suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.front import describe
@@ -41,10 +41,12 @@ def render(
     by a part of their notebooks' names; they go to a page of their own, ``report-stage1.html``,
     in which a reference to another chapter is plain text. Works with any number of finished runs.
     Raises ``ConfigError`` for wrong parameters and unknown chapters, before anything is executed,
-    and ``ReportError`` where a notebook fails or the page would be broken; an older report stays
-    as it is then.
+    and ``ReportError`` for records of mixed provenance that the scale does not declare (see
+    ``mixture``), where a notebook fails or the page would be broken; an older report stays as it
+    is then.
     """
     results = open_results(scale, overrides, build)
+    mixture.refuse_undeclared(results)
     notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise ReportError(

@@ -188,6 +188,7 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
         "confusion": list(zip(data.classes, predictions.confusion["test"], strict=True)),
         "confusion_epoch": predictions.epoch,
         "time": duration(timing.train_s + timing.evaluation_s),
+        "energy": say_energy(timing.energy_j),
         "origin": _describe_origin(record),
         "device": record.provenance.device,
         "commit": (record.provenance.commit or "–")[:12] + ("*" if record.provenance.dirty else ""),
@@ -216,11 +217,20 @@ def _describe_origin(record: RunRecord) -> str:
         f"data {record.data_fingerprint}",
         f"engine {record.engine}",
     ]
+    if timing.energy_j is not None:
+        words.append(f"energy of the device meanwhile {say_energy(timing.energy_j)}")
     if origin.resumed:
         words.append(
             f"taken up again {origin.resumed} {'time' if origin.resumed == 1 else 'times'}"
         )
     return "; ".join(words)
+
+
+def say_energy(joules: float | None) -> str:
+    """An energy in kJ, from 1,000 on in kWh; a dash where it is unknown."""
+    if joules is None:
+        return "–"
+    return f"{joules / 1000:.3g} kJ" if joules < 1e6 else f"{joules / 3.6e6:.3g} kWh"
 
 
 def name_commit(commit: str | None, dirty: bool | None) -> str:

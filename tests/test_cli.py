@@ -14,7 +14,7 @@ from cifarlib import __version__, cli, data, paths, synthetic
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.records import RecordStore
 
-COMMANDS = ("data", "run", "sweep", "report", "status", "why")
+COMMANDS = ("data", "run", "sweep", "report", "status", "why", "verify", "diff", "export")
 
 
 @pytest.fixture

@@ -131,3 +131,54 @@ def test_lanes_are_shown_beside_eager_steps(tmp_path):
         "2 as graphs": 35000,
     }
     assert "| 64 | 9,000 | 20,000 | 35,000 |" in text.read_text()
+
+
+# ---------------------------------------------------------------------------------------------
+# The whole study, on paper
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_longest_runs_go_first():
+    assert costs.makespan([3, 1, 2, 4], 1) == 10
+    assert costs.makespan([3, 1, 2, 4], 2) == 5  # 4 and 1, 3 and 2
+    assert costs.makespan([3, 1, 2, 4], 8) == 4
+    assert costs.makespan([], 8) == 0
+
+
+def test_without_records_every_machine_is_pending(tmp_path):
+    frame = costs.tabulate_machines(open_results("smoke", (), tmp_path))
+    assert frame["Machine"].tolist() == ["GPU", "processor"]
+    assert frame["Rates from"].tolist() == [costs.NO_GPU, costs.NO_RUN]
+    assert frame.drop(columns=["Machine", "Rates from"]).isna().all(axis=None)
+
+
+def test_the_study_is_priced_by_the_machines_in_the_records(tmp_path):
+    results = open_results("smoke", (), tmp_path)
+    card = {"device": "a card", "device_class": "cuda"}
+    conditions = results.conditions
+    results.store.write(make_record(conditions[0], train_s=7.0, evaluation_s=3.0))
+    results.store.write(make_record(conditions[1], train_s=0.7, evaluation_s=0.3, **card))
+    frame = costs.tabulate_machines(open_results("smoke", (), tmp_path)).set_index("Machine")
+    assert list(frame.index) == ["a card", "a processor, 1 thread"]
+    assert frame.loc["a card", "Rates from"].startswith("1 run; densenet121 in bf16, resnet18 in")
+    hours = {
+        name: [float(row[f"On {n}"].removesuffix(" h")) for n in costs.MACHINES]
+        for name, row in frame.iterrows()
+    }
+    one, eight, many = hours["a card"]
+    assert one > eight > many > 0
+    assert one / 8 <= eight + 0.1
+    assert hours["a processor, 1 thread"][0] == pytest.approx(10 * one, rel=0.01)
+    longest = float(frame.loc["a card", "Longest run"].removesuffix(" h"))
+    assert many >= longest
+
+
+def test_runs_that_shared_a_card_count_as_many(tmp_path):
+    results = open_results("smoke", (), tmp_path)
+    card = {"device": "a card", "device_class": "cuda"}
+    spent = []
+    for lanes in (1, 4):
+        results.store.write(make_record(results.conditions[0], lanes=lanes, **card))
+        frame = costs.tabulate_machines(open_results("smoke", (), tmp_path))
+        spent.append(float(frame["On 1"][0].removesuffix(" h")))
+    assert spent[0] == pytest.approx(4 * spent[1], rel=0.01)

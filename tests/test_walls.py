@@ -23,7 +23,7 @@ WITHOUT_TORCH = [
         *("contrasts", "effects", "ledger", "ledger_accuracy", "ledger_behaviour"),
         *("ledger_settings", "collection", "forms", "panels", "sketches"),
         *("claims", "statistics", "tables", "figures", "curves", "diagram", "display", "front"),
-        *("run_folds", "page"),
+        *("run_folds", "page", "mixture", "difference", "archive", "energy", "costs"),
         *("paper", "typesetting", "exporters"),
         *("report", "audit", "audit_case", "audit_listings", "audit_tables", "evidence", "leads"),
     )

@@ -1,0 +1,82 @@
+"""Mixed provenance: refused unless the scale declares it, and then said on the title page."""
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import TINY, make_record, tiny_conditions
+from nbformat.v4 import new_markdown_cell, new_notebook
+
+from cifarlib import cli, front, mixture, report
+from cifarlib.errors import ReportError
+from cifarlib.records import RecordStore, open_results
+
+
+def open_mixed(folder, *changes, overrides=()):
+    """A study whose first runs are recorded, each with its changed provenance."""
+    for condition, changed in zip(tiny_conditions(), changes, strict=False):
+        RecordStore(folder).write(make_record(condition, **changed))
+    return open_results("smoke", [*TINY, *overrides], folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        [{}, {}],
+        [{"dirty": True}, {"dirty": True}],  # nothing to compare a dirty run with
+        [{"commit": "a" * 40}, {"commit": "b" * 40}],
+        [{"versions": {"torch": "2.11.0"}}, {"versions": {"torch": "2.12.0"}}],
+        [{"device": "a processor"}, {"device": "another"}],
+    ],
+)
+def test_these_belong_together(tmp_path, changes):
+    results = open_mixed(tmp_path, *changes)
+    assert mixture.find_mixtures(results) == []
+    mixture.refuse_undeclared(results)
+
+
+def test_a_dirty_run_among_clean_ones_is_refused(tmp_path):
+    results = open_mixed(tmp_path, {}, {"dirty": True}, {})
+    (found,) = mixture.find_mixtures(results)
+    assert found.kind == "dirty"
+    assert found.names == (tiny_conditions()[1].name,)
+    with pytest.raises(ReportError, match=r"1 run is with uncommitted changes \(stage1-base/2\)"):
+        mixture.refuse_undeclared(results)
+
+
+def test_processors_and_gpus_are_refused_and_the_fewer_named(tmp_path):
+    results = open_mixed(tmp_path, *[{"device_class": "cuda"}] * 5, *[{}] * 6)
+    with pytest.raises(ReportError) as caught:
+        mixture.refuse_undeclared(results)
+    said = str(caught.value)
+    assert said.startswith(
+        "The kind of device differs: 6 runs are on processors, 5 runs are on GPUs "
+        "(stage1-base/1, stage1-base/2, stage1-base/3 and 2 more); remove "
+    )
+    assert "--set 'mixed=[device_class]'" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_the_report_says_so_in_one_line(tmp_path, capsys):
+    open_mixed(tmp_path, {}, {"dirty": True})
+    options = [word for override in TINY for word in ("--set", override)]
+    assert cli.main(["report", *options, "--out", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("cifarlib: The state of the code differs: ")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_declared_mixture_is_on_the_title_page(tmp_path):
+    results = open_mixed(tmp_path, {}, {"dirty": True}, overrides=["mixed=[dirty]"])
+    mixture.refuse_undeclared(results)
+    notebook = report.join([("01_data.ipynb", new_notebook(cells=[new_markdown_cell("# A")]))])
+    page = report.make_page(notebook, front.describe(results, ""))
+    banner = BeautifulSoup(page, "html.parser").select_one("header [aria-label='Mixed records']")
+    assert "1 run is with uncommitted changes" in banner.get_text()
+
+
+def test_one_declaration_does_not_cover_another(tmp_path):
+    changes = [{}, {"dirty": True, "device_class": "cuda"}]
+    results = open_mixed(tmp_path, *changes, overrides=["mixed=[dirty]"])
+    with pytest.raises(ReportError, match=r"--set 'mixed=\[dirty, device_class\]'"):
+        mixture.refuse_undeclared(results)

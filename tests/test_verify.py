@@ -1,0 +1,192 @@
+"""Verification: stored runs trained again, and what is made of the difference."""
+
+import pytest
+from conftest import RAISES, SET_TINY, TINY, make_record, tiny_store
+
+from cifarlib import cli, verify
+from cifarlib.errors import ConfigError, RunError
+from cifarlib.records import RecordStore, open_results
+
+NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
+
+
+def open_tiny(folder, *overrides):
+    return open_results("smoke", [*TINY, *overrides], folder)
+
+
+def name(*names, folder, overrides=()):
+    return [c for c in open_tiny(folder, *overrides).conditions if c.name in names]
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A build folder with three made-up records."""
+    store = tiny_store(tmp_path)
+    for condition in name(*NAMES, folder=tmp_path):
+        store.write(make_record(condition))
+    return store
+
+
+def change_loss(record, loss=0.125):
+    """A record whose first epoch went another way, with the same accuracies."""
+    history = record.result.history
+    losses = (None, loss, *history.training_loss[2:])
+    history = history.model_copy(update={"training_loss": losses})
+    return record.model_copy(
+        update={"result": record.result.model_copy(update={"history": history})}
+    )
+
+
+def with_provenance(record, **changed):
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update=changed)})
+
+
+# ---------------------------------------------------------------------------------------------
+# What is trained
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_of_recorded_runs_and_the_same_each_time(stored):
+    results = open_tiny(stored.folder)
+    chosen = verify.sample(results, 2, seed=0)
+    assert len(chosen) == 2
+    assert {c.run_id for c in chosen} <= set(results.records)
+    assert verify.sample(results, 2, seed=0) == chosen
+    draws = {tuple(c.name for c in verify.sample(results, 2, seed)) for seed in range(20)}
+    assert len(draws) == 3  # every pair of three runs
+    assert [c.name for c in verify.sample(results, 99, seed=0)] == list(NAMES)
+
+
+def test_nothing_recorded_is_nothing_to_verify(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no record .* cifarlib sweep"):
+        verify.sample(open_tiny(tmp_path), 3, seed=0)
+
+
+def test_a_run_that_is_not_recorded_is_named(stored):
+    condition = name("stage1-base/3", folder=stored.folder)
+    with pytest.raises(ConfigError, match="stage1-base/3 is not recorded in "):
+        verify.verify(open_tiny(stored.folder), condition)
+
+
+def test_equal_records_are_identical_and_the_store_is_left_alone(stored, made_up, capsys):
+    before = {path: path.read_bytes() for path in stored.runs.iterdir()}
+    arguments = ["verify", *SET_TINY, "--out", str(stored.folder), "--device", "cpu"]
+    assert cli.main([*arguments, "--sample", "3", "--workers", "1"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split()[:3] == ["run", "id", "verdict"]
+    assert [line.split()[0] for line in said[1:4]] == list(NAMES)
+    assert all(" identical " in line for line in said[1:4])
+    assert said[-1] == "3 runs trained again: 3 identical"
+    assert {path: path.read_bytes() for path in stored.runs.iterdir()} == before
+
+
+def test_a_changed_record_differs_whatever_its_accuracy(stored, made_up, capsys):
+    condition = name(NAMES[0], folder=stored.folder)[0]
+    stored.write(change_loss(make_record(condition)))
+    arguments = ["verify", *SET_TINY, "--out", str(stored.folder), "--device", "cpu"]
+    assert cli.main([*arguments, "--run", NAMES[0]]) == 1
+    line = capsys.readouterr().out.splitlines()[1]
+    assert " differs " in line
+    assert "+0.00" in line
+    assert "the training loss of epoch 1 is " in line
+    assert line.endswith("stored 0.125")
+
+
+def test_a_run_that_fails_is_not_passed_over(tmp_path, made_up):
+    seeds = f"seeds=[0, {RAISES}]"
+    store = tiny_store(tmp_path)
+    conditions = name(NAMES[0], folder=tmp_path, overrides=[seeds])
+    for condition in conditions:
+        store.write(make_record(condition))
+    results = open_tiny(tmp_path, seeds)
+    good, failed = verify.verify(results, conditions, device="cpu", workers=1)
+    assert (good.verdict, failed.verdict) == ("identical", "not trained")
+    assert "ZeroDivisionError" in failed.reason
+    with pytest.raises(RunError, match=r"no run could be trained again: .*ZeroDivisionError"):
+        verify.verify(results, conditions[1:], device="cpu", workers=1)
+
+
+def test_a_run_that_was_trained_here_comes_out_the_same(tmp_path, capsys):
+    options = [*SET_TINY, "--set", "precision=bf16", "--out", str(tmp_path), "--device", "cpu"]
+    tiny_store(tmp_path)
+    assert cli.main(["run", NAMES[2], *options, "--threads", "1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["verify", *options]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 runs trained again: 1 identical"
+
+
+# ---------------------------------------------------------------------------------------------
+# How they are compared
+# ---------------------------------------------------------------------------------------------
+
+
+def compare(folder, stored, trained):
+    RecordStore(folder).write(stored)
+    condition = next(c for c in open_tiny(folder).conditions if c.run_id == stored.run_id)
+    return verify.compare(condition, open_tiny(folder), trained)
+
+
+def shift(record, right):
+    """A record with another number of right test images at the reported epoch."""
+    history = record.result.history
+    top1 = list(history.test.top1)
+    top1[record.reported_epoch] = right
+    test = history.test.model_copy(update={"top1": tuple(top1)})
+    history = history.model_copy(update={"test": test})
+    return record.model_copy(
+        update={"result": record.result.model_copy(update={"history": history})}
+    )
+
+
+def test_elsewhere_a_difference_within_noise_will_do(tmp_path):
+    record = make_record(name(NAMES[0], folder=tmp_path)[0])
+    stored = shift(record, 6)
+    near = compare(tmp_path, stored, with_provenance(shift(record, 5), device="another"))
+    assert near.verdict == "within noise"
+    assert near.difference == pytest.approx(-10)
+    assert "trained on another instead of a processor" in near.reason
+    assert "the binomial error of 10 test images" in near.reason
+    assert near.limit == pytest.approx(2.576 * 2**0.5 * 100 * (8 * 6 / 14**3) ** 0.5, rel=1e-3)
+    far = compare(tmp_path, shift(record, 10), with_provenance(shift(record, 0), device="another"))
+    assert far.verdict == "differs"
+
+
+def test_equal_bits_are_identical_wherever_they_come_from(tmp_path):
+    record = make_record(name(NAMES[0], folder=tmp_path)[0])
+    found = compare(tmp_path, record, with_provenance(record, device="another"))
+    assert found.verdict == "identical"
+    assert found.same_predictions == 100
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({}, []),
+        ({"commit": "f" * 40, "dirty": True, "finished": "2026-01-01T00:00:00+00:00"}, []),
+        ({"versions": {"python": "3.11.9", "torch": "2.11.0"}}, []),
+        ({"versions": {"python": "3.12.1", "torch": "2.11.0"}}, ["python 3.12.1 instead"]),
+        ({"versions": {"python": "3.11.2", "torch": "2.12.0"}}, ["torch 2.12.0 instead of 2.11.0"]),
+        ({"threads": 2}, ["2 instead of 1 threads"]),
+        ({"device_class": "cuda"}, ["a GPU orders"]),
+    ],
+)
+def test_what_excuses_a_difference(tmp_path, changed, told):
+    record = make_record(name(NAMES[0], folder=tmp_path)[0])
+    other = with_provenance(record, **changed)
+    found = verify.differing_origins(record.provenance, other.provenance)
+    assert len(found) == len(told)
+    assert all(text in reason for text, reason in zip(told, found, strict=True))
+
+
+def test_several_seeds_say_what_noise_is(tmp_path):
+    store = RecordStore(tmp_path)
+    seeds = "seeds=[1, 2, 3]"
+    for condition, right in zip(
+        name(NAMES[0], folder=tmp_path, overrides=[seeds]), (4, 5, 6), strict=True
+    ):
+        store.write(shift(make_record(condition), right))
+    store.write(make_record(name(NAMES[1], folder=tmp_path, overrides=[seeds])[0]))
+    records = open_tiny(tmp_path, seeds).records
+    limit, basis = verify.noise_limit(next(iter(records.values())), records.values())
+    assert basis == "the spread of 3 seeds"
+    assert limit == pytest.approx(9.925 * 10 * 2**0.5, rel=1e-3)  # t of 2 degrees, s = 10 points
