@@ -15,10 +15,10 @@ import pandas as pd
 import pydantic
 from pydantic import Field
 
-from cifarlib import ledger_accuracy, ledger_behaviour, ledger_settings, paths  # noqa: F401
+from cifarlib import paths
 from cifarlib.config import DATASETS, Strict, read_yaml, suggest, validate
 from cifarlib.display import Links
-from cifarlib.ledger import CHECKS, Case, Outcome, Verdict, Waiting
+from cifarlib.ledger import CHECKS, Case, Outcome, Verdict, Waiting, accuracy, behaviour, settings  # noqa: F401
 from cifarlib.records import Results
 
 LEDGER = paths.PUBLISHED / "claims.yaml"

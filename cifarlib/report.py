@@ -17,12 +17,12 @@ from typing import Any
 from cifarlib import mixture, paths
 from cifarlib.config import suggest
 from cifarlib.errors import ConfigError, ReportError
-from cifarlib.front import describe
-from cifarlib.page import TITLE, make_page
-from cifarlib.paper import describe_paper
+from cifarlib.pages.front import describe
+from cifarlib.pages.page import TITLE, make_page
+from cifarlib.pages.paper import describe_paper
+from cifarlib.pages.typesetting import typeset
 from cifarlib.progress import cores
 from cifarlib.records import Results, open_results, write_atomically
-from cifarlib.typesetting import typeset
 
 if typing.TYPE_CHECKING:
     from nbformat import NotebookNode

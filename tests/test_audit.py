@@ -11,7 +11,8 @@ import pytest
 import torch
 from conftest import TINY, make_data_record, make_record, tiny_store
 
-from cifarlib import audit, augment, data, evidence, leads, paths, worker
+from cifarlib import audit, augment, data, paths, worker
+from cifarlib.audit import evidence, leads
 from cifarlib.errors import ConfigError, DataError
 from cifarlib.records import Statistics, open_results
 

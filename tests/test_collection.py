@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from conftest import TINY, make_data_record, make_record, tiny_conditions
 
-from cifarlib import collection, data
-from cifarlib.collection import Runs
+from cifarlib import data
 from cifarlib.config import DATASETS, Condition, run_id
 from cifarlib.data import Images
 from cifarlib.errors import DataError
+from cifarlib.explore import collection
+from cifarlib.explore.collection import Runs
 from cifarlib.records import RecordStore, open_results
 
 STUDY = tuple(f"stage1-daa1/{run}" for run in range(1, 9))

@@ -11,12 +11,13 @@ from conftest import TINY, make_record, tiny_conditions, tiny_store
 from lab import browse, find_browser, panel, serve
 from test_collection import STUDY, change, open_tiny, write_runs
 
-from cifarlib import launchpad, paths
+from cifarlib import paths
 from cifarlib.config import run_id
 from cifarlib.errors import DataError
-from cifarlib.explore import Explorer, open_explorer
-from cifarlib.launch import Progress
-from cifarlib.launchpad import Launchpad
+from cifarlib.explore import launchpad
+from cifarlib.explore.explorer import Explorer, open_explorer
+from cifarlib.explore.launch import Progress
+from cifarlib.explore.launchpad import Launchpad
 from cifarlib.records import RecordStore
 
 PANELS = ("choose", "curves", "inspect", "compare", "train")

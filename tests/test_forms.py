@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from cifarlib.config import RunConfig, flatten, load_study, validate
 from cifarlib.errors import ConfigError
-from cifarlib.forms import Group, describe_bounds
+from cifarlib.explore.forms import Group, describe_bounds
 
 
 @pytest.fixture

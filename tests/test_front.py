@@ -8,7 +8,8 @@ from conftest import make_record
 from nbformat.v4 import new_code_cell as code
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
-from cifarlib import front, published, report
+from cifarlib import published, report
+from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
 
 VERDICTS = ("held", "failed", "not distinguishable", "pending")

@@ -3,8 +3,8 @@
 import pytest
 from conftest import tiny_conditions, tiny_store, wait_for
 
-from cifarlib.collection import find_mistakes
-from cifarlib.launch import Launch, Progress
+from cifarlib.explore.collection import find_mistakes
+from cifarlib.explore.launch import Launch, Progress
 from cifarlib.sweep import Outcome
 from cifarlib.worker import Message, lock
 

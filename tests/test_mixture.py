@@ -5,8 +5,9 @@ from bs4 import BeautifulSoup
 from conftest import TINY, make_record, tiny_conditions
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from cifarlib import cli, front, mixture, report
+from cifarlib import cli, mixture, report
 from cifarlib.errors import ReportError
+from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
 
 

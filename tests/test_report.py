@@ -11,9 +11,10 @@ import pytest
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cifarlib import audit, claims, display, front, paths, report
+from cifarlib import audit, claims, display, paths, report
 from cifarlib.config import Condition
 from cifarlib.errors import ConfigError, ReportError
+from cifarlib.pages import front
 from cifarlib.records import (
     RecordStore,
     RunRecord,

@@ -6,7 +6,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import make_record
 
-from cifarlib import run_folds
+from cifarlib.pages import run_folds
 from cifarlib.records import RecordStore, open_results
 
 

@@ -7,7 +7,7 @@ from conftest import make_record, tiny_conditions
 from matplotlib.colors import to_hex
 from test_collection import STUDY, write_runs
 
-from cifarlib import sketches
+from cifarlib.explore import sketches
 
 
 @pytest.fixture(autouse=True)

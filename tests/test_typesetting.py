@@ -13,8 +13,9 @@ from conftest import PNG, make_record
 from nbconvert.exporters import get_exporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarlib import display, front, paper, report, typesetting
+from cifarlib import display, report
 from cifarlib.errors import ReportError
+from cifarlib.pages import front, paper, typesetting
 from cifarlib.records import RecordStore, open_results
 
 PLAIN = {"title": "A title", "timestamp": 0, "partial": False}

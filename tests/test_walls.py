@@ -12,7 +12,12 @@ import pytest
 
 from cifarlib import paths
 
-MODULES = {path.stem: path for path in sorted((paths.ROOT / "cifarlib").glob("[a-z]*.py"))}
+PACKAGE = paths.ROOT / "cifarlib"
+MODULES = {  # by what stands behind "cifarlib."; a folder by its own name
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != PACKAGE / "__init__.py"
+}
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 
 # Every module on the way from records to the page; some may not be there.
@@ -20,12 +25,14 @@ WITHOUT_TORCH = [
     name
     for name in (
         *("config", "paths", "errors", "provenance", "records", "progress", "published"),
-        *("contrasts", "effects", "ledger", "ledger_accuracy", "ledger_behaviour"),
-        *("ledger_settings", "collection", "forms", "panels", "sketches"),
-        *("claims", "statistics", "tables", "figures", "curves", "diagram", "display", "front"),
-        *("run_folds", "page", "mixture", "difference", "archive", "energy", "costs"),
-        *("paper", "typesetting", "exporters"),
-        *("report", "audit", "audit_case", "audit_listings", "audit_tables", "evidence", "leads"),
+        *("statistics", "contrasts", "effects", "claims", "ledger"),
+        *(f"ledger.{name}" for name in ("accuracy", "behaviour", "settings")),
+        *("tables", "figures", "curves", "diagram", "display", "costs"),
+        *("mixture", "difference", "archive", "energy", "report", "audit"),
+        *(f"audit.{name}" for name in ("case", "evidence", "leads", "listings", "tables")),
+        *(f"explore.{name}" for name in ("collection", "forms", "panels", "sketches")),
+        *(f"pages.{name}" for name in ("exporters", "front", "page", "paper")),
+        *("pages.run_folds", "pages.typesetting"),
     )
     if name in MODULES
 ]
@@ -51,8 +58,8 @@ def written_imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name}: relative import"
             for alias in node.names:
-                inner = node.module == "cifarlib" and alias.name in MODULES
-                found.add(f"cifarlib.{alias.name}" if inner else node.module)
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if inner.removeprefix("cifarlib.") in MODULES else node.module)
         for child in ast.iter_child_nodes(node):
             visit(child)
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from cifarlib import published
-from cifarlib.evidence import IMAGES
-from cifarlib.leads import Fact, Lead
+from cifarlib.audit.evidence import IMAGES
+from cifarlib.audit.leads import Fact, Lead
 from cifarlib.records import Results
 
 Verdict = Literal["confirmed", "refuted", "undecidable", "pending"]

@@ -1,7 +1,7 @@
 """The audit: the paper checked against itself, its listings and the data set, without training.
 
-A lead is something noticed (``params/published/leads.yaml``). ``audit_listings`` and
-``audit_tables`` have one function for each, which computes the evidence and gives the verdict:
+A lead is something noticed (``params/published/leads.yaml``). ``listings`` and
+``tables`` have one function for each, which computes the evidence and gives the verdict:
 *confirmed*, what was noticed is so; *refuted*, it is not; *undecidable* from what the paper
 prints; *pending*, a record is missing.
 """
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cifarlib import (
-    audit_listings,  # noqa: F401 - enters its checks
-    audit_tables,  # noqa: F401 - enters its checks
+from cifarlib.audit import (
     leads,
+    listings,  # noqa: F401 - enters its checks
+    tables,  # noqa: F401 - enters its checks
 )
-from cifarlib.audit_case import CHECKS, Case, Verdict
+from cifarlib.audit.case import CHECKS, Case, Verdict
 from cifarlib.errors import ConfigError
 from cifarlib.records import Results
 
@@ -51,7 +51,7 @@ def examine(results: Results) -> list[Examined]:
     if names != set(CHECKS):
         odd = ", ".join(sorted(names ^ set(CHECKS)))
         raise ConfigError(
-            f"leads.yaml and cifarlib/audit_*.py do not name the same leads: {odd}; "
+            f"leads.yaml and cifarlib/audit/*.py do not name the same leads: {odd}; "
             "give each lead one check"
         )
     examined = []

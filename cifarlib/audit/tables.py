@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 
-from cifarlib import evidence, published
-from cifarlib.audit_case import Case, Finding, check, decide, enumerate_words, find_row
+from cifarlib import published
+from cifarlib.audit import evidence
+from cifarlib.audit.case import Case, Finding, check, decide, enumerate_words, find_row
+from cifarlib.audit.evidence import IMAGES
 from cifarlib.config import DATASETS
 from cifarlib.display import fixed
-from cifarlib.evidence import IMAGES
 
 # ---------------------------------------------------------------------------------------------
 # Numbers of the text

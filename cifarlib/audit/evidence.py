@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cifarlib import leads, published
+from cifarlib import published
+from cifarlib.audit import leads
 from cifarlib.config import DATASETS
 from cifarlib.display import ABSENT
 from cifarlib.figures import BEST, RATE_COLOURS, STYLE

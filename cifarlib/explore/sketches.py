@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cifarlib.collection import TITLES
+from cifarlib.explore.collection import TITLES
 from cifarlib.figures import RATE_COLOURS, STYLE
 from cifarlib.records import RunRecord, SplitName
 

@@ -16,13 +16,14 @@ import ipywidgets as widgets
 import pandas as pd
 from PIL import Image
 
-from cifarlib import collection, figures, sketches
-from cifarlib.collection import TITLES, Mistake, Runs, open_runs
+from cifarlib import figures
 from cifarlib.config import DATASETS
 from cifarlib.display import fixed, signed
 from cifarlib.errors import DataError
-from cifarlib.launchpad import Launchpad
-from cifarlib.panels import panel, picture, sentence, table
+from cifarlib.explore import collection, sketches
+from cifarlib.explore.collection import TITLES, Mistake, Runs, open_runs
+from cifarlib.explore.launchpad import Launchpad
+from cifarlib.explore.panels import panel, picture, sentence, table
 from cifarlib.records import SPLITS, RunRecord
 
 FIRST_CHOICE = 3  # runs whose curves are shown before anything is chosen

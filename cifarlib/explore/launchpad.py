@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from cifarlib.collection import Runs, describe_differences
 from cifarlib.config import RunConfig, run_id, validate
 from cifarlib.errors import ConfigError
-from cifarlib.forms import Group, Optional, Variant
-from cifarlib.launch import Launch, Progress
-from cifarlib.panels import panel, picture, sentence, table
+from cifarlib.explore.collection import Runs, describe_differences
+from cifarlib.explore.forms import Group, Optional, Variant
+from cifarlib.explore.launch import Launch, Progress
+from cifarlib.explore.panels import panel, picture, sentence, table
+from cifarlib.explore.sketches import plot_progress
 from cifarlib.progress import Prices, duration
-from cifarlib.sketches import plot_progress
 
 UNITS = {
     "data.train_size": "images",

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cifarlib import mixture, provenance, published, run_folds
+from cifarlib import mixture, provenance, published
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, Scale
 from cifarlib.display import link_csv
+from cifarlib.pages import run_folds
 from cifarlib.progress import duration, status
 from cifarlib.records import Results, RunRecord
 

@@ -10,7 +10,8 @@ from typing import Any
 from nbconvert.exporters import Exporter
 from nbformat import NotebookNode
 
-from cifarlib import page, report, typesetting
+from cifarlib import report
+from cifarlib.pages import page, typesetting
 
 
 class _ReportExporter(Exporter):

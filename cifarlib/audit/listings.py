@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 
-from cifarlib import evidence, published
-from cifarlib.audit_case import (
+from cifarlib import published
+from cifarlib.audit import evidence
+from cifarlib.audit.case import (
     Case,
     Finding,
     check,
@@ -18,9 +19,9 @@ from cifarlib.audit_case import (
     find_row,
     wait_for,
 )
+from cifarlib.audit.evidence import IMAGES
 from cifarlib.config import DATASETS
 from cifarlib.display import fixed, signed
-from cifarlib.evidence import IMAGES
 
 # ---------------------------------------------------------------------------------------------
 # The data

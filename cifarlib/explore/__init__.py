@@ -1,0 +1,1 @@
+"""The widgets of ``explore.ipynb``: filter, compare and train runs in JupyterLab."""
