@@ -439,6 +439,7 @@ class Stage(Strict):
     grid: dict[str, list[Any]] = {}
     list_: list[dict[str, Any]] = Field(default=[], alias="list")
     cumulated: bool = False  # each item of the list adds to the ones before
+    at: dict[str, dict[str, Any]] = {}  # by scale of params/: settings in place of its own
 
 
 class Study(Strict):
@@ -468,6 +469,7 @@ class Scale(Strict):
     image_size: int = Field(ge=32, le=448)  # stage 3, pixels after the crop
     evaluation: EvaluationConfig
     protocol: ProtocolConfig
+    name: str = ""  # in params/; empty for a file of one's own and where --set changes it
     mixed: tuple[Kind, ...] = ()  # what may differ between records of one report (mixture.py)
 
     @property
@@ -537,6 +539,7 @@ def load_scale(
     content["protocol"] = _preset(study, "protocol", content.get("protocol"))
     if isinstance(content.get("epochs"), dict):
         content["epochs"] = study.epochs.get(path.stem, {}) | content["epochs"]
+    content["name"] = path.stem if path.parent == paths.PARAMS and not overrides else ""
     source = _shown(path)
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -564,6 +567,7 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
     conditions = []
     for name in names:
         for run, settings, changed in _stage_settings(study, name, ()):
+            settings = settings | study.stages[name].at.get(scale.name, {})
             for seed in study.stages[name].seeds or scale.seeds:
                 config = _run_config(study, scale, name, run, settings, seed)
                 conditions.append(Condition(name, run, settings, changed, config, run_id(config)))

@@ -478,7 +478,7 @@ def test_workers_of_one_process_make_their_records_in_lanes(tmp_path, monkeypatc
     while busy:
         for connection in multiprocessing.connection.wait(busy, timeout=DEADLINE):
             message = connection.recv()
-            assert message.kind in ("images", "epoch", "done"), message
+            assert message.kind in ("images", "epoch", "checkpoint", "done"), message
             if message.kind == "done":
                 records.append(message.record)
                 connection.send(jobs.popleft() if jobs else None)
