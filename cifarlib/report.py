@@ -5,6 +5,7 @@ the same bytes. No network, no data set and no kernel installed by hand is neede
 """
 
 import ast
+import re
 import shlex
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cifarlib import mixture, paths
+from cifarlib import further, mixture, paths
 from cifarlib.config import suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.pages.front import describe
@@ -46,7 +47,8 @@ def render(
     is then.
     """
     results = open_results(scale, overrides, build)
-    mixture.refuse_undeclared(results)
+    others = further.open_further(scale, overrides, build)
+    mixture.refuse_undeclared(further.join(results, others))
     notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise ReportError(
@@ -64,13 +66,21 @@ def render(
     options = name_records(scale, overrides, build, parameters or {})
     executed = execute_all(chosen, results.store.folder / f"notebooks{suffix}", given)
     findings, examined = _judge(results)
-    front = describe(results, options, findings, examined, parts)
+    others = further.narrow(others, results, _shown_runs(executed))
+    front = describe(results, options, findings, examined, parts, others)
     page = results.store.folder / f"report{suffix}.html"
-    paper = describe_paper(results, front, TITLE) | {"partial": bool(parts)}
-    pdf = typeset(_merge(executed), paper)
+    paper = describe_paper(further.join(results, others), front, TITLE)
+    pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
     assemble(executed, page, front, partial=bool(parts))
     write_atomically(page.with_suffix(".pdf"), pdf)
     return page
+
+
+def _shown_runs(executed: Sequence[Path]) -> set[str]:
+    """The ids of all runs to which executed notebooks have links."""
+    return {
+        run for path in executed for run in re.findall(r"#run-(\w+)", path.read_text("utf-8"))
+    }
 
 
 def _judge(results: Results) -> tuple[Sequence[Any], Sequence[Any]]:

@@ -28,7 +28,7 @@ WITHOUT_TORCH = [
         *("statistics", "contrasts", "effects", "claims", "ledger"),
         *(f"ledger.{name}" for name in ("accuracy", "behaviour", "settings")),
         *("tables", "figures", "curves", "diagram", "display", "costs"),
-        *("mixture", "difference", "archive", "energy", "report", "audit"),
+        *("mixture", "further", "difference", "archive", "energy", "report", "audit"),
         *(f"audit.{name}" for name in ("case", "evidence", "leads", "listings", "tables")),
         *(f"explore.{name}" for name in ("collection", "forms", "panels", "sketches")),
         *(f"pages.{name}" for name in ("exporters", "front", "page", "paper")),

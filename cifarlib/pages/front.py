@@ -1,10 +1,10 @@
 """What the report's title page and its section on provenance say, in words, from the records."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from cifarlib import mixture, provenance, published
+from cifarlib import further, mixture, provenance, published
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, Scale
 from cifarlib.display import link_csv
 from cifarlib.pages import run_folds
@@ -26,12 +26,14 @@ def describe(
     findings: Sequence[Any] = (),
     examined: Sequence[Any] = (),
     parts: Sequence[str] = (),
+    others: Mapping[str, Results] | None = None,
 ) -> dict[str, Any]:
     """What the title page and the section on provenance say of a build folder's records.
 
     ``options`` are the command line options that name the records, ``findings`` what
     ``claims.judge`` and ``examined`` what ``audit.examine`` give; ``parts`` are the chapters of
-    a partial report, none of the whole one.
+    a partial report, none of the whole one. ``others`` are further studies whose runs are listed,
+    too (see ``further``).
     """
     done, total = len(results.records), len({c.run_id for c in results.conditions})
     scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
@@ -40,6 +42,9 @@ def describe(
     if parts:
         label = f"Only {', '.join(parts)} · {label}"
     stages = run_folds.describe_all(results, options)
+    for name, other in (others or {}).items():
+        stages += run_folds.describe_all(other, f"{options} --study {name}")
+    everything = further.join(results, others or {})
     only = "".join(f" --only {part}" for part in parts)
     return {
         "label": f"{label} · {done} of {total} runs",
@@ -53,13 +58,13 @@ def describe(
         "verdicts": _sum_up(findings),
         "pending": _count_pending(findings),
         "audit": _sum_up_audit(examined),
-        "faults": results.faults,
-        "mixed": [found.sentence for found in mixture.find_mixtures(results)],
+        "faults": everything.faults,
+        "mixed": [found.sentence for found in mixture.find_mixtures(everything)],
         "stages": _stage_rows(results),
         "budget": _budget(results.scale, results.overrides),
         "protocol_name": _protocol_name(results),
         "protocol": _protocol(results.scale),
-        "provenance": _provenance(results),
+        "provenance": _provenance(results, everything),
         "command": f"cifarlib report {options}{only}",
         "sweep_command": f"cifarlib sweep {options}",
         "run_stages": stages,
@@ -305,9 +310,12 @@ def _protocol(scale: Scale) -> list[tuple[str, str]]:
     ]
 
 
-def _provenance(results: Results) -> list[tuple[str, list[str]]]:
-    """(what, its distinct values): where page, records and data come from."""
-    records = list(results.records.values())
+def _provenance(results: Results, everything: Results) -> list[tuple[str, list[str]]]:
+    """(what, its distinct values): where page, records and data come from.
+
+    ``everything`` has the records of further studies with the paper's.
+    """
+    records = list(everything.records.values())
     info = DATASETS[results.scale.data.name]
 
     def distinct(value: Callable[[RunRecord], Any]) -> list[str]:
@@ -339,7 +347,14 @@ def _provenance(results: Results) -> list[tuple[str, list[str]]]:
         ("Threads of a run", distinct(lambda r: r.provenance.threads)),
         ("Precision", distinct(lambda r: r.config.precision)),
         ("Seeds", distinct(lambda r: r.config.seed)),
-        ("Runs", [f"{len(records)} of {len({c.run_id for c in results.conditions})}"]),
+        ("Runs", _count_recorded(results, len(records))),
         ("Training and evaluation", [f"{duration(seconds)} in all"]),
         ("Last record", [max((r.provenance.finished for r in records), default="none")]),
     ]
+
+
+def _count_recorded(results: Results, recorded: int) -> list[str]:
+    """How many runs there are of the study, and how many of others."""
+    done, total = len(results.records), len({c.run_id for c in results.conditions})
+    more = recorded - done
+    return [f"{done} of {total}", *([f"{more} more past the paper's study"] if more else [])]

@@ -26,6 +26,9 @@ RULES = {
     "last": "last",
 }
 
+SAID = ("label", "optimizer", "learning_rate", "weight_decay", "batch_size", "epochs")
+"""Settings that every description begins with."""
+
 PROTOCOL = {
     "shuffle": {True: "images shuffled in every epoch", False: "images never shuffled"},
     "augmented_evaluation": {
@@ -78,7 +81,8 @@ def describe(
     ``conditions`` have the same run id.
     """
     condition = conditions[0]
-    several_seeds = len(results.scale.seeds) > 1
+    seeds = results.study.stages[condition.stage].seeds or results.scale.seeds
+    several_seeds = len(seeds) > 1
     target = condition.run_id if several_seeds else condition.name
     run: dict[str, Any] = {
         "run_id": condition.run_id,
@@ -98,9 +102,10 @@ def describe(
 
 def describe_settings(condition: Condition, results: Results) -> str:
     """A run's configuration in words; what is the study's default or the scale's is left out."""
-    config = condition.config
+    config, settings = condition.config, condition.settings
     defaults = results.study.defaults
     words = [
+        *([f"“{settings['label']}”"] if "label" in settings else []),
         {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}[config.optimizer.name],
         f"learning rate {config.learning_rate:g}",
         f"weight decay {config.weight_decay:g}",
@@ -108,9 +113,10 @@ def describe_settings(condition: Condition, results: Results) -> str:
         _count_epochs(condition),
         f"seed {config.seed}",
     ]
-    for name, default in defaults.items():
-        if condition.settings.get(name, default) != default:
-            words.append(_say_setting(name, condition.settings[name], config))
+    for name in dict.fromkeys([*defaults, *settings]):
+        said = name in SAID or name.startswith("protocol")
+        if not said and settings.get(name) != defaults.get(name):
+            words.append(_say_setting(name, settings[name], config))
     usual = results.scale.protocol.model_dump()
     for name, value in config.protocol.model_dump().items():
         if value != usual[name]:
@@ -121,7 +127,7 @@ def describe_settings(condition: Condition, results: Results) -> str:
 def _count_epochs(condition: Condition) -> str:
     ours, published = condition.config.epochs, condition.settings.get("epochs", 0)
     text = f"{ours} {'epoch' if ours == 1 else 'epochs'}"
-    return text if ours == published else f"{text} (the paper's {published})"
+    return text if ours == published else f"{text} ({published} at full scale)"
 
 
 def _say_setting(name: str, setting: Any, config: RunConfig) -> str:
@@ -134,7 +140,7 @@ def _say_setting(name: str, setting: Any, config: RunConfig) -> str:
             return f"{model}, {start[config.model.initialization]}"
         case "augmentation":
             known = {"daa1": "DAA-1", "daa2": "DAA-2"}
-            return f"augmentation {known.get(str(setting), setting)}"
+            return f"augmentation {known.get(str(setting)) or _say_value(setting)}"
         case "resize" if config.resize:
             size, crop, method = config.resize.size, config.resize.crop, config.resize.method
             return f"images resized to {size} ({method}) and cropped to {crop} pixels"
@@ -146,7 +152,15 @@ def _say_setting(name: str, setting: Any, config: RunConfig) -> str:
             more = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in settings.items())
             return f"{kind} schedule ({more})" if more else f"{kind} schedule"
         case _:
-            return f"{name.replace('_', ' ')} {setting}"
+            return f"{name.rpartition('.')[2].replace('_', ' ')} {_say_value(setting)}"
+
+
+def _say_value(value: Any) -> str:
+    """A setting's value; of a group, each of its values by name."""
+    if not isinstance(value, dict):
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    said = ", ".join(f"{key.replace('_', ' ')} {_say_value(v)}" for key, v in value.items())
+    return f"({said})"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -219,6 +233,8 @@ def _describe_origin(record: RunRecord) -> str:
     ]
     if timing.energy_j is not None:
         words.append(f"energy of the device meanwhile {say_energy(timing.energy_j)}")
+    elif not origin.resumed:
+        words.append("the platform does not tell its energy")
     if origin.resumed:
         words.append(
             f"taken up again {origin.resumed} {'time' if origin.resumed == 1 else 'times'}"

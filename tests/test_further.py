@@ -1,0 +1,102 @@
+"""Runs of studies past the paper's: listed in the report where they are recorded or shown."""
+
+import pytest
+from bs4 import BeautifulSoup
+from conftest import SET_TINY, TINY, make_record
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from cifarlib import cli, further, paths, report
+from cifarlib.pages import front, paper
+from cifarlib.records import RecordStore, open_results
+
+OVERRIDES = (*TINY, "epochs.10=1")
+OPTIONS = "--scale smoke"
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """Both studies; of each one run is recorded, and the further study's is not the paper's."""
+    folder = tmp_path_factory.mktemp("both")
+    results = open_results("smoke", OVERRIDES, folder)
+    RecordStore(folder).write(make_record(results.conditions[0]))
+    told = {c.run_id for c in results.conditions}
+    beyond = further.open_further("smoke", OVERRIDES, folder)["beyond"]
+    recorded = next(c for c in beyond.conditions if c.run_id not in told)
+    RecordStore(folder).write(make_record(recorded, device="another processor"))
+    results = open_results("smoke", OVERRIDES, folder)
+    return results, further.open_further("smoke", OVERRIDES, folder), recorded
+
+
+def narrow(opened, shown=()):
+    results, others, _ = opened
+    return further.narrow(others, results, shown)
+
+
+def pick_pending(opened):
+    results, others, recorded = opened
+    told = {c.run_id for c in results.conditions}
+    return next(c for c in others["beyond"].conditions if c.run_id not in told | {recorded.run_id})
+
+
+def test_only_recorded_runs_are_kept_and_none_of_the_papers(opened):
+    kept = narrow(opened)["beyond"].conditions
+    assert {c.run_id for c in kept} == {opened[2].run_id}
+    pending, papers = pick_pending(opened), opened[0].conditions[3]
+    shown = narrow(opened, {pending.run_id, papers.run_id})["beyond"].conditions
+    assert {c.run_id for c in shown} == {opened[2].run_id, pending.run_id}
+
+
+def test_joined_studies_have_the_records_of_both(opened):
+    results, _, recorded = opened
+    joined = further.join(results, narrow(opened))
+    assert set(joined.records) == {results.conditions[0].run_id, recorded.run_id}
+    assert joined.record(recorded).provenance.device == "another processor"
+    assert joined.conditions[: len(results.conditions)] == results.conditions
+    assert len(joined.conditions) > len(results.conditions)
+    assert further.join(results, {}) == results
+
+
+def test_a_scale_that_does_not_fit_a_further_study_is_no_fault(tmp_path):
+    scale = tmp_path / "mine.yaml"
+    scale.write_bytes((paths.PARAMS / "smoke.yaml").read_bytes())
+    assert further.open_further(str(scale), [], tmp_path) == {}
+
+
+def test_the_page_has_every_run_that_it_shows(opened):
+    results, _, recorded = opened
+    pending = pick_pending(opened)
+    others = narrow(opened, {pending.run_id})
+    told = front.describe(results, OPTIONS, others=others)
+    links = "".join(f'<a href="#run-{c.run_id}">it</a>' for c in (recorded, pending))
+    output = new_output("display_data", data={"text/html": f"<p>{links}</p>"})
+    cells = [new_markdown_cell("# Past it"), new_code_cell("show()", outputs=[output])]
+    notebook = report.join([("08_beyond.ipynb", new_notebook(cells=cells))])
+    soup = BeautifulSoup(report.make_page(notebook, told), "html.parser")
+    fold = soup.find(id=f"run-{recorded.run_id}")
+    assert "another processor" in fold.get_text()
+    assert "--study beyond" in fold.select_one(".again code").get_text()
+    assert "Pending" in soup.find(id=f"run-{pending.run_id}").get_text()
+    rows = soup.select("table.runs tbody tr")
+    assert len(rows) == len(told["runs"]) == told["total"] + 2
+    assert "1 more past the paper's study" in soup.select_one("section.provenance").get_text()
+    listed = paper.describe_paper(further.join(results, others), told, "T")["runs"]
+    assert {run["id"] for run in listed} == {run["run_id"] for run in told["runs"]}
+
+
+def test_the_command_of_a_run_with_seeds_of_its_stage_names_that_run(opened):
+    results, _, recorded = opened
+    told = front.describe(results, OPTIONS, others=narrow(opened))
+    run = next(run for run in told["runs"] if run["run_id"] == recorded.run_id)
+    assert run["command"] == f"cifarlib run {recorded.run_id} {OPTIONS} --study beyond"
+    assert f", seed {recorded.config.seed}" in run["title"]
+    assert f"“{recorded.settings['label']}”" in run["settings"]
+
+
+def test_a_run_made_otherwise_in_a_further_study_is_refused(opened, tmp_path, capsys):
+    results, _, recorded = opened
+    store = RecordStore(tmp_path)
+    store.write(make_record(results.conditions[0]))
+    store.write(make_record(recorded, device_class="cuda"))
+    options = [*SET_TINY, "--set", "epochs.10=1", "--out", str(tmp_path)]
+    assert cli.main(["report", *options]) == 2
+    assert recorded.name in capsys.readouterr().err
