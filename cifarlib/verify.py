@@ -154,7 +154,7 @@ def compare(condition: Condition, results: Results, trained: RunRecord) -> Check
     same = stored.result.predictions.classes == trained.result.predictions.classes
     apart = differing_origins(stored.provenance, trained.provenance)
     limit, basis = None, ""
-    if stored.result == trained.result:
+    if stored.result.model_dump() == trained.result.model_dump():
         verdict: Verdict = "identical"
         reason = f"every bit, though {', '.join(apart)}" if apart else "every bit, as it must be"
     elif not apart:

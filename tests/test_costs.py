@@ -166,7 +166,7 @@ def test_the_study_is_priced_by_the_machines_in_the_records(tmp_path):
         for name, row in frame.iterrows()
     }
     one, eight, many = hours["a card"]
-    assert one > eight > many > 0
+    assert one > eight >= many > 0  # at last, the longest run alone decides
     assert one / 8 <= eight + 0.1
     assert hours["a processor, 1 thread"][0] == pytest.approx(10 * one, rel=0.01)
     longest = float(frame.loc["a card", "Longest run"].removesuffix(" h"))
