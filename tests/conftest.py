@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from faults import fault_log  # noqa: F401  (a fixture for all tests)
 
 from cifarlib import sweep, worker
 from cifarlib.config import DATASETS, ENGINE, Condition, expand, load_scale, load_study, run_id
@@ -217,7 +218,8 @@ def make_network_record() -> NetworkRecord:
 # ---------------------------------------------------------------------------------------------
 
 # Seeds, and what happens to such a run.
-GOOD, RAISES, DIES, LACKS_DATA, HANGS, SEES_ANOTHER_DIE, MEETS_ANOTHER = range(7)
+GOOD, RAISES, DIES, DIES_ONCE, STARVES_ONCE, LACKS_DATA, HANGS, SEES_ANOTHER_DIE = range(8)
+MEETS_ANOTHER = 8  # and every seed from there on
 
 
 def serve_made_up(connection, folder, device, threads, checkpoint_every, deadline=None):
@@ -230,8 +232,11 @@ def serve_made_up(connection, folder, device, threads, checkpoint_every, deadlin
             file.write(f"{os.getpid()} {name}\n")
         if config.seed == RAISES:
             raise ZeroDivisionError("a fault of one run\nin two lines")
-        if config.seed == DIES:
+        first = log.read_text().count(name) == 1
+        if config.seed == DIES or (config.seed == DIES_ONCE and first):
             os.kill(os.getpid(), signal.SIGKILL)
+        if config.seed == STARVES_ONCE and first:
+            raise MemoryError("no room for the images")
         if config.seed == LACKS_DATA:
             raise DataError("the data are gone; fetch them")
         if config.seed == HANGS:
