@@ -2,9 +2,10 @@
 
 A report compares runs with one another, so whatever else differs between them must be known. Four
 things are looked at: the engine, the data's fingerprint, the kind of device, and whether the
-checkout had uncommitted changes. Different commits are no fault: what a commit changes in the
+package had uncommitted changes. Different commits are no fault: what a commit changes in the
 arithmetic is said by the engine. A run from changed files among runs from clean ones is, for
-nobody can look up what it was made with. A scale that means it says so:
+nobody can look up what it was made with. Changes outside the package, such as a notebook that was
+executed in JupyterLab, make no run. A scale that means it says so:
 
     mixed: [device_class, dirty]
 """

@@ -13,11 +13,15 @@ PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 
 @lru_cache
-def commit() -> tuple[str | None, bool | None]:
-    """The checkout's commit, and whether tracked files were changed; None outside a checkout."""
+def commit(part: str = ".") -> tuple[str | None, bool | None]:
+    """The checkout's commit, and whether tracked files were changed; None outside a checkout.
+
+    ``part`` is a folder of the checkout whose files alone are looked at for changes.
+    """
     try:
         head = _git("rev-parse", "HEAD")
-        return head, bool(_git("status", "--porcelain", "--untracked-files=no"))
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", part)
+        return head, bool(changes)
     except (OSError, subprocess.SubprocessError):
         return None, None
 

@@ -78,9 +78,7 @@ def render(
 
 def _shown_runs(executed: Sequence[Path]) -> set[str]:
     """The ids of all runs to which executed notebooks have links."""
-    return {
-        run for path in executed for run in re.findall(r"#run-(\w+)", path.read_text("utf-8"))
-    }
+    return {run for path in executed for run in re.findall(r"#run-(\w+)", path.read_text("utf-8"))}
 
 
 def _judge(results: Results) -> tuple[Sequence[Any], Sequence[Any]]:

@@ -37,6 +37,7 @@ from cifarlib.records import (
 )
 
 LEAST_WORK = 5.0  # s of training that are worth a checkpoint
+PROGRAM = "cifarlib"  # what a run is made by: its parameters stand in its record
 DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
 SAFETY = 1.2  # how much longer than expected an epoch may take
 
@@ -100,6 +101,7 @@ def serve(
     # On a machine with other work, threads that spin while they wait take minutes for seconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    provenance.commit(PROGRAM)  # now, for it is the code of now that this process runs
     store = RecordStore(folder)
     with contextlib.suppress(EOFError, OSError):  # the sweep is gone, and so are we
         while (job := connection.recv()) is not None:
@@ -323,7 +325,7 @@ def _lane(config: RunConfig, device: Any) -> contextlib.AbstractContextManager[A
 
 
 def _provenance(device_class: str, threads: int, **more: Any) -> Provenance:
-    commit, dirty = provenance.commit()
+    commit, dirty = provenance.commit(PROGRAM)
     name = provenance.processor()
     if device_class == "cuda":
         import torch
