@@ -177,7 +177,14 @@ def _sweep_conditions(
         )
     if outcome.unavailable:
         print(f"{len(outcome.unavailable)} runs stay pending (see above)", file=sys.stderr)
+    if outcome.retried:
+        print(
+            f"{len(outcome.retried)} runs lost their worker and were tried once more (see above)",
+            file=sys.stderr,
+        )
     if outcome.failed:
+        for name, reason in outcome.failed.items():
+            print(f"cifarlib: {name}: {reason}", file=sys.stderr)
         logs = results.store.state / "*.error.txt"
         print(f"cifarlib: {len(outcome.failed)} runs failed; their errors: {logs}", file=sys.stderr)
     return 1 if outcome.failed else 0
@@ -501,7 +508,7 @@ def _parser() -> argparse.ArgumentParser:
         "pack records, report and program into one RO-Crate zip",
         "cifarlib export --scale lite --to study.zip",
     )
-    study(command)
+    study(command, choice=False)
     command.add_argument("--to", type=Path, metavar="FILE.zip", help="(cifarlib-SCALE.zip there)")
 
     command = add("bench", _bench, "measure how fast it is", "cifarlib bench --part throughput")

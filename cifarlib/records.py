@@ -9,6 +9,7 @@ damaged file, which is never read: a sweep sets it aside and trains the run agai
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -328,7 +329,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of a file; for whoever alone may write it."""
     for leftover in path.parent.glob(f".{path.name}.*"):
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # in a folder that cannot be written they do no harm
+            leftover.unlink()
+
+
+def _unused(path: Path) -> Path:
+    """A path, or the first numbered one like it, at which nothing stands."""
+    numbered = (path.with_stem(f"{path.stem}.{number}") for number in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not p.exists())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -460,12 +468,24 @@ class RecordStore:
         return good, faults
 
     def set_aside(self, path: Path, reason: str) -> Path:
-        """Move a damaged record out of the way, beside a note of the reason."""
-        aside = self.folder / "damaged" / path.name
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another sweep was faster
+        """Move a damaged file out of the way, beside a note of the reason; where it is now.
+
+        What was set aside before under the same name stays. Raises ``RecordError`` where the
+        folder cannot be written.
+        """
+        folder = self.folder / "damaged"
+        aside = _unused(folder / path.name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
             path.replace(aside)
-        aside.with_suffix(".reason.txt").write_text(f"{reason}\n", encoding="utf-8")
+        except FileNotFoundError:  # another sweep was faster, and wrote down why
+            return folder / path.name
+        except OSError as error:
+            raise RecordError(
+                f"{path} is damaged ({reason}) and cannot be moved to {folder} ({error.strerror}); "
+                "make that folder writable, or remove the file"
+            ) from error
+        write_atomically(aside.with_name(f"{aside.name}.reason.txt"), f"{reason}\n".encode())
         return aside
 
     def run_ids(self) -> list[str]:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from cifarlib.config import Condition, RunConfig
 from cifarlib.errors import CifarlibError, RecordError
 from cifarlib.progress import Prices, cores, duration
-from cifarlib.records import AnyRecord, RecordStore, RunRecord
+from cifarlib.records import AnyRecord, RecordStore, RunRecord, write_atomically
 from cifarlib.worker import (
     SAFETY,
     DataJob,
@@ -53,6 +53,7 @@ class Outcome:
     seconds_left: float = 0.0  # of this machine, for what was stopped and left
     unavailable: dict[str, str] = field(default_factory=dict)  # condition → what it waits for
     failed: dict[str, str] = field(default_factory=dict)  # condition → error
+    retried: dict[str, str] = field(default_factory=dict)  # condition → what its worker died of
 
 
 @dataclass
@@ -279,11 +280,22 @@ class Executor(abc.ABC):
             case "unavailable":
                 self.outcome.unavailable[job.name] = message.text
                 self.display.say(f"{job.name}: pending, {message.text}")
+            case "starved":
+                self.try_again(job, message.text, message.detail)
             case "failed":
                 self.fail(job, message.text, message.detail)
             case "fatal":
                 raise CifarlibError(message.text)
         return True
+
+    def try_again(self, job: Job, reason: str, detail: str) -> None:
+        """Have a job that its worker did not survive carried out once more, in more room."""
+        if job.name in self.outcome.retried:
+            self.fail(job, f"{reason}, at the second try, too", detail)
+            return
+        self.outcome.retried[job.name] = reason
+        self.waiting.appendleft(job)
+        self.display.say(f"{job.name}: {reason}; to be tried once more, with half the workers")
 
     def fail(self, job: Job, reason: str, detail: str) -> None:
         """Note that a job cannot be carried out."""
@@ -291,8 +303,7 @@ class Executor(abc.ABC):
         self.display.say(f"{job.name}: failed, {reason}")
         if isinstance(job, RunJob):
             log = self.store.state / f"{job.run_id}.error.txt"
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(f"{job.name}\n{detail}\n", encoding="utf-8")
+            write_atomically(log, f"{job.name}\n{detail}\n".encode())
 
     def _out_of_time(self, waiting: Iterable[Job]) -> Outcome:
         """The outcome, with what is left; nothing where there was time for everything."""
@@ -345,7 +356,10 @@ class LocalExecutor(Executor):
             self.crew = [self._start_worker() for _ in range(self.workers)]
 
     def hand_out(self) -> bool:
+        self._fit_crew()
         for worker in self.crew:
+            if len(self.running()) >= self._room():
+                break
             if worker.job is None and (job := self.budget.choose(self.waiting)):
                 worker.job = job
                 with contextlib.suppress(OSError):  # where it died, we shall hear it
@@ -361,7 +375,7 @@ class LocalExecutor(Executor):
             try:
                 message: Message = worker.connection.recv()
             except (EOFError, OSError):
-                self._replace(worker)
+                self._bury(worker)
                 continue
             assert worker.job is not None
             if self.hear(worker.job, message):
@@ -390,19 +404,33 @@ class LocalExecutor(Executor):
             connection.close()
         return [_Worker(process, ours, shares_process=True) for ours, _ in pipes]
 
-    def _replace(self, worker: _Worker) -> None:
-        """Put a new process in the place of one that is gone, and see to its job."""
+    def _room(self) -> int:
+        """Jobs that may run at once: half as many while one that lost its worker is to end."""
+        delicate = {job.name for job in (*self.waiting, *self.running())} & {*self.outcome.retried}
+        return max(1, self.workers // 2) if delicate else self.workers
+
+    def _fit_crew(self) -> None:
+        """End idle processes that there is no room for, and start what is missing."""
+        room = self._room()
+        for worker in [worker for worker in self.crew if worker.job is None]:
+            if len(self.crew) > room and not worker.shares_process:
+                self.crew.remove(worker)
+                self._end(worker)
+        while len(self.crew) < min(room, len(self.waiting) + len(self.running())):
+            self.crew.append(self._start_worker())
+
+    def _bury(self, worker: _Worker) -> None:
+        """Take a worker whose process is gone out of the crew, and see to its job."""
         job = worker.job
+        self.crew.remove(worker)
         if worker.shares_process:
             worker.process.kill()  # if one thread is gone, the others will not do well
         worker.process.join()
         if job is not None and worker.shares_process:
             self.waiting.appendleft(job)  # whose fault it was shows with a process for each
         elif job is not None:
-            code = worker.process.exitcode or 0
-            reason = f"its worker was killed (signal {-code})" if code < 0 else "its worker died"
-            self.fail(job, reason, reason)
-        self.crew[self.crew.index(worker)] = self._start_worker()
+            reason = _cause_of_death(worker.process.exitcode or 0)
+            self.try_again(job, reason, reason)
 
     def stop(self) -> None:
         for worker in self.crew:
@@ -412,10 +440,23 @@ class LocalExecutor(Executor):
             else:
                 worker.process.terminate()
         for worker in self.crew:
-            worker.process.join(timeout=1 if self.budget.is_limited else 5)
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+            self._end(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        """See a worker that has nothing to do off."""
+        with contextlib.suppress(OSError):
+            worker.connection.send(None)
+        worker.process.join(timeout=1 if self.budget.is_limited else 5)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _cause_of_death(code: int) -> str:
+    """What is to be said of a process with this exit code."""
+    if code == -signal.SIGKILL:
+        return "its worker was killed (signal 9), as happens where memory runs out"
+    return f"its worker was killed (signal {-code})" if code < 0 else f"its worker died ({code})"
 
 
 # ---------------------------------------------------------------------------------------------

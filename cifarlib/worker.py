@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -148,11 +149,8 @@ def carry_out(
 
         torch.set_num_threads(threads)
         training.resolve_device(device)  # before a long description of the data comes to nothing
-        if isinstance(job, DataJob):
+        if isinstance(job, DataJob | NetworkJob):
             _describe(job, store, connection)
-        elif isinstance(job, NetworkJob):
-            store.write(describe_network())
-            connection.send(Message("done"))
         else:
             _train(job, store, connection, device, threads, checkpoint_every, deadline)
     except OutOfTimeError as error:
@@ -163,9 +161,20 @@ def carry_out(
         connection.send(Message("fatal", text=str(error)))
     except Exception as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
-        connection.send(Message("failed", text=text, detail=traceback.format_exc()))
+        kind = "starved" if _lacks_memory(error) else "failed"
+        connection.send(Message(kind, text=text, detail=traceback.format_exc()))
         if not _device_works(device):
             os._exit(1)  # for whatever else this process tried would fail
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the processor or of a card: torch has its own ways to say so."""
+    words = ("can't allocate memory", "not enough memory")  # of torch's allocator, RuntimeError
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(text in str(error) for text in words)
+    )
 
 
 def _device_works(name: str) -> bool:
@@ -301,8 +310,9 @@ def train(
         ),
     )
     store.write(record)
-    checkpoint.unlink(missing_ok=True)
-    (store.state / f"{name}.error.txt").unlink(missing_ok=True)  # of an earlier attempt
+    with contextlib.suppress(OSError):  # beside a record they say nothing any more
+        checkpoint.unlink(missing_ok=True)
+        (store.state / f"{name}.error.txt").unlink(missing_ok=True)  # of an earlier attempt
     return record
 
 
@@ -356,7 +366,7 @@ def _write_checkpoint(
     buffer = io.BytesIO()
     epoch = len(state["history"]["learning_rate"]) - 1
     buffer.write(epoch.to_bytes(EPOCH_BYTES, "big"))
-    torch.save(state, buffer)
+    torch.save(state | {"run_id": path.stem}, buffer)
     with aside():
         content = buffer.getvalue()
         write_atomically(path, _checkpoint_digest(content) + content)
@@ -386,17 +396,36 @@ def checkpoint_epoch(path: Path) -> int:
 
 def _read_checkpoint(path: Path, store: RecordStore, tell: Any) -> dict[str, Any] | None:
     """A run's state, None where there is none; a damaged one is set aside and said."""
-    import torch
-
-    if not path.exists():
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
         return None
-    unpacked = unpack_checkpoint(path.read_bytes())
-    if unpacked is None:
-        aside = store.set_aside(path, "its content does not match its digest")
+    except OSError as error:  # such as a folder of this name
+        state, reason = None, f"it cannot be read ({error.strerror})"
+    else:
+        state, reason = _unpack_state(raw, path.stem)
+    if state is None:
+        aside = store.set_aside(path, reason)
         text = f"the checkpoint is damaged and was set aside as {aside}; training from the start"
         tell(Message("note", text=text))
-        return None
-    return torch.load(io.BytesIO(unpacked[1]), map_location="cpu", weights_only=True)
+    return state
+
+
+def _unpack_state(raw: bytes, name: str) -> tuple[dict[str, Any] | None, str]:
+    """A checkpoint's state, or None and the reason why a run cannot go on from it."""
+    import torch
+
+    unpacked = unpack_checkpoint(raw)
+    if unpacked is None:
+        return None, "its content does not match its digest"
+    try:  # weights_only: no code comes from a file
+        state = torch.load(io.BytesIO(unpacked[1]), map_location="cpu", weights_only=True)
+        owner = state.pop("run_id", name)  # checkpoints of earlier versions do not say
+    except Exception as error:  # whoever wrote this gave it a digest, and torch may raise anything
+        return None, f"it holds no state of a run ({type(error).__name__})"
+    if owner != name:
+        return None, f"it is of another run, {owner}"
+    return state, ""
 
 
 # ---------------------------------------------------------------------------------------------
@@ -404,9 +433,23 @@ def _read_checkpoint(path: Path, store: RecordStore, tell: Any) -> dict[str, Any
 # ---------------------------------------------------------------------------------------------
 
 
-def _describe(job: DataJob, store: RecordStore, connection: Connection) -> None:
-    store.write(describe_dataset(job.dataset))
-    connection.send(Message("done"))
+def _describe(job: DataJob | NetworkJob, store: RecordStore, connection: Connection) -> None:
+    """Make a description, unless another sweep makes it or has made it in the meantime."""
+    if isinstance(job, DataJob):
+        path = store.data_path(job.dataset)
+        read = partial(store.read_data, job.dataset)
+        describe = partial(describe_dataset, job.dataset)
+    else:
+        path = store.network_path
+        read, describe = store.read_network, describe_network
+    with lock(store.state / f"{path.stem}.lock") as held:
+        if not held:
+            connection.send(Message("busy"))
+            return
+        remove_leftovers(path)
+        if not read():
+            store.write(describe())
+        connection.send(Message("done"))
 
 
 def describe_dataset(dataset: str) -> DataRecord:

@@ -352,8 +352,34 @@ def test_a_damaged_record_is_moved_beside_its_reason(store, record):
         assert not path.exists()
         assert aside.read_bytes() == content
         assert store.folder in aside.parents
-        assert aside.with_suffix(".reason.txt").read_text() == "it is damaged\n"
+        assert reason_beside(aside) == "it is damaged\n"
     assert store.run_ids() == []
+
+
+def reason_beside(aside) -> str:
+    return aside.with_name(f"{aside.name}.reason.txt").read_text()
+
+
+def test_nothing_that_was_set_aside_is_overwritten(store, record):
+    """A run's record twice, and its checkpoint: three files, each beside its own reason."""
+    path, checkpoint = store.run_path(record.run_id), store.state / f"{record.run_id}.pt"
+    aside = {}
+    for damaged, content in ((path, "first"), (path, "second"), (checkpoint, "third")):
+        damaged.parent.mkdir(parents=True, exist_ok=True)
+        damaged.write_text(content)
+        aside[store.set_aside(damaged, f"the {content} reason")] = content
+    assert len(aside) == 3
+    for place, content in aside.items():
+        assert place.read_text() == content
+        assert reason_beside(place) == f"the {content} reason\n"
+
+
+def test_what_cannot_be_set_aside_is_said(store, record):
+    path = store.write(record)
+    (store.folder / "damaged").write_text("a file where the folder should be")
+    with pytest.raises(RecordError, match=r"cannot be moved to .*damaged"):
+        store.set_aside(path, "it is damaged")
+    assert path.exists()
 
 
 # ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import io
 import itertools
 import multiprocessing
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -22,6 +24,7 @@ import torch
 from conftest import (
     DEADLINE,
     DIES,
+    DIES_ONCE,
     GOOD,
     HANGS,
     LACKS_DATA,
@@ -29,6 +32,9 @@ from conftest import (
     RAISES,
     SEES_ANOTHER_DIE,
     SET_TINY,
+    STARVES_ONCE,
+    make_data_record,
+    make_network_record,
     make_record,
     serve_made_up,
     tiny_conditions,
@@ -130,11 +136,11 @@ def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions):
     aside = copy.folder / "damaged"
     assert {path.name for path in aside.iterdir()} == {
         f"{cut.run_id}.json",
-        f"{cut.run_id}.reason.txt",
+        f"{cut.run_id}.json.reason.txt",
         f"{gone.run_id}.pt",
-        f"{gone.run_id}.reason.txt",
+        f"{gone.run_id}.pt.reason.txt",
     }
-    assert "truncated" in (aside / f"{cut.run_id}.reason.txt").read_text()
+    assert "truncated" in (aside / f"{cut.run_id}.json.reason.txt").read_text()
     assert "truncated" in said[0]
     assert "to be made again" in said[0]
     notes = [line for line in said if "checkpoint" in line]
@@ -142,6 +148,50 @@ def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions):
     assert notes[0].startswith(f"{gone.name}: the checkpoint is damaged and was set aside as ")
     assert notes[0].endswith("training from the start")
     assert list(copy.state.iterdir()) == []
+
+
+def test_the_checkpoint_of_another_run_is_not_taken_up(tmp_path, conditions):
+    """Its content is whole, only its name is wrong."""
+    store, (one, other) = tiny_store(tmp_path), conditions[1:]
+    begin(tmp_path, RunJob(one.run_id, one.name, one.config), 2)
+    (store.state / f"{one.run_id}.pt").rename(store.state / f"{other.run_id}.pt")
+    notes = []
+    path = store.state / f"{other.run_id}.pt"
+    assert worker._read_checkpoint(path, store, notes.append) is None
+    aside = store.folder / "damaged" / path.name
+    assert aside.exists()
+    assert one.run_id in aside.with_name(f"{path.name}.reason.txt").read_text()
+    assert [message.kind for message in notes] == ["note"]
+    begin(tmp_path, RunJob(other.run_id, other.name, other.config), 2)
+    state = worker._read_checkpoint(path, store, notes.append)
+    assert state == {"history": {"learning_rate": [None] * 3}}
+
+
+@pytest.mark.parametrize("kind", ["data", "network"])
+def test_a_description_is_made_by_one_sweep_alone(tmp_path, monkeypatch, kind):
+    """While another makes it: busy. Once it is there: nothing to do. Leftovers go."""
+    store, made, said = RecordStore(tmp_path), [], queue.SimpleQueue()
+    connection = SimpleNamespace(send=said.put)
+    if kind == "data":
+        job, path = worker.DataJob("data", "synthetic"), store.data_path("synthetic")
+        record = make_data_record("synthetic")
+        monkeypatch.setattr(worker, "describe_dataset", lambda name: made.append(name) or record)
+    else:
+        job, path, record = worker.NetworkJob("network"), store.network_path, make_network_record()
+        monkeypatch.setattr(worker, "describe_network", lambda: made.append("it") or record)
+
+    def carry_out() -> str:
+        worker.carry_out(job, store, connection, "cpu", torch.get_num_threads(), None, None)
+        return said.get_nowait().kind
+
+    with worker.lock(store.state / f"{path.stem}.lock"):
+        assert (carry_out(), made) == ("busy", [])
+    path.parent.mkdir()
+    leftover = path.with_name(f".{path.name}.abc")
+    leftover.write_text("half a description")
+    assert (carry_out(), len(made)) == ("done", 1)
+    assert (carry_out(), len(made)) == ("done", 1)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_number_of_workers_decides_no_result(swept, tmp_path, conditions):
@@ -434,12 +484,17 @@ def test_a_place_that_cannot_be_locked_is_said(tmp_path):
 # ---------------------------------------------------------------------------------------------
 
 
+KILLED_TWICE = (
+    "its worker was killed (signal 9), as happens where memory runs out, at the second try, too"
+)
+
+
 def with_seeds(*seeds: int) -> list[Condition]:
     return tiny_conditions(SHORT, overrides=(f"seeds={list(seeds)}",))
 
 
 def test_one_runs_fault_stops_no_other(made_up, tmp_path):
-    """One raises, one kills its worker; both are named, the others are recorded."""
+    """One raises, one kills each worker that takes it; both are named, the other is recorded."""
     store = tiny_store(tmp_path)
     chosen = with_seeds(RAISES, DIES, GOOD)
     (store.state).mkdir()
@@ -447,8 +502,10 @@ def test_one_runs_fault_stops_no_other(made_up, tmp_path):
     assert outcome.done == 1
     assert outcome.failed == {
         f"{SHORT} (seed {RAISES})": "ZeroDivisionError: a fault of one run",
-        f"{SHORT} (seed {DIES})": "its worker was killed (signal 9)",
+        f"{SHORT} (seed {DIES})": KILLED_TWICE,
     }
+    assert len(trained_by(store)[chosen[1].run_id]) == 2
+    assert len(trained_by(store)[chosen[0].run_id]) == 1
     for name, reason in outcome.failed.items():
         assert said.count(f"{name}: failed, {reason}") == 1
     assert store.run_ids() == [chosen[2].run_id]
@@ -457,6 +514,66 @@ def test_one_runs_fault_stops_no_other(made_up, tmp_path):
     assert "Traceback (most recent call last)" in logs[f"{chosen[0].run_id}.error.txt"]
     assert "in two lines" in logs[f"{chosen[0].run_id}.error.txt"]
     assert "signal 9" in logs[f"{chosen[1].run_id}.error.txt"]
+
+
+@pytest.mark.parametrize("cause", [DIES_ONCE, STARVES_ONCE])
+def test_a_run_that_lost_its_worker_is_tried_once_more(made_up, tmp_path, cause, capfd):
+    overrides = ["--set", f"seeds=[{cause}, {GOOD}]", *SET_TINY]
+    tiny_store(tmp_path)
+    arguments = ["run", SHORT, "--out", str(tmp_path), "--device", "cpu", *overrides]
+    assert cli.main(arguments) == 0
+    store = RecordStore(tmp_path)
+    assert store.run_ids() == sorted(c.run_id for c in with_seeds(cause, GOOD))
+    assert len(trained_by(store)[with_seeds(cause)[0].run_id]) == 2
+    said = capfd.readouterr().err.splitlines()
+    (line,) = [line for line in said if "to be tried once more" in line]
+    reason = "signal 9" if cause == DIES_ONCE else "MemoryError"
+    assert reason in line
+    assert line.startswith(f"{SHORT} (seed {cause}): ")
+    assert said[-1] == "1 runs lost their worker and were tried once more (see above)"
+
+
+def test_a_second_try_has_half_the_workers(tmp_path):
+    """While one is to end no more begin; then all may again, and processes come back."""
+    crew = sweep.LocalExecutor(RecordStore(tmp_path), "cpu", 4, 1, None)
+    started = [SimpleNamespace(job=None, shares_process=False) for _ in range(9)]
+    fresh, ended = iter(started), []
+    crew._start_worker = lambda: next(fresh)
+    crew._end = ended.append
+    crew.display = SimpleNamespace(say=lambda text: None)
+    jobs = as_jobs(*NAMES, "stage1-base/2", "stage1-base/3")
+    crew.waiting.extend(jobs)
+    crew._fit_crew()
+    assert (crew._room(), len(crew.crew)) == (4, 4)
+    lost = crew.waiting.popleft()
+    crew.try_again(lost, "its worker died", "")
+    assert crew.waiting[0] == lost
+    crew._fit_crew()
+    assert (crew._room(), len(crew.crew), len(ended)) == (2, 2, 2)
+    crew.waiting.popleft()
+    crew._fit_crew()
+    assert (crew._room(), len(crew.crew)) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError("no more"), "starved"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "starved"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "starved"),
+        (RuntimeError("shapes differ"), "failed"),
+    ],
+)
+def test_want_of_memory_is_told_from_a_fault(tmp_path, monkeypatch, conditions, error, kind):
+    def train(*arguments, **settings):
+        raise error
+
+    said = queue.SimpleQueue()
+    monkeypatch.setattr(worker, "train", train)
+    job = RunJob(conditions[0].run_id, SHORT, conditions[0].config)
+    connection, threads = SimpleNamespace(send=said.put), torch.get_num_threads()
+    worker.carry_out(job, RecordStore(tmp_path), connection, "cpu", threads, None, None)
+    assert said.get_nowait().kind == kind
 
 
 def test_an_idle_worker_that_is_killed_is_no_loss(made_up, tmp_path):
@@ -474,6 +591,8 @@ def test_the_command_says_how_many_failed(made_up, tmp_path, capfd):
     captured = capfd.readouterr()
     last = captured.err.splitlines()[-1]
     assert last == f"cifarlib: 1 runs failed; their errors: {store.state / '*.error.txt'}"
+    reason = "ZeroDivisionError: a fault of one run"
+    assert captured.err.splitlines()[-2] == f"cifarlib: {SHORT} (seed {RAISES}): {reason}"
     good = store.run_path(with_seeds(GOOD)[0].run_id)
     assert captured.out.splitlines()[1:] == [str(good)]
 
@@ -572,9 +691,9 @@ def test_whoever_kills_the_lanes_process_is_found(in_lanes, tmp_path):
     chosen = with_seeds(GOOD, DIES)
     outcome, _ = run_sweep(chosen[::-1], store, workers=2)
     assert outcome.done == 1
-    assert outcome.failed == {f"{SHORT} (seed {DIES})": "its worker was killed (signal 9)"}
+    assert outcome.failed == {f"{SHORT} (seed {DIES})": KILLED_TWICE}
     assert store.run_ids() == [chosen[0].run_id]
-    assert len(set(trained_by(store)[chosen[1].run_id])) == 2
+    assert len(set(trained_by(store)[chosen[1].run_id])) == 3
 
 
 # ---------------------------------------------------------------------------------------------
