@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cifarlib import __version__, paths
+from cifarlib import __version__, further, paths
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.records import Results, encode, open_results, write_atomically
@@ -53,8 +53,9 @@ def export(
 ) -> Path:
     """Write a study's archive; where it stands.
 
-    ``to`` is ``cifarlib-<scale>.zip`` in the build folder unless it is given. Executed notebooks
-    and reports are in it if the build folder has them. Raises ``ConfigError`` for a name that
+    ``to`` is ``cifarlib-<scale>.zip`` in the build folder unless it is given. Recorded runs of
+    further studies are in it, for the report shows them; executed notebooks and reports, if the
+    build folder has them. Raises ``ConfigError`` for a name that
     does not end in .zip, and where nothing is recorded.
     """
     results = open_results(scale, overrides, build)
@@ -66,6 +67,8 @@ def export(
             f"{results.store.runs} holds no record of this study to archive; make some with "
             "cifarlib sweep"
         )
+    others = further.narrow(further.open_further(scale, overrides, build), results)
+    results = further.join(results, others)
     path = Path(scale) if scale.endswith((".yaml", ".yml")) else paths.PARAMS / f"{scale}.yaml"
     files = collect(results, path)
     files["README.md"] = _readme(results).encode()
@@ -141,7 +144,6 @@ def _commands(results: Results) -> tuple[str, str]:
 
 
 def _readme(results: Results) -> str:
-    done, total = len(results.records), len({c.run_id for c in results.conditions})
     environment, report = _commands(results)
     program, _, *options = shlex.split(report)
     verification = shlex.join([program, "verify", *options])
@@ -149,7 +151,7 @@ def _readme(results: Results) -> str:
     return f"""\
 # {TITLE}
 
-{done} of {total} runs at scale {results.scale_name}, on {info.title}; last record of
+{len(results.records)} runs at scale {results.scale_name}, on {info.title}; last record of
 {last_record(results):%Y-%m-%d %H:%M} UTC. The images are not in here: the report needs none.
 
 The report again, from the records, with Python 3.11 or newer:

@@ -13,11 +13,12 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import TINY, make_data_record, make_network_record, make_record, tiny_conditions
 
-from cifarlib import archive, cli, report
+from cifarlib import archive, cli, further, report
 from cifarlib.records import RecordStore
 
 CHAPTER = "stage3"
-SET = [word for override in TINY for word in ("--set", override)]
+OVERRIDES = (*TINY, "epochs.10=1")  # the further study has stages of ten epochs
+SET = [word for override in OVERRIDES for word in ("--set", override)]
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,19 @@ def build(tmp_path_factory):
     store.write(make_network_record())
     for condition in tiny_conditions()[:3] + tiny_conditions("stage3/1"):
         store.write(make_record(condition))
-    report.render("smoke", TINY, folder, only=[CHAPTER])
+    store.write(make_record(beyond(folder)))
+    report.render("smoke", OVERRIDES, folder, only=[CHAPTER])
     return folder
+
+
+def beyond(folder):
+    """A run of the further study that is none of the paper's."""
+    return further.open_further("smoke", OVERRIDES, folder)["beyond"].conditions[1]
 
 
 @pytest.fixture(scope="module")
 def packed(build, tmp_path_factory):
-    return archive.export("smoke", TINY, build, tmp_path_factory.mktemp("to") / "study.zip")
+    return archive.export("smoke", OVERRIDES, build, tmp_path_factory.mktemp("to") / "study.zip")
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +74,7 @@ def test_every_file_is_dated_by_the_last_record(packed):
 
 
 def test_records_program_and_parameters_are_in_it(build, unpacked):
+    assert (build / "runs" / f"{beyond(build).run_id}.json").is_file()
     for path in (build / "runs").iterdir():
         assert (unpacked / "build/smoke/runs" / path.name).read_bytes() == path.read_bytes()
     names = ["pyproject.toml", "constraints.txt", "environment.yml", "LICENSE", "README.md"]
