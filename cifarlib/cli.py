@@ -177,7 +177,14 @@ def _sweep_conditions(
         )
     if outcome.unavailable:
         print(f"{len(outcome.unavailable)} runs stay pending (see above)", file=sys.stderr)
+    if outcome.retried:
+        print(
+            f"{len(outcome.retried)} runs lost their worker and were tried once more (see above)",
+            file=sys.stderr,
+        )
     if outcome.failed:
+        for name, reason in outcome.failed.items():
+            print(f"cifarlib: {name}: {reason}", file=sys.stderr)
         logs = results.store.state / "*.error.txt"
         print(f"cifarlib: {len(outcome.failed)} runs failed; their errors: {logs}", file=sys.stderr)
     return 1 if outcome.failed else 0
