@@ -370,8 +370,13 @@ def show_figure(
 
 
 # ---------------------------------------------------------------------------------------------
-# Captions
+# Captions and sentences
 # ---------------------------------------------------------------------------------------------
+
+
+def show_text(text: str) -> Shown:
+    """Computed sentences, as a paragraph."""
+    return Shown(f'<p class="computed">{html.escape(text)}</p>', text)
 
 
 def describe_data(results: Results) -> str:
@@ -391,11 +396,12 @@ def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:
     data = results.scale.data
     info = DATASETS[data.name]
     name = info.title if info.real else f"{info.title}, not CIFAR-10"
+    sizes = [f"{n:,}" for n in sorted({c.config.data.train_size for c in conditions})]
     seeds = sorted({c.config.seed for c in conditions})
     parts = [
         f"{done} of {total} runs" if total != 1 else f"{done} of 1 run",
         f"one seed ({seeds[0]})" if len(seeds) == 1 else f"means over {len(seeds)} seeds",
-        f"{name}: {data.train_size:,} training and {data.test_size:,} test images",
+        f"{name}: {' or '.join(sizes)} training and {data.test_size:,} test images",
     ]
     epochs = sorted({c.config.epochs for c in conditions})
     parts.append(f"{' or '.join(map(str, epochs))} epochs")

@@ -180,3 +180,9 @@ def test_a_cell_of_links_leads_to_places_in_the_report():
 def test_a_number_that_rounds_to_nothing_has_no_sign():
     assert display.fixed(1)(-0.04) == "0.0"
     assert display.fixed(1)(-0.06) == "−0.1"
+
+
+def test_computed_sentences_are_text_whatever_they_hold():
+    shown = display.show_text("a < b & c")
+    assert shown.html == '<p class="computed">a &lt; b &amp; c</p>'
+    assert shown.text == "a < b & c"
