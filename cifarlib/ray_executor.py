@@ -9,26 +9,23 @@ what a lost node was training, others take up from its last checkpoint. Ray is o
 import contextlib
 import os
 import pickle
-import queue
 import socket
-import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cifarlib import __version__, data, paths
+from cifarlib import __version__, data
 from cifarlib.config import ENGINE, RunConfig
-from cifarlib.errors import CifarlibError, RunError
+from cifarlib.errors import RunError
 from cifarlib.locks import lock
 from cifarlib.progress import cores
-from cifarlib.records import RecordStore, remove_leftovers, write_atomically
+from cifarlib.records import AnyRecord, RecordStore, remove_leftovers, write_atomically
 from cifarlib.sweep import LANES, Executor
-from cifarlib.worker import DataJob, Job, Message, NetworkJob, RunJob, carry_out
+from cifarlib.worker import DataJob, Job, Message, NetworkJob, RunJob
 
 PATIENCE = 60.0  # s without any node that could carry out a run
 LOSSES = 3  # of a run, without an epoch gained in between, after which it is given up
@@ -55,6 +52,8 @@ class RayExecutor(Executor):
     A task declares ``threads`` CPUs (one unless given), on GPUs also its share of a card. Raises
     ``RunError`` where there is no Ray, no cluster, no node with room, or another cifarlib.
     """
+
+    second_try = "where there is room"
 
     def __init__(
         self,
@@ -171,24 +170,26 @@ class RayExecutor(Executor):
 
     def _needs(self, job: Job) -> tuple[float, float]:
         """CPUs and GPUs that a task declares; descriptions are made on the processor."""
-        on_card = self.device == "cuda" and isinstance(job, RunJob)
-        return float(self.threads), gpu_share(job.config) if on_card else 0.0
+        if self.device == "cpu" or not isinstance(job, RunJob):
+            return float(self.threads), 0.0
+        alone = job.name in self.outcome.retried  # for the card's memory may have run out
+        return float(self.threads), 1.0 if alone else gpu_share(job.config)
 
     def _begin(self, job: Job, cpus: float, gpus: float) -> None:
         """Have a task carried out, unless another sweep is at it or has been."""
         held = contextlib.ExitStack()
+        if not held.enter_context(lock(self.store.state / f"{self._stem(job)}.lock")):
+            self.busy.append(job)
+            return
+        if record := self._read(job):
+            held.close()
+            self.hear(job, Message("done", record=record))
+            return
         checkpoint = None
         if isinstance(job, RunJob):
-            if not held.enter_context(lock(self.store.state / f"{job.run_id}.lock")):
-                self.busy.append(job)
-                return
-            if record := self.store.read_run(job.run_id):
-                held.close()
-                self.hear(job, Message("done", record=record))
-                return
             path = self._checkpoint(job)
             remove_leftovers(path)
-            checkpoint = path.read_bytes() if path.exists() else None
+            checkpoint = path.read_bytes() if path.is_file() else None
         left = None if (end := self.budget.last_border) is None else end - time.monotonic()
         generator = self.carry_out.options(
             name=job.name,
@@ -207,6 +208,23 @@ class RayExecutor(Executor):
             None if left is None else time.time() + left,
         )
         self.tasks.append(_Task(job, generator, cpus, gpus, held))
+
+    def _stem(self, job: Job) -> str:
+        """The name of a job's files, and of the lock that whoever makes them holds."""
+        match job:
+            case RunJob():
+                return job.run_id
+            case DataJob():
+                return self.store.data_path(job.dataset).stem
+        return self.store.network_path.stem
+
+    def _read(self, job: Job) -> AnyRecord | None:
+        match job:
+            case RunJob():
+                return self.store.read_run(job.run_id)
+            case DataJob():
+                return self.store.read_data(job.dataset)
+        return self.store.read_network()
 
     def _checkpoint(self, job: RunJob) -> Path:
         return self.store.state / f"{job.run_id}.pt"
@@ -251,8 +269,9 @@ class RayExecutor(Executor):
         elif message.kind == "done" and message.record is not None:
             self.store.write(message.record)
             if isinstance(job, RunJob):
-                self._checkpoint(job).unlink(missing_ok=True)
-                (self.store.state / f"{job.run_id}.error.txt").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # beside a record they say nothing any more
+                    self._checkpoint(job).unlink(missing_ok=True)
+                    (self.store.state / f"{job.run_id}.error.txt").unlink(missing_ok=True)
         if self.hear(job, message):
             self._end(task)
 
@@ -282,13 +301,22 @@ def gpu_share(config: RunConfig) -> float:
     return round(max(1 / LANES, lanes.share(config, CARD_MEMORY)), 3)
 
 
+QUICK = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # a minute for each of 20, where something else listens
+    "RAY_py_gcs_connect_timeout_s": "5",
+}
+"""What Ray is told through the environment, unless it has been told already."""
+
+
 def connect(address: str | None) -> tuple[ModuleType, bool]:
     """Ray, connected to a cluster, and whether it was this call that connected it.
 
     Without an address it is ``RAY_ADDRESS``, or the cluster that this machine is a node of.
     Raises ``RunError`` where there is no Ray or no cluster.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in QUICK.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
@@ -299,7 +327,7 @@ def connect(address: str | None) -> tuple[ModuleType, bool]:
         return ray, False
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     if address != "auto":
-        _knock(address)
+        _knock(address, ray)
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -311,12 +339,14 @@ def connect(address: str | None) -> tuple[ModuleType, bool]:
     return ray, True
 
 
-def _knock(address: str) -> None:
-    """See that somebody listens at HOST:PORT: Ray itself would try for a minute."""
+def _knock(address: str, ray: ModuleType) -> None:
+    """See that somebody listens at HOST:PORT, which takes Ray itself long to find out."""
     host, _, port = address.rpartition(":")
     try:
         if not host or "/" in host:
             raise ValueError("it is not HOST:PORT")
+        if host in ("localhost", "127.0.0.1"):
+            host = ray.util.get_node_ip_address()  # as Ray does
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise RunError(
@@ -350,110 +380,8 @@ def _make_task() -> Callable[..., Iterator[Any]]:
                 f"{wanted[0]} with engine {wanted[1]}; install the same everywhere"
             )
             return
-        from cifarlib.ray_executor import serve_task
+        from cifarlib.ray_node import serve_task
 
         yield from serve_task(*order)
 
     return carry_out_on_node
-
-
-def serve_task(
-    packed: bytes,
-    files: tuple[str, dict[str, Any]] | None,
-    checkpoint: bytes | None,
-    device: str,
-    threads: int,
-    checkpoint_every: int | None,
-    end: float | None,
-) -> Iterator[Message]:
-    """A node's part in a job: the messages about it, until one that ends it.
-
-    ``files`` are a data set's name and references to its files, ``end`` is the time of day of the
-    last epoch border. The job is carried out as on any machine, in a folder of its own.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    job: Job = pickle.loads(packed)
-    try:
-        if files is not None:
-            _settle(*files)
-    except CifarlibError as error:
-        yield Message("fatal", text=f"{socket.gethostname()}: {error}")
-        return
-    with tempfile.TemporaryDirectory(prefix="cifarlib-", ignore_cleanup_errors=True) as folder:
-        store = RecordStore(Path(folder))
-        relay = Relay(job, store, every_checkpoint=checkpoint_every is not None)
-        if checkpoint is not None and relay.checkpoint is not None:
-            write_atomically(relay.checkpoint, checkpoint)
-        deadline = None if end is None else time.monotonic() + end - time.time()
-        arguments = (job, store, relay, device, threads, checkpoint_every, deadline)
-        threading.Thread(target=carry_out, args=arguments, daemon=True).start()
-        yield from relay
-
-
-def _settle(name: str, references: dict[str, Any]) -> None:
-    """Have a data set where this process looks for it, fetched from Ray once for the node."""
-    import ray
-
-    folder = Path(tempfile.gettempdir()) / f"cifarlib-{os.getuid()}"
-    data.install(name, folder, lambda file: ray.get(references[file]).tobytes())
-    paths.DATA = folder
-    os.environ.pop("CIFAR10_ROOT", None)
-
-
-class Relay:
-    """Passes a worker's messages on: fewer than it sends, and with the files that belong to them.
-
-    Checkpoints come with their content: every one, or else those that are worth the way.
-    """
-
-    IMAGES, CHECKPOINT = 0.5, 30.0  # s between messages of a kind
-    LAST = frozenset({"done", "stopped", "busy", "unavailable", "starved", "failed", "fatal"})
-
-    def __init__(self, job: Job, store: RecordStore, *, every_checkpoint: bool):
-        self.job, self.store, self.every_checkpoint = job, store, every_checkpoint
-        self.checkpoint = store.state / f"{job.run_id}.pt" if isinstance(job, RunJob) else None
-        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self.images = 0
-        self.sent = dict.fromkeys(("images", "checkpoint"), time.monotonic())
-
-    def send(self, message: Message) -> None:
-        """Take a message of the worker's."""
-        match message.kind:
-            case "images":
-                self.images += message.images
-                if not self._is_due("images", self.IMAGES):
-                    return
-                message, self.images = Message("images", images=self.images), 0
-            case "checkpoint":
-                if not self._is_due("checkpoint", 0 if self.every_checkpoint else self.CHECKPOINT):
-                    return
-                message = self._with_content(message)
-            case "stopped":
-                self.messages.put(self._with_content(Message("checkpoint")))
-            case "done":
-                message = replace(message, record=message.record or self._read_description())
-        self.messages.put(message)
-
-    def __iter__(self) -> Iterator[Message]:
-        """The messages as they come, up to one that ends the job."""
-        kind = ""
-        while kind not in self.LAST:
-            message = self.messages.get()
-            kind = message.kind
-            yield message
-
-    def _is_due(self, kind: str, seconds: float) -> bool:
-        now = time.monotonic()
-        due = now - self.sent[kind] >= seconds
-        if due:
-            self.sent[kind] = now
-        return due
-
-    def _with_content(self, message: Message) -> Message:
-        assert self.checkpoint is not None
-        return replace(message, content=self.checkpoint.read_bytes())
-
-    def _read_description(self) -> Any:
-        if isinstance(self.job, DataJob):
-            return self.store.read_data(self.job.dataset)
-        return self.store.read_network()

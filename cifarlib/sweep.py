@@ -194,6 +194,7 @@ class Executor(abc.ABC):
 
     workers: int  # runs at once
     share: int  # workers that have one machine, or card, of those that prices are for
+    second_try = "with half the workers"  # of a job that its worker did not survive
 
     display: "_Display"
     budget: "_Budget"
@@ -295,7 +296,7 @@ class Executor(abc.ABC):
             return
         self.outcome.retried[job.name] = reason
         self.waiting.appendleft(job)
-        self.display.say(f"{job.name}: {reason}; to be tried once more, with half the workers")
+        self.display.say(f"{job.name}: {reason}; to be tried once more, {self.second_try}")
 
     def fail(self, job: Job, reason: str, detail: str) -> None:
         """Note that a job cannot be carried out."""

@@ -1,0 +1,125 @@
+"""A Ray node's part in a sweep: carry a job out as on any machine, and hand messages back.
+
+A node shares no disk with the sweep. What its worker writes into a folder that nobody else sees,
+checkpoints and records, travels inside the messages.
+"""
+
+import os
+import pickle
+import queue
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cifarlib import data, paths, provenance
+from cifarlib.errors import CifarlibError
+from cifarlib.records import RecordStore, write_atomically
+from cifarlib.worker import PROGRAM, DataJob, Job, Message, RunJob, carry_out
+
+
+def serve_task(
+    packed: bytes,
+    files: tuple[str, dict[str, Any]] | None,
+    checkpoint: bytes | None,
+    device: str,
+    threads: int,
+    checkpoint_every: int | None,
+    end: float | None,
+) -> Iterator[Message]:
+    """A node's part in a job: the messages about it, until one that ends it.
+
+    ``files`` are a data set's name and references to its files, ``end`` is the time of day of the
+    last epoch border. The job is carried out as on any machine, in a folder of its own.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    provenance.commit(PROGRAM)  # now, for it is the code of now that this process runs
+    job: Job = pickle.loads(packed)
+    try:
+        if files is not None:
+            _settle(*files)
+    except CifarlibError as error:
+        yield Message("fatal", text=f"{socket.gethostname()}: {error}")
+        return
+    with tempfile.TemporaryDirectory(prefix="cifarlib-", ignore_cleanup_errors=True) as folder:
+        store = RecordStore(Path(folder))
+        relay = Relay(job, store, every_checkpoint=checkpoint_every is not None)
+        if checkpoint is not None and relay.checkpoint is not None:
+            write_atomically(relay.checkpoint, checkpoint)
+        deadline = None if end is None else time.monotonic() + end - time.time()
+        arguments = (job, store, relay, device, threads, checkpoint_every, deadline)
+        threading.Thread(target=carry_out, args=arguments, daemon=True).start()
+        yield from relay
+
+
+def _settle(name: str, references: dict[str, Any]) -> None:
+    """Have a data set where this process looks for it, fetched from Ray once for the node."""
+    import ray
+
+    folder = Path(tempfile.gettempdir()) / f"cifarlib-{os.getuid()}"
+    data.install(name, folder, lambda file: ray.get(references[file]).tobytes())
+    paths.DATA = folder
+    os.environ.pop("CIFAR10_ROOT", None)
+
+
+class Relay:
+    """Passes a worker's messages on: fewer than it sends, and with the files that belong to them.
+
+    Checkpoints come with their content: every one, or else those that are worth the way.
+    """
+
+    IMAGES, CHECKPOINT = 0.5, 30.0  # s between messages of a kind
+    LAST = frozenset({"done", "stopped", "busy", "unavailable", "starved", "failed", "fatal"})
+
+    def __init__(self, job: Job, store: RecordStore, *, every_checkpoint: bool):
+        self.job, self.store, self.every_checkpoint = job, store, every_checkpoint
+        self.checkpoint = store.state / f"{job.run_id}.pt" if isinstance(job, RunJob) else None
+        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.images = 0
+        self.sent = dict.fromkeys(("images", "checkpoint"), time.monotonic())
+
+    def send(self, message: Message) -> None:
+        """Take a message of the worker's."""
+        match message.kind:
+            case "images":
+                self.images += message.images
+                if not self._is_due("images", self.IMAGES):
+                    return
+                message, self.images = Message("images", images=self.images), 0
+            case "checkpoint":
+                if not self._is_due("checkpoint", 0 if self.every_checkpoint else self.CHECKPOINT):
+                    return
+                message = self._with_content(message)
+            case "stopped":
+                self.messages.put(self._with_content(Message("checkpoint")))
+            case "done":
+                message = replace(message, record=message.record or self._read_description())
+        self.messages.put(message)
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages as they come, up to one that ends the job."""
+        kind = ""
+        while kind not in self.LAST:
+            message = self.messages.get()
+            kind = message.kind
+            yield message
+
+    def _is_due(self, kind: str, seconds: float) -> bool:
+        now = time.monotonic()
+        due = now - self.sent[kind] >= seconds
+        if due:
+            self.sent[kind] = now
+        return due
+
+    def _with_content(self, message: Message) -> Message:
+        assert self.checkpoint is not None
+        return replace(message, content=self.checkpoint.read_bytes())
+
+    def _read_description(self) -> Any:
+        if isinstance(self.job, DataJob):
+            return self.store.read_data(self.job.dataset)
+        return self.store.read_network()
