@@ -1,24 +1,27 @@
 # make report     the environment, every missing run of a scale, and its report
 # make test       the environment and the tests
 # make bench      how fast it is on this machine, beside a paper-style loop (half an hour, quiet)
+# make faults     kill, fill and spoil what runs stand on, again and again (a quarter of an hour)
 # make lab        JupyterLab on the notebooks
 # make lint       style
 #
 # SCALE=smoke|lite|full   how much of the study (default smoke)
 # DATA=cifar10            other data than the scale's: smoke runs on a generated stand-in set
 # DEVICE=auto|cpu|cuda    where to train
+# FAULTS=N                how many kills of each kind in make faults (default 25)
 # OUT=DIR                 the build folder (default build/SCALE)
 
 SCALE  ?= smoke
 DATA   ?=
 DEVICE ?= auto
 OUT    ?=
+FAULTS ?= 25
 PYTHON ?= python3
 
 STUDY := --scale $(SCALE) $(if $(DATA),--set data.name=$(DATA)) $(if $(OUT),--out '$(OUT)')
 BIN   := .venv/bin
 
-.PHONY: report sweep status test bench lint format lab constraints clean
+.PHONY: report sweep status test bench faults lint format lab constraints clean
 
 report: sweep
 	$(BIN)/cifarlib report $(STUDY)
@@ -34,6 +37,14 @@ test: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/cifarlib bench --device $(DEVICE)
+
+faults: .venv/.installed
+	@mkdir -p build/faults && rm -f build/faults/log
+	CIFARLIB_FAULT_LOG=$(CURDIR)/build/faults/log CIFARLIB_FAULTS=$(FAULTS) \
+	  $(BIN)/pytest $(wildcard tests/test_faults.py tests/test_damage.py); \
+	  result=$$?; \
+	  CIFARLIB_FAULTS=$(FAULTS) $(BIN)/python tests/faults.py build/faults/log build/bench; \
+	  exit $$result
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

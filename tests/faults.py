@@ -1,6 +1,6 @@
 """Faults that tests inject, and the table of what came of them: ``build/bench/faults.md``.
 
-``CIFARLIB_FAULTS`` is how often each fault is repeated (2), ``CIFARLIB_FAULT_SEED`` the seed of the
+``CIFARLIB_FAULTS`` is how often faults are repeated (2), ``CIFARLIB_FAULT_SEED`` the seed of the
 random moments (a new one each time; it is printed). Where ``CIFARLIB_FAULT_LOG`` names a file, each
 kind of fault leaves a line of JSON in it. As a program, ``faults.py LOG FOLDER`` makes the table
 from such lines, and ``faults.py sweep …`` is the command line with a log of the epochs it trains.
@@ -113,7 +113,8 @@ def _markdown(content: dict[str, Any]) -> str:
         "# Faults injected, and what came of them",
         "",
         f"Made by `make faults` on {content['date']}: {machine['processor']}, {machine['cores']} "
-        f"cores; {versions}. Commit {content['commit']}.",
+        f"cores; {versions}. Commit {content['commit']}. Asked for were "
+        f"{content['repetitions']} kills of each kind (`FAULTS={content['repetitions']}`).",
         "",
         "A fault is survived if the same command then finishes, every record is valid and, where "
         "runs were trained, each `result` has the bits of one that was never disturbed. Lost is an "

@@ -1,0 +1,411 @@
+"""Faults of processes, disks and clocks at random moments: nothing is lost, nothing is torn.
+
+Kills are repeated ``CIFARLIB_FAULTS`` times, the rest up to ``FEW`` times; ``make faults`` is the
+long form. What must hold after each: the same command finishes, every record is valid, and its
+``result`` has the bits of a run that was never disturbed.
+"""
+
+import contextlib
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DEADLINE, SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
+from faults import (
+    EPOCHS,
+    LONG,
+    REPETITIONS,
+    InlineExecutor,
+    epochs_lost,
+    kill_group,
+    read_epochs,
+    start,
+    worker_processes,
+)
+
+from cifarlib import cli, records, sweep, worker
+from cifarlib.records import RecordStore
+
+STAGE = "stage1-long"  # two conditions of three epochs each, under the tiny scale
+COMMAND = ["--stage", STAGE, *SET_TINY, "--device", "cpu", "--checkpoint-every", "1"]
+FEW = min(REPETITIONS, 6)  # of the faults that are the same at most moments
+ODD = "ein Ordner – für Läufe"  # every folder here has spaces and letters beyond ASCII
+
+
+@pytest.fixture(scope="module")
+def conditions():
+    return [c for c in tiny_conditions() if c.stage == STAGE]
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Sweeps of the command line train in this process, with the one thread of a worker."""
+    monkeypatch.setattr(sweep, "LocalExecutor", InlineExecutor)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, conditions):
+    """What the runs' results are, by run id."""
+    store = tiny_store(tmp_path_factory.mktemp("undisturbed"))
+    before = torch.get_num_threads()
+    outcome = sweep.sweep(conditions, store, executor=InlineExecutor)
+    torch.set_num_threads(before)
+    assert outcome == sweep.Outcome(done=len(conditions))
+    return {c.run_id: store.read_run(c.run_id).result for c in conditions}
+
+
+def run_command(folder: Path, *more: str) -> int:
+    return cli.main(["sweep", "--out", str(folder), *COMMAND, *more])
+
+
+def check(folder: Path, undisturbed: dict) -> None:
+    """Every record is there, valid and the same; no torn or left file anywhere."""
+    store = RecordStore(folder)
+    recorded, faults = store.read_runs(store.run_ids())
+    assert faults == []
+    assert {name: record.result for name, record in recorded.items()} == undisturbed
+    assert [path.name for path in store.state.iterdir()] == []
+    assert [path.name for path in store.runs.iterdir() if path.name.startswith(".")] == []
+    assert not (folder / "damaged").exists()
+
+
+# ---------------------------------------------------------------------------------------------
+# Killed
+# ---------------------------------------------------------------------------------------------
+
+
+def long_folder(tmp_path: Path) -> str:
+    """A folder for temporary files whose name is longer than that of a socket may be."""
+    folder = tmp_path / ("t" * 100) / ("t" * 100)
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
+
+
+def let_pass(fault, process, folder: Path) -> None:
+    """Wait for a random moment: somewhere in the start, or after a random number of epochs."""
+    if fault.random.random() < 0.2:
+        end = time.monotonic() + fault.random.uniform(0, 4)
+        wait_for(lambda: process.poll() is not None or time.monotonic() > end, "a moment")
+        return
+    goal = sum(map(len, read_epochs(folder).values())) + fault.random.randint(1, 3)
+    wait_for(
+        lambda: process.poll() is not None or sum(map(len, read_epochs(folder).values())) >= goal,
+        "an epoch",
+    )
+    time.sleep(fault.random.uniform(0, 0.4))
+
+
+def finish_campaign(fault, folder: Path, undisturbed: dict, kills: int) -> None:
+    """Check a folder whose runs all ended, count what kills cost, and empty it."""
+    with fault.attempt(kills):
+        check(folder, undisturbed)
+        for name, begun in read_epochs(folder).items():
+            lost = epochs_lost(begun)
+            fault.epochs_lost += lost
+            assert max(lost, default=0) <= 1
+            assert set(begun) == set(range(1, undisturbed[name].history.epochs + 1))
+    for path in (folder / EPOCHS, *(folder / "runs" / f"{name}.json" for name in undisturbed)):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def sweeping(tmp_path: Path, *more: str):
+    """A counting sweep by two workers, which never outlives the block."""
+    process = start(tmp_path / ODD, *COMMAND, *more, TMPDIR=long_folder(tmp_path))
+    try:
+        yield process
+    finally:
+        kill_group(process)
+        process.stderr.close()
+
+
+def test_sweeps_that_are_killed_go_on(tmp_path, undisturbed, fault_log):
+    """SIGKILL of the whole process group: as if the machine had lost its power."""
+    folder = tiny_store(tmp_path / ODD).folder
+    with fault_log("SIGKILL of a sweep and its workers") as fault:
+        left, pending = REPETITIONS, 0
+        while left or pending:
+            with sweeping(tmp_path, "--workers", "2") as process:
+                if left:
+                    let_pass(fault, process, folder)
+                else:
+                    process.wait(DEADLINE)
+                if process.poll() is None:
+                    kill_group(process)
+                    left, pending = left - 1, pending + 1
+                else:
+                    assert process.returncode == 0, process.stderr.read()
+                    finish_campaign(fault, folder, undisturbed, pending)
+                    pending = 0
+                assert "Traceback" not in process.stderr.read()
+
+
+def test_workers_that_are_killed_are_replaced(tmp_path, undisturbed, fault_log):
+    """Their runs are tried once more, then set aside; the same command goes on with those."""
+    folder = tiny_store(tmp_path / ODD).folder
+    with fault_log("SIGKILL of one worker") as fault:
+        left, pending = REPETITIONS, 0
+        while left or pending:
+            with sweeping(tmp_path, "--workers", "2") as process:
+                while left and process.poll() is None:
+                    let_pass(fault, process, folder)
+                    if workers := worker_processes(process):
+                        fault.random.choice(workers).kill()
+                        left, pending = left - 1, pending + 1
+                code = process.wait(DEADLINE)
+                said = process.stderr.read().splitlines()
+                failed = {line.split(": failed, ")[0] for line in said if ": failed, " in line}
+                assert code == bool(failed), said
+                assert not any("Traceback" in line for line in said)
+                if failed:
+                    assert said[-1].startswith(f"cifarlib: {len(failed)} runs failed; their errors")
+                    assert all("killed (signal 9)" in line for line in said[-1 - len(failed) : -1])
+                else:
+                    finish_campaign(fault, folder, undisturbed, pending)
+                    pending = 0
+
+
+def test_two_sweeps_share_a_folder(tmp_path, undisturbed, fault_log):
+    """Each run is trained by one of them, each epoch once; a report may read meanwhile."""
+    folder = tiny_store(tmp_path / ODD).folder
+    note = "with a report of the same folder" if LONG else ""
+    with (
+        fault_log("Two sweeps of one folder at once", note) as fault,
+        fault.attempt(),
+        sweeping(tmp_path, "--workers", "1") as one,
+        sweeping(tmp_path, "--workers", "1") as other,
+    ):
+        if LONG:
+            command = [sys.executable, "-m", "cifarlib.cli", "report", "--only", "stage1"]
+            command += ["--out", str(folder), *SET_TINY]
+            subprocess.run(command, check=True, capture_output=True, timeout=3 * DEADLINE)
+        assert [one.wait(DEADLINE), other.wait(DEADLINE)] == [0, 0]
+        assert all(begun == [1, 2, 3] for begun in read_epochs(folder).values())
+        shutil.rmtree(folder / "notebooks", ignore_errors=True)
+        check(folder, undisturbed)
+
+
+def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, conditions, fault_log):
+    """Not even where its number now belongs to another living process: the kernel holds locks."""
+    path = tmp_path / ODD / "state" / "run.lock"
+    program = (
+        "import os, pathlib, sys\nfrom cifarlib.locks import lock\n"
+        "with lock(pathlib.Path(sys.argv[1])) as held:\n"
+        "    pathlib.Path(sys.argv[1]).write_text(sys.argv[2])\n"
+        "    print(held, flush=True)\n    sys.stdin.read()\n"
+    )
+    with fault_log("Lock left by a killed process") as fault:
+        for _ in range(REPETITIONS):
+            with (
+                fault.attempt(),
+                subprocess.Popen(
+                    [sys.executable, "-c", program, str(path), str(os.getppid())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                ) as process,
+            ):
+                assert process.stdout.readline() == "True\n"
+                with worker.lock(path) as held:
+                    assert not held
+                process.kill()
+                process.wait()
+                assert path.read_text() == str(os.getppid())  # a process that lives
+                with worker.lock(path) as held:
+                    assert held
+
+
+# ---------------------------------------------------------------------------------------------
+# No room
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256m", "cifarlib-test", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command here")
+    if mounted.returncode:
+        pytest.skip(f"no file system may be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, free: int) -> Path:
+    """A file that leaves some bytes free, to a page."""
+    filler = disk / "filler"
+    space = os.statvfs(disk)
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, space.f_bavail * space.f_bsize - free))
+    return filler
+
+
+def assert_one_sentence(capfd, code: int, reason: str) -> None:
+    """Exit code 2, and one line that says what to do."""
+    said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cifarlib:")]
+    assert (code, len(said)) == (2, 1)
+    assert reason in said[0]
+    assert "with --out" in said[0]
+
+
+def interesting_sizes(tmp_path: Path, conditions) -> tuple[int, int]:
+    """Bytes of a record and of a checkpoint."""
+    record = len(records.encode(make_record(conditions[0])))
+    return record, 4 * 3 * 4_800_000  # at least: weights, momenta and the best weights
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_full_disk_gets_one_sentence(disk, undisturbed, conditions, fault_log, capfd):
+    """Records and checkpoints meet a disk with a random little room; then there is room again."""
+    folder = tiny_store(disk / ODD).folder
+    record, checkpoint = interesting_sizes(disk, conditions)
+    with fault_log("Disk full") as fault:
+        for number in range(FEW):
+            every = "0" if number % 2 else "1"  # without checkpoints it is a record that fails
+            free = fault.random.randrange((record if number % 2 else checkpoint) // 2)
+            with fault.attempt():
+                filler = fill(disk, free)
+                code = run_command(folder, "--checkpoint-every", every)
+                assert_one_sentence(capfd, code, "No space left on device")
+                filler.unlink()
+                assert run_command(folder) == 0
+                check(folder, undisturbed)
+            for name in undisturbed:
+                RecordStore(folder).run_path(name).unlink()
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_file_that_may_not_grow_gets_one_sentence(
+    tmp_path, monkeypatch, undisturbed, conditions, fault_log, capfd
+):
+    """A limit on the size of files meets a record or a checkpoint in the middle."""
+    folder = tiny_store(tmp_path / ODD).folder
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    record, checkpoint = interesting_sizes(tmp_path, conditions)
+    write = records.write_atomically
+    limit = [record]
+
+    def write_limited(path: Path, content: bytes) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit[0], unlimited[1]))
+        try:
+            write(path, content)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+    with fault_log("Limit on the size of a file") as fault:
+        for number in range(FEW):
+            part = worker if number % 2 == 0 else records  # which writes checkpoints, and records
+            limit[0] = fault.random.randrange((record if number % 2 else checkpoint) // 2)
+            with fault.attempt():
+                with monkeypatch.context() as patch:
+                    patch.setattr(part, "write_atomically", write_limited)
+                    assert_one_sentence(capfd, run_command(folder), "File too large")
+                assert run_command(folder) == 0
+                check(folder, undisturbed)
+            for name in undisturbed:
+                RecordStore(folder).run_path(name).unlink()
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_read_only_folder_gets_one_sentence(disk, undisturbed, fault_log, capfd):
+    """From the start, or from a moment on while a run is being trained."""
+    folder = tiny_store(disk / ODD).folder
+
+    def protect() -> None:  # by a mount over it: below, a lock is open for writing
+        subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
+
+    with fault_log("Folder read-only") as fault:
+        for number in range(FEW):
+            with fault.attempt():
+                with pytest.MonkeyPatch.context() as patch:
+                    if number % 2:
+                        spoil_checkpoint(patch, fault.random.randint(1, 4), protect)
+                    else:
+                        protect()
+                    code = run_command(folder)
+                assert_one_sentence(capfd, code, "Read-only file system")
+                subprocess.run(["umount", "--lazy", str(disk)], check=True)
+                assert run_command(folder) == 0
+                check(folder, undisturbed)
+            for name in undisturbed:
+                RecordStore(folder).run_path(name).unlink()
+
+
+def spoil_checkpoint(patch: pytest.MonkeyPatch, number: int, spoil) -> None:
+    """Have something happen right before the n-th checkpoint is written, once."""
+    write, count = worker._write_checkpoint, iter(range(1, 1000))
+
+    def spoilt(*arguments) -> None:
+        if next(count) == number:
+            spoil()
+        write(*arguments)
+
+    patch.setattr(worker, "_write_checkpoint", spoilt)
+
+
+# ---------------------------------------------------------------------------------------------
+# Clocks and places
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_clock_that_goes_back_decides_nothing(tmp_path, undisturbed, fault_log):
+    """Every look at it shows an earlier day, and all files are from the future."""
+    folder = tiny_store(tmp_path / ODD).folder
+    with fault_log("Clock set back, files from the future") as fault:
+        for _ in range(FEW):
+            with fault.attempt(), pytest.MonkeyPatch.context() as patch:
+                now = [time.time()]
+
+                def earlier(now=now) -> float:
+                    now[0] -= fault.random.uniform(0, 86400)
+                    return now[0]
+
+                patch.setattr(time, "time", earlier)
+                spoil_checkpoint(patch, fault.random.randint(1, 4), interrupt)
+                assert run_command(folder) == 130
+                ahead = time.monotonic() + 4e9
+                for path in folder.rglob("*"):
+                    os.utime(path, (ahead, ahead))
+                assert run_command(folder) == 0
+                check(folder, undisturbed)
+            for name in undisturbed:
+                RecordStore(folder).run_path(name).unlink()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_folder_that_is_moved_loses_nothing(tmp_path, undisturbed, fault_log):
+    """In the middle of a sweep: what was made before goes on at the new place."""
+    with fault_log("Build folder moved in the middle") as fault:
+        for number in range(FEW):
+            old = tiny_store(tmp_path / f"{ODD} {number}").folder
+            new = tmp_path / f"umbenannt {number}"
+            with fault.attempt():
+                with pytest.MonkeyPatch.context() as patch:
+                    moment = fault.random.randint(1, 4)
+                    spoil_checkpoint(patch, moment, lambda old=old, new=new: old.rename(new))
+                    assert run_command(old) in (0, 2)
+                assert cli.main(["merge", str(old), "--out", str(new), *SET_TINY]) == 0
+                assert run_command(new) == 0
+                for left in new.glob("state/*.lock"):  # held by nobody any more
+                    left.unlink()
+                check(new, undisturbed)
