@@ -165,23 +165,42 @@ def test_nodes_with_another_cifarlib_are_refused(cluster, tmp_path, monkeypatch)
 
 
 @needs_ray
-def test_ctrl_c_ends_the_sweep_and_its_tasks(cluster, tmp_path):
+def test_a_sweep_that_is_stopped_or_killed_goes_on(cluster, tmp_path):
+    """First Ctrl-C once a run has its record, then a kill in the middle of another."""
     store, node = tiny_store(tmp_path), second_node(cluster)
+    conditions = [c for c in tiny_conditions(overrides=LONG) if c.stage == "stage1-long"]
     command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--stage", "stage1-long", *SET_TINY]
-    command += ["--set", "epochs.200=500", "--out", str(tmp_path), "--device", "cpu"]
+    command += ["--set", *LONG, "--out", str(tmp_path), "--device", "cpu", "--workers", "1"]
     command += ["--executor", "ray", "--address", cluster.address, "--checkpoint-every", "1"]
+
+    code, said = stop_when(store.run_ids, signal.SIGINT, command)
+    assert code == 130
+    assert said[-1] == "cifarlib: stopped; the same command goes on from here"
+    finished = {name: store.run_path(name).read_bytes() for name in store.run_ids()}
+    assert 0 < len(finished) < len(conditions)
+    wait_for(lambda: not is_on(node, "stage1-long"), "the end of the tasks")
+
+    for checkpoint in store.state.glob("*.pt"):
+        checkpoint.unlink()
+    code, _ = stop_when(lambda: list(store.state.glob("*.pt")), signal.SIGKILL, command)
+    assert code == -signal.SIGKILL
+    begun = [c for c in conditions if (store.state / f"{c.run_id}.pt").exists()]
+    outcome, _ = sweep_on(cluster, begun, store, checkpoint_every=1)
+    assert outcome == sweep.Outcome(done=len(begun))
+    assert [store.read_run(c.run_id).provenance.resumed for c in begun] == [1] * len(begun)
+    assert finished == {name: store.run_path(name).read_bytes() for name in finished}
+
+
+def stop_when(happened, number: int, command: list[str]) -> tuple[int, list[str]]:
+    """Send a command a signal once something has happened: its exit code, and what it said."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        wait_for(lambda: list(store.state.glob("*.pt")), "a checkpoint")
-        os.killpg(process.pid, signal.SIGINT)
+        wait_for(happened, "what the signal waits for")
+        os.killpg(process.pid, number)
         said = process.communicate(timeout=DEADLINE)[1].splitlines()
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert said[-1] == "cifarlib: stopped; the same command goes on from here"
-    assert list(store.state.glob("*.pt"))
-    assert store.run_ids() == []
-    wait_for(lambda: not is_on(node, "stage1-long"), "the end of the tasks")
+    return process.returncode, said
 
 
 @needs_ray
