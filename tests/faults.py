@@ -7,6 +7,7 @@ from such lines, and ``faults.py sweep …`` is the command line with a log of t
 """
 
 import contextlib
+import datetime
 import itertools
 import json
 import os
@@ -91,12 +92,12 @@ def fault_log() -> Callable[..., contextlib.AbstractContextManager[Fault]]:
 def write_table(log: Path, folder: Path) -> list[Path]:
     """``faults.json`` and ``faults.md`` in a folder from the lines of a log; the two paths."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    finished = datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.UTC)
     content = {
         "repetitions": REPETITIONS,
-        "date": provenance.now(),
+        "date": finished.isoformat(timespec="seconds"),
         "machine": {"processor": provenance.processor(), "cores": os.cpu_count()},
         "versions": provenance.versions(),
-        "commit": provenance.commit()[0],
         "faults": rows,
     }
     written = [folder / "faults.json", folder / "faults.md"]
@@ -113,13 +114,14 @@ def _markdown(content: dict[str, Any]) -> str:
         "# Faults injected, and what came of them",
         "",
         f"Made by `make faults` on {content['date']}: {machine['processor']}, {machine['cores']} "
-        f"cores; {versions}. Commit {content['commit']}. Asked for were "
+        f"cores; {versions}. Asked for were "
         f"{content['repetitions']} kills of each kind (`FAULTS={content['repetitions']}`).",
         "",
         "A fault is survived if the same command then finishes, every record is valid and, where "
         "runs were trained, each `result` has the bits of one that was never disturbed. Lost is an "
         "epoch that had to be trained again: per kill and run, at most, and in total. The moments "
-        "are random, from the seed.",
+        "are random, from the seed. Build folders have spaces and letters beyond ASCII in their "
+        "names; killed sweeps have a `TMPDIR` longer than the name of a socket may be.",
         "",
         "| Fault | Tried | Survived | Epochs lost, at most | Epochs lost | Seed | Note |",
         "|---|--:|--:|--:|--:|--:|---|",
