@@ -709,7 +709,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{_shown(path)}{line}: {error.problem or 'not valid YAML'}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{_shown(path)} is not valid YAML: {error}") from error
+        reason = " ".join(str(error).split())  # PyYAML takes several lines
+        raise ConfigError(f"{_shown(path)} is not valid YAML: {reason}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{_shown(path)} must be a mapping of keys to values")
     return content
@@ -723,9 +724,30 @@ def _shown(path: Path) -> str:
 
 Model = typing.TypeVar("Model", bound=Strict)
 
+MOST_VALUES = 100_000
+
+
+def _count(content: Any, known: dict[int, int]) -> int:
+    """Values in plain data, written out: a few lines of YAML aliases may stand for billions.
+
+    What holds itself counts once; JSON refuses it.
+    """
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = 1
+        inner = content.values() if isinstance(content, dict) else content
+        try:
+            known[id(content)] = 1 + sum(_count(value, known) for value in inner)
+        except RecursionError:  # too deep: JSON refuses that, too
+            return 1
+    return known[id(content)]
+
 
 def validate(model: type[Model], content: Any, source: str) -> Model:
     """Check plain data against a model; the first fault becomes a one-sentence ``ConfigError``."""
+    if _count(content, {}) > MOST_VALUES:
+        raise ConfigError(f"{source} holds more than {MOST_VALUES} values; write fewer")
     try:
         # As JSON, because strict models take a list for a tuple only from there.
         text = json.dumps(content, default=str)

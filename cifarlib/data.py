@@ -388,6 +388,8 @@ def read_batch(path: Path) -> Images:
         raise
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except MemoryError as error:
+        raise DataError(f"{path} cannot be read: memory is short; end other programs") from error
     except Exception as error:  # unpickling damaged bytes may raise anything
         raise DataError(f"{path} is no batch of images: {error or type(error).__name__}") from error
     try:

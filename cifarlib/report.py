@@ -5,12 +5,13 @@ the same bytes. No network, no data set and no kernel installed by hand is neede
 """
 
 import ast
+import contextlib
 import re
 import shlex
 import sys
 import tempfile
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from typing import Any
 from cifarlib import further, mixture, paths
 from cifarlib.config import suggest
 from cifarlib.errors import ConfigError, ReportError
+from cifarlib.locks import lock
 from cifarlib.pages.front import describe
 from cifarlib.pages.page import TITLE, make_page
 from cifarlib.pages.paper import describe_paper
 from cifarlib.pages.typesetting import typeset
 from cifarlib.progress import cores
-from cifarlib.records import Results, open_results, write_atomically
+from cifarlib.records import Results, open_results, remove_leftovers, write_atomically
 
 if typing.TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -64,16 +66,33 @@ def render(
     suffix = "".join(f"-{part}" for part in parts)
     given = _share_out(parameters or {}, shared, chosen)
     options = name_records(scale, overrides, build, parameters or {})
-    executed = execute_all(chosen, results.store.folder / f"notebooks{suffix}", given)
-    findings, examined = _judge(results)
-    others = further.narrow(others, results, _shown_runs(executed))
-    front = describe(results, options, findings, examined, parts, others)
-    page = results.store.folder / f"report{suffix}.html"
-    paper = describe_paper(further.join(results, others), front, TITLE)
-    pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
-    assemble(executed, page, front, partial=bool(parts))
-    write_atomically(page.with_suffix(".pdf"), pdf)
+    folder = results.store.folder
+    page = folder / f"report{suffix}.html"
+    with _alone(results.store.state / "report.lock"):
+        for path in (page, page.with_suffix(".pdf")):
+            remove_leftovers(path)
+        executed = execute_all(chosen, folder / f"notebooks{suffix}", given)
+        findings, examined = _judge(results)
+        others = further.narrow(others, results, _shown_runs(executed))
+        front = describe(results, options, findings, examined, parts, others)
+        paper = describe_paper(further.join(results, others), front, TITLE)
+        pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
+        html = make_page(_merge(executed), front, partial=bool(parts))
+        write_atomically(page.with_suffix(".pdf"), pdf)
+        write_atomically(page, html)
     return page
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Write a folder's report alone: a second command waits for the first, and says so."""
+    with lock(path) as held:
+        if held:
+            yield
+            return
+    print("another report of this folder is being made; waiting for its end", file=sys.stderr)
+    with lock(path, patient=True):
+        yield
 
 
 def _shown_runs(executed: Sequence[Path]) -> set[str]:
@@ -275,6 +294,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     output.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)  # of a report that was killed
     with tempfile.TemporaryDirectory(prefix="cifarlib-") as home:
         temporary = Path(home) / notebook.name
         failure = None

@@ -421,6 +421,8 @@ def _unpack_state(raw: bytes, name: str) -> tuple[dict[str, Any] | None, str]:
     try:  # weights_only: no code comes from a file
         state = torch.load(io.BytesIO(unpacked[1]), map_location="cpu", weights_only=True)
         owner = state.pop("run_id", name)  # checkpoints of earlier versions do not say
+    except MemoryError:
+        raise
     except Exception as error:  # whoever wrote this gave it a digest, and torch may raise anything
         return None, f"it holds no state of a run ({type(error).__name__})"
     if owner != name:

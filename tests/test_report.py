@@ -427,7 +427,9 @@ def test_all_runs_recorded_is_said(tmp_path):
     assert dict(told["provenance"])["Devices"] == ["A <b>bold</b> processor (cpu)"]
 
 
-@pytest.mark.parametrize("module", ["report", "front", "records", "config", "published", "sweep"])
+@pytest.mark.parametrize(
+    "module", ["report", "pages.front", "records", "config", "published", "sweep"]
+)
 def test_no_torch_is_imported(module):
     code = f"import sys, cifarlib.{module}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
