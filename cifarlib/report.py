@@ -6,8 +6,10 @@ the same bytes. No network, no data set and no kernel installed by hand is neede
 
 import ast
 import contextlib
+import os
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 import typing
@@ -68,7 +70,7 @@ def render(
     options = name_records(scale, overrides, build, parameters or {})
     folder = results.store.folder
     page = folder / f"report{suffix}.html"
-    with _alone(results.store.state / "report.lock"):
+    with _alone(results.store.state / "report.lock"), settings_folder():
         for path in (page, page.with_suffix(".pdf")):
             remove_leftovers(path)
         executed = execute_all(chosen, folder / f"notebooks{suffix}", given)
@@ -352,6 +354,33 @@ def _tidy(notebook: "NotebookNode") -> "NotebookNode":
         if "id" in cell and added & set(cell.metadata.get("tags", [])):
             cell.id = f"added-{number}"
     return notebook
+
+
+@contextlib.contextmanager
+def settings_folder() -> Iterator[None]:
+    """Give matplotlib a folder for its settings where the home directory is of no use.
+
+    Without one it says so on standard error, and what a kernel says there stands in its notebook.
+    """
+    try:
+        home = Path("~").expanduser()
+        for folder in (home / ".config" / "matplotlib", home / ".cache" / "matplotlib"):
+            folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(home / ".config", os.W_OK)
+    except (OSError, RuntimeError):
+        usable = False
+    if usable or "MPLCONFIGDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="cifarlib-", ignore_cleanup_errors=True) as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            # It lists the fonts once for all kernels; where that takes long, it says that, too.
+            code = "import matplotlib.font_manager"
+            subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False)
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
 
 
 class _Kernels:

@@ -4,8 +4,10 @@ import os
 import random
 import threading
 
+import nbformat
 import pytest
 from conftest import make_record, tiny_conditions, tiny_store
+from nbformat.v4 import new_code_cell, new_notebook
 
 from cifarlib import cli, data, locks, report
 from cifarlib.errors import DataError, RecordError
@@ -77,3 +79,27 @@ def test_want_of_memory_is_not_called_damage(tmp_path, monkeypatch):
     path.touch()
     with pytest.raises(DataError, match="memory is short"):
         data.read_batch(path)
+
+
+@pytest.mark.parametrize("kind", ["a file", "under a file"])
+def test_no_home_leaves_no_trace_in_a_notebook(tmp_path, monkeypatch, kind):
+    home = tmp_path / "home"
+    home.touch()
+    monkeypatch.setenv("HOME", str(home if kind == "a file" else home / "inside"))
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    notebook = new_notebook(cells=[new_code_cell("import matplotlib.pyplot")])
+    nbformat.write(notebook, tmp_path / "01_a.ipynb")
+    with report.settings_folder():
+        (executed,) = report.execute_all([tmp_path / "01_a.ipynb"], tmp_path / "out", [{}])
+    assert "MPLCONFIGDIR" not in os.environ
+    assert [cell.outputs for cell in nbformat.read(executed, as_version=4).cells] == [[]]
+    assert home.read_bytes() == b""
+
+
+def test_what_a_killed_report_left_is_cleared_up(tmp_path):
+    nbformat.write(new_notebook(cells=[new_code_cell("1")]), tmp_path / "01_a.ipynb")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / ".01_a.ipynb.x1y2").write_text("half of it")
+    report.execute_all([tmp_path / "01_a.ipynb"], folder, [{}])
+    assert [path.name for path in folder.iterdir()] == ["01_a.ipynb"]
