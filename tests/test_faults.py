@@ -34,7 +34,7 @@ from cifarlib.records import RecordStore
 
 STAGE = "stage1-long"  # two conditions of three epochs each, under the tiny scale
 COMMAND = ["--stage", STAGE, *SET_TINY, "--device", "cpu", "--checkpoint-every", "1"]
-FEW = min(REPETITIONS, 6)  # of the faults that are the same at most moments
+FEW = min(REPETITIONS, 6) if LONG else 1  # of the faults that are the same at most moments
 ODD = "ein Ordner – für Läufe"  # every folder here has spaces and letters beyond ASCII
 
 
@@ -308,8 +308,8 @@ def test_a_file_that_may_not_grow_gets_one_sentence(
 
     with fault_log("Limit on the size of a file") as fault:
         for number in range(FEW):
-            part = worker if number % 2 == 0 else records  # which writes checkpoints, and records
-            limit[0] = fault.random.randrange((record if number % 2 else checkpoint) // 2)
+            part = worker if number % 2 else records  # which writes checkpoints, and records
+            limit[0] = fault.random.randrange((checkpoint if number % 2 else record) // 2)
             with fault.attempt():
                 with monkeypatch.context() as patch:
                     patch.setattr(part, "write_atomically", write_limited)
@@ -333,7 +333,7 @@ def test_a_read_only_folder_gets_one_sentence(disk, undisturbed, fault_log, capf
         for number in range(FEW):
             with fault.attempt():
                 with pytest.MonkeyPatch.context() as patch:
-                    if number % 2:
+                    if number % 2 == 0:
                         spoil_checkpoint(patch, fault.random.randint(1, 4), protect)
                     else:
                         protect()
