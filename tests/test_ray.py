@@ -124,39 +124,6 @@ def is_on(node, name: str) -> bool:
 
 
 @needs_ray
-def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path):
-    """It is killed once a run of its has handed back a checkpoint; the head takes that run up."""
-    conditions = tiny_conditions(*NAMES, overrides=LONG)
-    conditions.sort(key=lambda c: -c.config.epochs)  # a long one for each node, first
-    store, doomed, lost = tiny_store(tmp_path / "cluster"), second_node(cluster), []
-
-    def watch(message: Message) -> None:
-        if message.kind == "checkpoint" and not lost:
-            for condition in conditions:
-                kept = (store.state / f"{condition.run_id}.pt").exists()
-                if kept and is_on(doomed, condition.name):
-                    lose(cluster, doomed)
-                    lost.append(condition)
-
-    outcome, said = sweep_on(cluster, conditions, store, checkpoint_every=1, watch=watch)
-    assert outcome == sweep.Outcome(done=3)
-    assert said[0].startswith("0 of 3 runs are recorded; 3 to go, workers: 2, about ")
-    (victim,) = lost
-    line = f"{victim.name}: its node or its process is lost; to be taken up again"
-    assert line in said
-    assert store.read_run(victim.run_id).provenance.resumed == 1
-    assert list(store.state.iterdir()) == []  # no lock, no checkpoint
-
-    local = tiny_store(tmp_path / "local")
-    with contextlib.redirect_stderr(io.StringIO()):
-        sweep.sweep(conditions, local, device="cpu", threads=1, workers=2)
-    for condition in conditions:
-        ours, theirs = (s.read_run(condition.run_id) for s in (store, local))
-        assert ours.result == theirs.result
-        assert ours.provenance.threads == theirs.provenance.threads == 1
-
-
-@needs_ray
 def test_nodes_with_another_cifarlib_are_refused(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_executor, "ENGINE", 1000)
     with pytest.raises(RunError, match=r"has cifarlib .* with engine \d+, the sweep .* 1000; inst"):
@@ -208,6 +175,39 @@ def test_a_run_that_no_node_has_room_for_is_refused(cluster, tmp_path):
     executor = partial(RayExecutor, address=cluster.address)
     with pytest.raises(RunError, match="no node of the cluster has 99 CPUs for a run; ask for"):
         sweep.sweep(tiny_conditions(NAMES[2]), tiny_store(tmp_path), threads=99, executor=executor)
+
+
+@needs_ray
+def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path):
+    """It is killed once a run of its has handed back a checkpoint; the head takes that run up."""
+    conditions = tiny_conditions(*NAMES, overrides=LONG)
+    conditions.sort(key=lambda c: -c.config.epochs)  # a long one for each node, first
+    store, doomed, lost = tiny_store(tmp_path / "cluster"), second_node(cluster), []
+
+    def watch(message: Message) -> None:
+        if message.kind == "checkpoint" and not lost:
+            for condition in conditions:
+                kept = (store.state / f"{condition.run_id}.pt").exists()
+                if kept and is_on(doomed, condition.name):
+                    lose(cluster, doomed)
+                    lost.append(condition)
+
+    outcome, said = sweep_on(cluster, conditions, store, checkpoint_every=1, watch=watch)
+    assert outcome == sweep.Outcome(done=3)
+    assert said[0].startswith("0 of 3 runs are recorded; 3 to go, workers: 2, about ")
+    (victim,) = lost
+    line = f"{victim.name}: its node or its process is lost; to be taken up again"
+    assert line in said
+    assert store.read_run(victim.run_id).provenance.resumed == 1
+    assert list(store.state.iterdir()) == []  # no lock, no checkpoint
+
+    local = tiny_store(tmp_path / "local")
+    with contextlib.redirect_stderr(io.StringIO()):
+        sweep.sweep(conditions, local, device="cpu", threads=1, workers=2)
+    for condition in conditions:
+        ours, theirs = (s.read_run(condition.run_id) for s in (store, local))
+        assert ours.result == theirs.result
+        assert ours.provenance.threads == theirs.provenance.threads == 1
 
 
 # ---------------------------------------------------------------------------------------------
