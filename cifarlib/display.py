@@ -397,7 +397,8 @@ def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:
     info = DATASETS[data.name]
     name = info.title if info.real else f"{info.title}, not CIFAR-10"
     sizes = [f"{n:,}" for n in sorted({c.config.data.train_size for c in conditions})]
-    seeds = sorted({c.config.seed for c in conditions})
+    recorded = [c for c in conditions if c.run_id in results.records]
+    seeds = sorted({c.config.seed for c in recorded or conditions})
     parts = [
         f"{done} of {total} runs" if total != 1 else f"{done} of 1 run",
         f"one seed ({seeds[0]})" if len(seeds) == 1 else f"means over {len(seeds)} seeds",
@@ -408,5 +409,6 @@ def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:
     if records:
         devices = sorted({r.provenance.device for r in records})
         parts.append(f"{results.scale.precision} on {', '.join(devices)}")
-    parts.append(f"accuracies at the epoch chosen on the {results.scale.protocol.selection} set")
+    chosen = {c.config.protocol.selection for c in conditions} or {results.scale.protocol.selection}
+    parts.append(f"accuracies at the epoch chosen on the {' or '.join(sorted(chosen))} set")
     return "; ".join(parts) + "."

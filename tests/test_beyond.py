@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import make_record
@@ -125,6 +126,8 @@ def test_seeds_of_the_corrected_protocol_count_for_the_noise(empty):
 
 def test_the_nearer_reading_of_the_dropout_table_is_named(empty):
     assert dropout.say_dropout(empty).startswith("Pending")
+    partly = give(empty, dropout.STAGE, skip=lambda c: c.config.dropout == 0.5)
+    assert dropout.say_dropout(partly).startswith("Pending")
     results = give(empty, dropout.STAGE)
     sentence = dropout.say_dropout(results)
     assert "as captioned" in sentence
@@ -174,6 +177,17 @@ def test_the_first_epoch_that_reaches_an_accuracy(empty):
     assert recipe.reached(record, 100.1) is None
 
 
+def test_the_step_that_the_recipe_ends_with_is_the_studys(empty):
+    labels = list(seeds.by_label(empty, recipe.STAGE))
+    ends = len(recipe.say_extent(empty).split("tried behind it: ")[1].split(", "))
+    last = labels[-ends - 1]
+    assert f"step {len(labels) - ends} of {len(labels)}, “{last}”" in recipe.say_extent(empty)
+    step = seeds.by_label(empty, recipe.STAGE)[last][0].config
+    whole = empty.select("recipe-whole")[0].config
+    assert whole.augmentation == step.augmentation
+    assert whole.optimizer == step.optimizer
+
+
 def test_what_the_recipe_reaches_stands_beside_the_paper(empty):
     frame = recipe.tabulate_reach(empty)
     assert frame.loc[0, ["Test", "Epochs"]].tolist() == ["89.97", "200"]
@@ -203,4 +217,5 @@ def test_figures_say_in_words_what_they_show(empty, part, stages, name):
     full = give(empty, *stages)
     assert plot(partly).axes
     assert plot(full).axes
+    plt.close("all")
     assert "pending" not in describe(full)

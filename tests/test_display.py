@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import re
 from urllib.parse import unquote
 
@@ -11,6 +12,7 @@ import pytest
 from conftest import make_data_record, make_record
 
 from cifarlib import display
+from cifarlib.config import STUDIES
 from cifarlib.records import RecordStore, open_results
 
 
@@ -165,6 +167,17 @@ def test_a_caption_says_what_stands_behind(complete, empty):
     assert "not CIFAR-10" in said
     assert "epoch chosen on the validation set" in said
     assert "0 of 2 runs" in display.describe_runs(empty, empty.select("stage1-long"))
+
+
+def test_a_caption_names_the_sets_and_seeds_of_its_own_runs(tmp_path):
+    results = open_results("smoke", (), tmp_path, STUDIES["beyond"])
+    conditions = results.select("protocol-ablation")
+    said = display.describe_runs(results, conditions)
+    assert "0 of 50 runs; means over 5 seeds" in said
+    assert "epoch chosen on the test or validation set" in said
+    one = {conditions[0].run_id: make_record(conditions[0])}
+    said = display.describe_runs(dataclasses.replace(results, records=one), conditions)
+    assert "1 of 50 runs; one seed (42)" in said
 
 
 def test_a_cell_of_links_leads_to_places_in_the_report():

@@ -47,7 +47,7 @@ def say_dropout(results: Results) -> str:
     distances = {}
     for label, by_dropout in _settings(results).items():
         means: dict[float, Mean] = {d: average(results, c) for d, c in by_dropout.items()}
-        if any(means[d].mean is None for d in paper.index if d in means):
+        if any(means.get(d, Mean(())).mean is None for d in paper.index):
             return "Pending: not every dropout of both readings is recorded."
         apart = [(means[d].mean or 0.0) - value for d, value in paper.items()]
         mean = sum(apart) / len(apart)

@@ -242,9 +242,18 @@ def tabulate_reach(results: Results) -> pd.DataFrame:
     return frame
 
 
+def say_extent(results: Results) -> str:
+    """Which of the steps tried the recipe ends with, in a sentence."""
+    labels = list(by_label(results, STAGE))
+    ends = results.select(REACH[0])[0].run  # the stage's runs keep the numbers of the steps
+    tried = labels[ends:]
+    behind = f"; tried behind it: {', '.join(tried)}" if tried else ""
+    return f"The recipe ends with step {ends} of {len(labels)}, “{labels[ends - 1]}”{behind}."
+
+
 def say_reach(results: Results) -> str:
-    """What ten epochs of the recipe reach, in a sentence."""
-    (conditions,) = by_label(results, REACH[0]).values()
+    """What the recipe reaches on all training images, in a sentence."""
+    conditions = next(iter(by_label(results, REACH[0]).values()))
     test = average(results, conditions, tested)
     if test.mean is None:
         return "The recipe on all training images is pending."
