@@ -31,7 +31,7 @@ WITHOUT_TORCH = [
         *("mixture", "further", "difference", "archive", "energy", "report", "audit"),
         *(f"audit.{name}" for name in ("case", "evidence", "leads", "listings", "tables")),
         *(f"beyond.{name}" for name in ("dropout", "noise", "protocol", "recipe", "schedules")),
-        *(f"beyond.{name}" for name in ("replay", "search")),
+        *(f"beyond.{name}" for name in ("calibration", "replay", "search")),
         *(f"explore.{name}" for name in ("collection", "forms", "panels", "sketches")),
         *(f"pages.{name}" for name in ("exporters", "front", "page", "paper")),
         *("pages.run_folds", "pages.typesetting"),
