@@ -226,7 +226,13 @@ def _verify(options: argparse.Namespace) -> int:
     chosen = [condition for text in options.run for condition in _find(results, text)]
     if not chosen or options.sample:
         chosen += verify.sample(results, options.sample or SAMPLE, options.seed)
-    checked = verify.verify(results, chosen, device=options.device, workers=options.workers)
+    checked = verify.verify(
+        results,
+        chosen,
+        device=options.device,
+        workers=options.workers,
+        seeds=verify.MORE_SEEDS if options.noise_seeds is None else options.noise_seeds,
+    )
     for line in verify.tell(checked):
         print(line)
     return 0 if all(one.verdict in ("identical", "within noise") for one in checked) else 1
@@ -488,6 +494,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=_count, default=0, help="of the chance (0)")
     command.add_argument(
         "--run", action="append", default=[], help="this one, by name or id (may be repeated)"
+    )
+    command.add_argument(
+        "--noise-seeds",
+        type=_count,
+        metavar="N",
+        help="trained to measure noise where bits may differ (2)",
     )
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     command.add_argument("--workers", type=_positive, help="processes (one a core)")

@@ -176,10 +176,11 @@ MACHINES = (1, 8, 64)
 def tabulate_machines(results: Results) -> pd.DataFrame:
     """What the study at full scale would cost, by the rates in the records; a row for each kind.
 
-    A machine is what one run had: a card, or as many threads of a processor as its record tells.
-    Every condition of the study is priced by its arithmetic (``progress.work``), early stopping
-    aside, and taken longest first by whichever machine is free. Where no run on a GPU is recorded,
-    its row is pending.
+    A machine is a card, or as many threads of a processor as a run's record tells. A card takes as
+    many runs side by side as it did when it was recorded, each as slow as it was then. Every
+    condition of the study is priced by its arithmetic (``progress.work``), early stopping aside,
+    and taken longest first by whatever is free. Where no run on a GPU is recorded, its row is
+    pending.
     """
     configs = {c.run_id: c.config for c in expand(results.study, load_scale("full"))}
     kinds: dict[str, list[RunRecord]] = {}
@@ -196,7 +197,10 @@ def tabulate_machines(results: Results) -> pd.DataFrame:
                 "Rates from": price.basis(configs.values()),
                 "Images/s": median(record.timing.images_per_s for record in records),
                 "Longest run": duration(max(seconds)),
-                **{f"On {count}": duration(makespan(seconds, count)) for count in MACHINES},
+                **{
+                    f"On {count}": duration(makespan(seconds, count * price.lanes))
+                    for count in MACHINES
+                },
             }
         )
     on_gpu = any(r.provenance.device_class == "cuda" for r in results.records.values())
@@ -220,21 +224,22 @@ def _name_machine(record: RunRecord) -> str:
 
 
 class _Rates:
-    """GFLOP/s of one machine while training, by network and precision, from its records."""
+    """GFLOP/s of one run on a machine, by network and precision, from its records."""
 
     def __init__(self, records: Sequence[RunRecord]):
         self.runs = len(records)
         known: dict[tuple[str, str], list[float]] = {}
         for record in records:
-            config, timing, origin = record.config, record.timing, record.provenance
+            config, timing = record.config, record.timing
             share = record.result.history.epochs / config.epochs
-            side_by_side = origin.lanes if origin.device_class == "cuda" else 1
-            rate = work(config) * share / (timing.train_s + timing.evaluation_s) * side_by_side
+            rate = work(config) * share / (timing.train_s + timing.evaluation_s)
             known.setdefault((config.model.name, config.precision), []).append(rate)
         self.known = {kind: median(rates) for kind, rates in known.items()}
+        lanes = [r.provenance.lanes for r in records if r.provenance.device_class == "cuda"]
+        self.lanes = round(median(lanes)) if lanes else 1
 
     def seconds(self, config: RunConfig) -> float:
-        """Of one run by itself; a network that was not recorded is taken for a usual one."""
+        """Of one run; a network that was not recorded is taken for a usual one."""
         rate = self.known.get((config.model.name, config.precision))
         return work(config) / (rate or median(self.known.values()))
 
@@ -243,6 +248,8 @@ class _Rates:
         kinds = {(config.model.name, config.precision) for config in configs}
         lacking = sorted(f"{model} in {precision}" for model, precision in kinds - set(self.known))
         told = f"{self.runs} run{'' if self.runs == 1 else 's'}"
+        if self.lanes > 1:
+            told += f", {self.lanes} at once"
         return f"{told}; {', '.join(lacking)} as the others" if lacking else told
 
 

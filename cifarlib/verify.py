@@ -7,28 +7,31 @@ order of every sum from the number of threads. There a record must come out iden
 bit on, and the two are two runs of one configuration. They must agree within noise: the difference
 of their test accuracies must stay below what ``LEVEL`` of such differences stay below,
 
-- by the spread between seeds, where the store has ``LEAST_SEEDS`` of the configuration or more:
-  t · s · √2, with Student's t of their number;
-- else by the binomial standard error of the test set, z · SE · √2, which takes the images of the
-  two as independent and so is rather wide: at little training a seed is worth more than this,
-  at the paper's budget less.
+- by the spread between seeds, t · s · √2 with Student's t. Where a configuration has few seeds in
+  the store, some more are trained here, and all configurations of that network, data and length
+  are pooled;
+- where seeds do not differ or were not wanted, by the binomial standard error of the test set,
+  z · SE · √2: at little training a seed is worth more than this, at the paper's budget less.
 """
 
+import itertools
 import random
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cifarlib.config import Condition
+from cifarlib.config import Condition, RunConfig, run_id
 from cifarlib.errors import ConfigError, RunError
 from cifarlib.records import History, Provenance, RecordStore, Results, RunRecord
 from cifarlib.sweep import sweep
 
 LEVEL = 0.99  # of differences by chance that count as noise
-LEAST_SEEDS = 3  # from which their spread says more than the test set's size
+ENOUGH_SEEDS = 5  # of a configuration, from which it need not be pooled with others
+LEAST_FREEDOM = 2  # degrees of it, from which a spread says more than the test set's size
+MORE_SEEDS = 2  # trained to measure noise
 
 Verdict = Literal["identical", "within noise", "differs", "not trained"]
 
@@ -83,11 +86,13 @@ def verify(
     *,
     device: str = "auto",
     workers: int | None = None,
+    seeds: int = MORE_SEEDS,
 ) -> list[Checked]:
     """Train recorded conditions again, in a folder that is removed, and compare the results.
 
-    Each is trained with as many threads as its record tells of. Raises ``ConfigError`` for a
-    condition without a record, and ``RunError`` where not one could be trained here.
+    Each is trained with as many threads as its record tells of; what differs and may differ, with
+    ``seeds`` other seeds as well, to measure noise. Raises ``ConfigError`` for a condition without
+    a record, and ``RunError`` where not one could be trained here.
     """
     for condition in conditions:
         if condition.run_id not in results.records:
@@ -96,9 +101,18 @@ def verify(
             )
     unique = list({condition.run_id: condition for condition in conditions}.values())
     with tempfile.TemporaryDirectory(prefix="cifarlib-verify-") as folder:
-        trained, reasons = _train(results, unique, RecordStore(Path(folder)), device, workers)
+        store = RecordStore(Path(folder))
+        trained, reasons = _train(results, unique, store, device, workers)
+        doubtful = [
+            c
+            for c in unique
+            if c.run_id in trained and _may_differ(results.records[c.run_id], trained[c.run_id])
+        ]
+        others = _add_seeds(results, doubtful, seeds)
+        measured = _train(results, others, store, device, workers)[0] if others else {}
+    alike = [*results.records.values(), *measured.values()]
     checked = [
-        compare(c, results, trained[c.run_id])
+        compare(c, results, trained[c.run_id], alike)
         if c.run_id in trained
         else _not_trained(c, results, reasons)
         for c in unique
@@ -119,10 +133,15 @@ def _train(
     for known in (results.data, results.network):
         if known is not None:
             store.write(known)  # to describe them again takes longer than many a run
+    threads_of = {
+        _without_seed(record.config): record.provenance.threads
+        for record in results.records.values()
+    }
     by_threads: dict[int, list[Condition]] = {}
     for condition in conditions:
-        origin = results.records[condition.run_id].provenance
-        by_threads.setdefault(origin.threads, []).append(condition)
+        known = results.records.get(condition.run_id)
+        threads = known.provenance.threads if known else threads_of[_without_seed(condition.config)]
+        by_threads.setdefault(threads, []).append(condition)
     reasons: dict[str, str] = {}
     for threads, members in by_threads.items():
         outcome = sweep(
@@ -131,6 +150,27 @@ def _train(
         reasons |= outcome.unavailable | outcome.failed
     trained, _ = store.read_runs(c.run_id for c in conditions)
     return trained, reasons
+
+
+def _add_seeds(results: Results, conditions: Sequence[Condition], number: int) -> list[Condition]:
+    """The same conditions with other seeds, of each configuration that has too few in the store."""
+    added = []
+    for condition in conditions:
+        stored = _seeds(condition.config, results.records.values())
+        fresh = itertools.filterfalse(stored.__contains__, itertools.count(condition.config.seed))
+        if len(stored) < ENOUGH_SEEDS:
+            for seed in itertools.islice(fresh, number):
+                config = condition.config.model_copy(update={"seed": seed})
+                added.append(replace(condition, config=config, run_id=run_id(config)))
+    return list({condition.run_id: condition for condition in added}.values())
+
+
+def _seeds(config: RunConfig, records: Iterable[RunRecord]) -> set[int]:
+    return {r.config.seed for r in records if _without_seed(r.config) == _without_seed(config)}
+
+
+def _without_seed(config: RunConfig) -> str:
+    return config.model_copy(update={"seed": 0}).model_dump_json()
 
 
 def _not_trained(condition: Condition, results: Results, reasons: dict[str, str]) -> Checked:
@@ -147,21 +187,23 @@ def _not_trained(condition: Condition, results: Results, reasons: dict[str, str]
 # ---------------------------------------------------------------------------------------------
 
 
-def compare(condition: Condition, results: Results, trained: RunRecord) -> Checked:
-    """A stored record beside a new one of the same run."""
+def compare(
+    condition: Condition, results: Results, trained: RunRecord, alike: Iterable[RunRecord]
+) -> Checked:
+    """A stored record beside a new one of the same run; ``alike`` is searched for seeds."""
     stored = results.records[condition.run_id]
     before, now = (record.accuracy("test") or 0.0 for record in (stored, trained))
     same = stored.result.predictions.classes == trained.result.predictions.classes
     apart = differing_origins(stored.provenance, trained.provenance)
     limit, basis = None, ""
-    if stored.result.model_dump() == trained.result.model_dump():
+    if _same(stored, trained):
         verdict: Verdict = "identical"
         reason = f"every bit, though {', '.join(apart)}" if apart else "every bit, as it must be"
     elif not apart:
         verdict = "differs"
         reason = f"same machine, versions and threads, yet {first_difference(stored, trained)}"
     else:
-        limit, basis = noise_limit(stored, results.records.values())
+        limit, basis = noise_limit(stored, alike)
         verdict = "within noise" if abs(now - before) <= limit else "differs"
         reason = f"{', '.join(apart)}; limit from {basis}"
     return Checked(
@@ -174,6 +216,16 @@ def compare(condition: Condition, results: Results, trained: RunRecord) -> Check
         same_predictions=100 * float(same.mean()),
         reason=reason,
     )
+
+
+def _same(stored: RunRecord, trained: RunRecord) -> bool:
+    return stored.result.model_dump() == trained.result.model_dump()
+
+
+def _may_differ(stored: RunRecord, trained: RunRecord) -> bool:
+    """Whether only noise can judge these two."""
+    apart = differing_origins(stored.provenance, trained.provenance)
+    return bool(apart) and not _same(stored, trained)
 
 
 def differing_origins(stored: Provenance, trained: Provenance) -> list[str]:
@@ -221,19 +273,26 @@ _COURSES: dict[str, Callable[[History], Sequence[float | None]]] = {
 def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float, str]:
     """The largest difference of two test accuracies in points that noise explains, and its basis.
 
-    ``records`` are searched for other seeds of the record's configuration.
+    ``records`` are searched for several seeds of the record's configuration, and of others of the
+    same network, data and number of epochs.
     """
     from scipy import stats
 
-    config = record.config.model_copy(update={"seed": 0})
-    spread = [
-        other.accuracy("test") or 0.0
-        for other in records
-        if other.config.model_copy(update={"seed": 0}) == config
-    ]
-    if len(spread) >= LEAST_SEEDS and (deviation := statistics.stdev(spread)) > 0:
-        factor = float(stats.t.ppf((1 + LEVEL) / 2, len(spread) - 1))
-        return factor * deviation * 2**0.5, f"the spread of {len(spread)} seeds"
+    groups: dict[str, list[float]] = {}
+    for other in records:
+        if _budget(other.config) == _budget(record.config):
+            accuracy = other.accuracy("test") or 0.0
+            groups.setdefault(_without_seed(other.config), []).append(accuracy)
+    own = groups.get(_without_seed(record.config), [])
+    chosen = [own] if len(own) >= ENOUGH_SEEDS else [g for g in groups.values() if len(g) > 1]
+    freedom = sum(len(group) - 1 for group in chosen)
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in chosen)
+    if freedom >= LEAST_FREEDOM and squares > 0:
+        factor = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+        basis = f"the spread of {sum(map(len, chosen))} seeds"
+        if len(chosen) > 1:
+            basis += f" of {len(chosen)} configurations"
+        return factor * (2 * squares / freedom) ** 0.5, basis
     images = record.result.history.test.images
     # An accuracy of 0 or 100 % would have no error at all; Agresti and Coull's count has one.
     right = (record.accuracy("test") or 0.0) / 100 * images + 2
@@ -241,6 +300,10 @@ def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float,
     factor = float(stats.norm.ppf((1 + LEVEL) / 2))
     error = 100 * (share * (1 - share) / (images + 4)) ** 0.5
     return factor * error * 2**0.5, f"the binomial error of {images:,} test images"
+
+
+def _budget(config: RunConfig) -> tuple[object, ...]:
+    return config.model.name, config.epochs, config.data, config.protocol
 
 
 # ---------------------------------------------------------------------------------------------

@@ -173,12 +173,16 @@ def test_the_study_is_priced_by_the_machines_in_the_records(tmp_path):
     assert many >= longest
 
 
-def test_runs_that_shared_a_card_count_as_many(tmp_path):
+def test_a_card_takes_as_many_runs_at_once_as_it_did(tmp_path):
     results = open_results("smoke", (), tmp_path)
     card = {"device": "a card", "device_class": "cuda"}
-    spent = []
-    for lanes in (1, 4):
+    hours, longest = [], []
+    for lanes in (1, 8):
         results.store.write(make_record(results.conditions[0], lanes=lanes, **card))
         frame = costs.tabulate_machines(open_results("smoke", (), tmp_path))
-        spent.append(float(frame["On 1"][0].removesuffix(" h")))
-    assert spent[0] == pytest.approx(4 * spent[1], rel=0.01)
+        hours.append([float(frame[f"On {n}"][0].removesuffix(" h")) for n in costs.MACHINES])
+        longest.append(frame["Longest run"][0])
+    assert frame["Rates from"][0].startswith("1 run, 8 at once; ")
+    assert hours[1][0] == hours[0][1]  # one card with eight lanes, eight cards with one
+    assert longest[0] == longest[1]  # a run is as slow as it was recorded
+    assert hours[1][2] == float(longest[1].removesuffix(" h"))

@@ -122,8 +122,9 @@ def test_a_run_that_was_trained_here_comes_out_the_same(tmp_path, capsys):
 
 def compare(folder, stored, trained):
     RecordStore(folder).write(stored)
-    condition = next(c for c in open_tiny(folder).conditions if c.run_id == stored.run_id)
-    return verify.compare(condition, open_tiny(folder), trained)
+    results = open_tiny(folder)
+    condition = next(c for c in results.conditions if c.run_id == stored.run_id)
+    return verify.compare(condition, results, trained, results.records.values())
 
 
 def shift(record, right):
@@ -178,15 +179,46 @@ def test_what_excuses_a_difference(tmp_path, changed, told):
     assert all(text in reason for text, reason in zip(told, found, strict=True))
 
 
+def write_seeds(store, condition_name, rights):
+    """Records of one condition, a seed for each number of right test images."""
+    seeds = f"seeds={list(range(len(rights)))}"
+    conditions = name(condition_name, folder=store.folder, overrides=[seeds])
+    records = [shift(make_record(c), n) for c, n in zip(conditions, rights, strict=True)]
+    for record in records:
+        store.write(record)
+    return records
+
+
 def test_several_seeds_say_what_noise_is(tmp_path):
     store = RecordStore(tmp_path)
-    seeds = "seeds=[1, 2, 3]"
-    for condition, right in zip(
-        name(NAMES[0], folder=tmp_path, overrides=[seeds]), (4, 5, 6), strict=True
-    ):
-        store.write(shift(make_record(condition), right))
-    store.write(make_record(name(NAMES[1], folder=tmp_path, overrides=[seeds])[0]))
-    records = open_tiny(tmp_path, seeds).records
-    limit, basis = verify.noise_limit(next(iter(records.values())), records.values())
+    records = write_seeds(store, NAMES[0], (4, 5, 6))
+    alone = write_seeds(store, NAMES[1], (0,))
+    limit, basis = verify.noise_limit(records[0], [*records, *alone])
     assert basis == "the spread of 3 seeds"
     assert limit == pytest.approx(9.925 * 10 * 2**0.5, rel=1e-3)  # t of 2 degrees, s = 10 points
+
+
+def test_configurations_with_few_seeds_are_pooled(tmp_path):
+    store = RecordStore(tmp_path)
+    few, others = write_seeds(store, NAMES[0], (4, 6)), write_seeds(store, NAMES[1], (4, 5, 6))
+    limit, basis = verify.noise_limit(few[0], [*few, *others])
+    assert basis == "the spread of 5 seeds of 2 configurations"
+    pooled = ((2 + 2) / 3) ** 0.5 * 10  # squares 2 and 2, degrees of freedom 1 and 2
+    assert limit == pytest.approx(5.841 * pooled * 2**0.5, rel=1e-3)
+    many = write_seeds(store, NAMES[0], (4, 6, 5, 5, 5))
+    assert verify.noise_limit(many[0], [*many, *others])[1] == "the spread of 5 seeds"
+
+
+def test_where_bits_may_differ_noise_is_measured(tmp_path, made_up, capsys):
+    store = tiny_store(tmp_path)
+    record = make_record(name(NAMES[0], folder=tmp_path)[0])
+    store.write(with_provenance(change_loss(record), device="another"))
+    arguments = ["verify", *SET_TINY, "--out", str(tmp_path), "--device", "cpu"]
+    assert cli.main(arguments) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert " within noise " in line
+    assert "instead of another; limit from the spread of 3 seeds" in line
+    assert [path.stem for path in store.runs.glob(f"{record.run_id[:3]}*")] == [record.run_id]
+    assert len(store.run_ids()) == 1
+    assert cli.main([*arguments, "--noise-seeds", "0"]) == 0
+    assert "the binomial error of 10 test images" in capsys.readouterr().out
