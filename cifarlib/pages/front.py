@@ -58,6 +58,7 @@ def describe(
         "verdicts": _sum_up(findings),
         "pending": _count_pending(findings),
         "audit": _sum_up_audit(examined),
+        "beyond": _sum_up_beyond((others or {}).get("beyond")),
         "faults": everything.faults,
         "mixed": [found.sentence for found in mixture.find_mixtures(everything)],
         "stages": _stage_rows(results),
@@ -74,6 +75,15 @@ def describe(
         "total": total,
         "shared": len(results.conditions) > total,
     }
+
+
+def _sum_up_beyond(other: Results | None) -> str:
+    """What the recipe past the paper reaches; nothing while none of its runs is recorded."""
+    from cifarlib.beyond import recipe  # here, for figures take a second to import
+
+    if other is None or not any(other.record(c) for c in other.select(recipe.REACH[0])):
+        return ""
+    return recipe.say_reach(other)
 
 
 def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:

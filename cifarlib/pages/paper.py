@@ -41,7 +41,7 @@ def _summarise(front: dict[str, Any]) -> list[str]:
     told = [front.get("pending", "")]
     if audit := front.get("audit"):
         told.append(f"The paper against itself and the data: {audit}.")
-    return [QUESTION, *filter(None, [" ".join(filter(None, told))])]
+    return [QUESTION, *filter(None, [" ".join(filter(None, told)), front.get("beyond", "")])]
 
 
 def _last_record(results: Results) -> datetime | None:
