@@ -409,3 +409,58 @@ def test_a_folder_that_is_moved_loses_nothing(tmp_path, undisturbed, fault_log):
                 for left in new.glob("state/*.lock"):  # held by nobody any more
                     left.unlink()
                 check(new, undisturbed)
+
+
+# ---------------------------------------------------------------------------------------------
+# The report
+# ---------------------------------------------------------------------------------------------
+
+
+def report_command(folder: Path) -> list[str]:
+    return ["report", "--only", "07_cost", "--out", str(folder), *SET_TINY]
+
+
+def report_files(folder: Path) -> dict[str, bytes]:
+    """The page and the PDF of a part of the report."""
+    names = ("report-cost.html", "report-cost.pdf")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_reports_that_are_killed_leave_whole_ones(tmp_path, conditions, fault_log):
+    """A report of before or the new one, never a part; the same command then makes the new one."""
+    store = tiny_store(tmp_path / ODD)
+    command = [sys.executable, "-m", "cifarlib.cli", *report_command(store.folder)]
+    began = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    took = time.monotonic() - began
+    store.write(make_record(conditions[0]))
+    found = [report_files(store.folder)]
+    with fault_log("SIGKILL of a report") as fault:
+        for _ in range(FEW):
+            process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+            time.sleep(fault.random.uniform(0.3, took))
+            kill_group(process)
+            found.append(report_files(store.folder))
+        with fault.attempt(FEW):
+            subprocess.run(command, check=True, capture_output=True)
+            old, new = found[0], report_files(store.folder)
+            assert all(old[name] != new[name] for name in old)
+            assert all(files[name] in (old[name], new[name]) for files in found for name in files)
+            assert list(store.folder.rglob(".*")) == []
+
+
+def test_a_full_disk_leaves_the_report_of_before(disk, conditions, fault_log, capfd):
+    store = tiny_store(disk / ODD)
+    assert cli.main(report_command(store.folder)) == 0
+    old = report_files(store.folder)
+    store.write(make_record(conditions[0]))
+    with fault_log("Disk full under a report") as fault:
+        for _ in range(FEW):
+            with fault.attempt():
+                filler = fill(disk, fault.random.randrange(20_000))
+                capfd.readouterr()
+                assert_one_sentence(capfd, cli.main(report_command(store.folder)), "No space left")
+                assert report_files(store.folder) == old
+                filler.unlink()
+        assert cli.main(report_command(store.folder)) == 0
+        assert report_files(store.folder) != old

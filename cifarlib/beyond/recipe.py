@@ -99,7 +99,9 @@ def plot_recipe(results: Results) -> Figure | None:
         level = means[0]
         for place, (step, mean) in enumerate(zip(found, means, strict=True)):
             if mean is None:
-                axis.text(place, level, "pending", ha="center", va="bottom", color="0.4")
+                axis.text(
+                    place, level, "pending", ha="center", va="bottom", rotation=90, color="0.4"
+                )
                 continue
             if place == 0:
                 axis.bar(place, mean, color="0.6", width=0.7)
@@ -260,14 +262,15 @@ def say_reach(results: Results) -> str:
     config = conditions[0].config
     seeds = f"{test.count} seed{'' if test.count == 1 else 's'}"
     single = ", ".join(f"{value:.2f}" for value in test.values)
-    beside = signed(2)(test.mean - paper_best())
+    apart = test.mean - paper_best()
+    beside = f"{abs(apart):.2f} points {'above' if apart > 0 else 'below'}"
     time = [r.timing.train_s for c in conditions if (r := results.record(c)) is not None]
     devices = {r.provenance.device for c in conditions if (r := results.record(c)) is not None}
     threads = {r.provenance.threads for c in conditions if (r := results.record(c)) is not None}
     return (
         f"Trained on {config.data.train_size:,} images for {config.epochs} epochs, the paper's "
         f"own network reaches {test.mean:.2f} % of the test images ({seeds}: {single}), "
-        f"{beside} points beside the paper's best {paper_best():.2f} %. Training took "
+        f"{beside} the paper's best {paper_best():.2f} %. Training took "
         f"{duration(sum(time) / len(time))} a run on {', '.join(sorted(devices))}, "
         f"{', '.join(map(str, sorted(threads)))} thread{'' if threads == {1} else 's'} each."
     )
