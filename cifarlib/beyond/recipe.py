@@ -99,9 +99,7 @@ def plot_recipe(results: Results) -> Figure | None:
         level = means[0]
         for place, (step, mean) in enumerate(zip(found, means, strict=True)):
             if mean is None:
-                axis.text(
-                    place, level, "pending", ha="center", va="bottom", rotation=90, color="0.4"
-                )
+                axis.text(place, level, "pending", ha="center", va="top", rotation=90, color="0.4")
                 continue
             if place == 0:
                 axis.bar(place, mean, color="0.6", width=0.7)
