@@ -61,7 +61,7 @@ def test_a_study_past_the_paper_is_a_choice(command, tmp_path):
     assert stages["noise-floor"]["pending"] == stages["noise-floor"]["conditions"] == 20
     code, out, _ = command("why", "protocol-ablation/1,shuffled", *options)
     assert code == 0
-    assert len(out) == 3  # a line for each seed
+    assert len(out) == 5  # a line for each seed
     code, _, err = command("status", "--study", "beyon")
     assert code == 2
     assert "invalid choice: 'beyon'" in err[-1]
@@ -89,7 +89,7 @@ def test_help_names_every_command(command):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_can_be_parsed(command, name):
     """The examples of the program and of each command, as they stand in the help."""
-    examples = {line.strip().partition("   ")[0] for line in cli.EXAMPLES.splitlines()[1:]}
+    examples = {line.strip().partition("  ")[0] for line in cli.EXAMPLES.splitlines()[1:]}
     _, out, _ = command(name, "--help")
     examples.add(out[out.index("example:") + 1].strip())
     for example in examples:
