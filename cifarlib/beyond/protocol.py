@@ -192,8 +192,8 @@ def say_optimism(results: Results) -> str:
         if interval is not None:
             verdict = " Not told apart." if 0 in interval else " Told apart."
         sentences.append(
-            f"{title}: as published, the reported accuracy is {signed(2)(gap.mean)} points from the "
-            f"corrected protocol's ({over}).{verdict}"
+            f"{title}: as published, the reported accuracy is {signed(2)(gap.mean)} points from "
+            f"the corrected protocol's ({over}).{verdict}"
         )
     sentences.append(
         f"The paper's {fixed(2)(best)} % is of one run under the published protocol; how its "
