@@ -25,13 +25,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from cifarlib import data, lanes, provenance
-from cifarlib.config import RunConfig, expand, load_scale, load_study, suggest
+from cifarlib.checking import suggest
+from cifarlib.config import RunConfig
 from cifarlib.convolution import Convolution
 from cifarlib.costs import RATIOS
 from cifarlib.errors import ConfigError, DataError
 from cifarlib.models import build_model, count_flops
 from cifarlib.progress import cores
 from cifarlib.records import SPLITS, open_results
+from cifarlib.study import expand, load_scale, load_study
 from cifarlib.training import Inputs, Run, fit, load_inputs, resolve_device
 
 PARTS = {"cpu": ("throughput", "variants", "sweep", "precision"), "cuda": ("throughput",)}

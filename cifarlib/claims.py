@@ -16,7 +16,8 @@ import pydantic
 from pydantic import Field
 
 from cifarlib import paths
-from cifarlib.config import DATASETS, Strict, read_yaml, suggest, validate
+from cifarlib.checking import Strict, read_yaml, suggest, validate
+from cifarlib.config import DATASETS
 from cifarlib.display import Links
 from cifarlib.ledger import CHECKS, Case, Outcome, Verdict, Waiting, accuracy, behaviour, settings  # noqa: F401
 from cifarlib.records import Results

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cifarlib import STARTED, __version__, paths
-from cifarlib.config import DATASETS, ENGINE, STUDIES, Condition, flatten
+from cifarlib.config import DATASETS, ENGINE, flatten
 from cifarlib.errors import CifarlibError, ConfigError
 from cifarlib.records import Results, RunRecord, open_results
+from cifarlib.study import STUDIES, Condition
 
 if TYPE_CHECKING:
-    from cifarlib.sweep import Executor
+    from cifarlib.executors import Executor
 
 EXAMPLES = """\
 examples:

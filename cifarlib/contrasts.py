@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 
 from cifarlib import published
-from cifarlib.config import Condition
 from cifarlib.display import Format, fixed, signed
 from cifarlib.records import Results
 from cifarlib.statistics import (
@@ -26,6 +25,7 @@ from cifarlib.statistics import (
     two_proportions,
     wilson_interval,
 )
+from cifarlib.study import Condition
 
 ENOUGH_SEEDS = 3  # from which on seeds are compared, and not images
 PUBLISHED_IMAGES = 10_000  # test images behind every printed test accuracy

@@ -10,10 +10,11 @@ from typing import Any
 import pandas as pd
 
 from cifarlib import paths
-from cifarlib.config import RunConfig, expand, load_scale
+from cifarlib.config import RunConfig
 from cifarlib.errors import ConfigError
 from cifarlib.progress import duration, status, work
 from cifarlib.records import Results, RunRecord, write_atomically
+from cifarlib.study import expand, load_scale
 
 RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
 """At the top of the file, by batch size: epoch time paper-style / ours, training arithmetic /

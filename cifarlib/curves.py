@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from cifarlib.config import Condition
 from cifarlib.figures import (
     BATCH_MARKS,
     BEST,
@@ -24,6 +23,7 @@ from cifarlib.figures import (
     STYLE,
 )
 from cifarlib.records import Results, RunRecord, SplitHistory
+from cifarlib.study import Condition
 
 Run = tuple[Condition, RunRecord]
 

@@ -15,9 +15,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cifarlib.config import DATASETS, Condition
+from cifarlib.config import DATASETS
 from cifarlib.published import TITLES
 from cifarlib.records import Results
+from cifarlib.study import Condition
 
 PENDING = "pending"
 ABSENT = "–"  # neither the paper nor the study has it

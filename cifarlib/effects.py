@@ -11,12 +11,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cifarlib import published
-from cifarlib.config import Condition
 from cifarlib.contrasts import say_p
 from cifarlib.display import fixed
 from cifarlib.figures import STYLE
 from cifarlib.records import Results
 from cifarlib.statistics import variance_explained
+from cifarlib.study import Condition
 
 OUTCOME = "test_top1"
 COLOURS = {"paper": "#bbbbbb", "ours": "#0077bb"}

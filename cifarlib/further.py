@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cifarlib.config import STUDIES
 from cifarlib.errors import ConfigError
 from cifarlib.records import Results, open_results
+from cifarlib.study import STUDIES
 
 PAPER = "study"  # the name of the paper's study among ``STUDIES``
 

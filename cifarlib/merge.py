@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cifarlib.checkpoints import unpack_checkpoint
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.records import (
@@ -20,7 +21,7 @@ from cifarlib.records import (
     RunRecord,
     write_atomically,
 )
-from cifarlib.worker import lock, unpack_checkpoint
+from cifarlib.worker import lock
 
 Record = RunRecord | DataRecord | NetworkRecord
 Side = Literal["ours", "theirs"]

@@ -14,9 +14,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import get_args
 
-from cifarlib.config import Kind
 from cifarlib.errors import ReportError
 from cifarlib.records import Results, RunRecord
+from cifarlib.study import Kind
 
 NAMED = 3  # runs that a sentence names
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from cifarlib.config import Condition, RunConfig
+from cifarlib.config import RunConfig
 from cifarlib.records import RecordStore, RunRecord
+from cifarlib.study import Condition
 
 # ---------------------------------------------------------------------------------------------
 # What is there and what is missing

@@ -6,9 +6,12 @@ import platform
 import subprocess
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from cifarlib import paths
+from cifarlib.records import Provenance
 
+PROGRAM = "cifarlib"  # what a run is made by: its parameters stand in its record
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 
@@ -58,3 +61,20 @@ def processor() -> str:
 def now() -> str:
     """UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def of_this_process(
+    device_class: str, threads: int, device: str | None = None, **more: Any
+) -> Provenance:
+    """What stands in a record of what this process makes now, on the processor by default."""
+    head, dirty = commit(PROGRAM)
+    return Provenance(
+        commit=head,
+        dirty=dirty,
+        versions=versions(),
+        device=device or processor(),
+        device_class=device_class,  # type: ignore[arg-type]
+        threads=threads,
+        finished=now(),
+        **more,
+    )

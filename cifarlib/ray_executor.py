@@ -21,10 +21,10 @@ from typing import Any
 from cifarlib import __version__, data
 from cifarlib.config import ENGINE, RunConfig
 from cifarlib.errors import RunError
+from cifarlib.executors import LANES, Executor
 from cifarlib.locks import lock
 from cifarlib.progress import cores
 from cifarlib.records import AnyRecord, RecordStore, remove_leftovers, write_atomically
-from cifarlib.sweep import LANES, Executor
 from cifarlib.worker import DataJob, Job, Message, NetworkJob, RunJob
 
 PATIENCE = 60.0  # s without any node that could carry out a run

@@ -19,7 +19,7 @@ from typing import Any
 from cifarlib import data, paths, provenance
 from cifarlib.errors import CifarlibError
 from cifarlib.records import RecordStore, write_atomically
-from cifarlib.worker import PROGRAM, DataJob, Job, Message, RunJob, carry_out
+from cifarlib.worker import DataJob, Job, Message, RunJob, carry_out
 
 
 def serve_task(
@@ -37,7 +37,7 @@ def serve_task(
     last epoch border. The job is carried out as on any machine, in a folder of its own.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    provenance.commit(PROGRAM)  # now, for it is the code of now that this process runs
+    provenance.commit(provenance.PROGRAM)  # now, for it is the code of now that this process runs
     job: Job = pickle.loads(packed)
     try:
         if files is not None:

@@ -24,20 +24,10 @@ import numpy as np
 import pydantic
 
 from cifarlib import paths
-from cifarlib.config import (
-    DATASETS,
-    ENGINE,
-    Condition,
-    RunConfig,
-    Scale,
-    Strict,
-    Study,
-    expand,
-    load_scale,
-    load_study,
-    run_id,
-)
+from cifarlib.checking import Strict
+from cifarlib.config import DATASETS, ENGINE, RunConfig, run_id
 from cifarlib.errors import ConfigError, RecordError
+from cifarlib.study import Condition, Scale, Study, expand, load_scale, load_study
 
 if typing.TYPE_CHECKING:
     import pandas as pd

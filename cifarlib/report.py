@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import further, mixture, paths
-from cifarlib.config import suggest
+from cifarlib.checking import suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.locks import lock
 from cifarlib.pages.front import describe

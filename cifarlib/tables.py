@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from cifarlib import published
-from cifarlib.config import DATASETS, Condition
+from cifarlib.config import DATASETS
 from cifarlib.records import SPLITS, Layer, Results
+from cifarlib.study import Condition
 
 METRICS = {
     "best_epoch": "Epoch",

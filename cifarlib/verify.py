@@ -23,9 +23,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cifarlib.config import Condition, RunConfig, run_id
+from cifarlib.config import RunConfig, run_id
 from cifarlib.errors import ConfigError, RunError
 from cifarlib.records import History, Provenance, RecordStore, Results, RunRecord
+from cifarlib.study import Condition
 from cifarlib.sweep import sweep
 
 LEVEL = 0.99  # of differences by chance that count as noise

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from faults import fault_log  # noqa: F401  (a fixture for all tests)
 
-from cifarlib import sweep, worker
-from cifarlib.config import DATASETS, ENGINE, Condition, expand, load_scale, load_study, run_id
+from cifarlib import executors, worker
+from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.errors import DataError
 from cifarlib.records import (
     SPLITS,
@@ -31,6 +31,7 @@ from cifarlib.records import (
     pack_classes,
     pack_predictions,
 )
+from cifarlib.study import Condition, expand, load_scale, load_study
 
 TINY = (
     "data={name: synthetic, train_size: 20, validation_size: 10, test_size: 10}",
@@ -263,7 +264,7 @@ def others(log: Path) -> set[str]:
 
 @pytest.fixture
 def made_up(monkeypatch):
-    monkeypatch.setattr(sweep, "serve", serve_made_up)
+    monkeypatch.setattr(executors, "serve", serve_made_up)
 
 
 def wait_for(happened, what: str):

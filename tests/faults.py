@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cifarlib import cli, provenance, sweep, worker
+from cifarlib import cli, executors, provenance, worker
 from cifarlib.config import run_id
 from cifarlib.records import write_atomically
 
@@ -201,7 +201,7 @@ def kill_group(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-class InlineExecutor(sweep.Executor):
+class InlineExecutor(executors.Executor):
     """Carries jobs out one after the other in this process: no worker has to start."""
 
     share, slowness = 1, 1.0
@@ -239,7 +239,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "sweep":
         from faults import serve_counting as serve  # by a name that workers can import
 
-        sweep.serve = serve
+        executors.serve = serve
         sys.exit(cli.main(sys.argv[1:]))
     for path in write_table(Path(sys.argv[1]), Path(sys.argv[2])):
         print(path)

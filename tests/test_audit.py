@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import TINY, make_data_record, make_record, tiny_store
 
-from cifarlib import audit, augment, data, paths, worker
+from cifarlib import audit, augment, data, describe, paths
 from cifarlib.audit import evidence, leads
 from cifarlib.errors import ConfigError, DataError
 from cifarlib.records import Statistics, open_results
@@ -51,8 +51,8 @@ def cifar10():
             "resized": {
                 "nearest": statistics(*augment.resized_statistics(images, 256, 224, "nearest"))
             },
-            "pixel_sums": worker._pack_pixel_sums(training.images),
-            "first_loss": worker._measure_first_loss(
+            "pixel_sums": describe._pack_pixel_sums(training.images),
+            "first_loss": describe._measure_first_loss(
                 images[first], torch.from_numpy(training.labels[first])
             ),
         }

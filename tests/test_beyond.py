@@ -8,8 +8,8 @@ import pytest
 from conftest import make_record
 
 from cifarlib.beyond import dropout, noise, protocol, recipe, schedules, seeds
-from cifarlib.config import STUDIES
 from cifarlib.records import Results, RunRecord, open_results
+from cifarlib.study import STUDIES
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from conftest import make_data_record, make_record
 from cifarlib.beyond import calibration
 from cifarlib.beyond.calibration import Calibration
 from cifarlib.beyond.seeds import by_label
-from cifarlib.config import STUDIES
 from cifarlib.records import Results, open_results
+from cifarlib.study import STUDIES
 
 OVERRIDES = ("data={name: synthetic, train_size: 20, validation_size: 10, test_size: 40}",)
 

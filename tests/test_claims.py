@@ -9,11 +9,11 @@ import yaml
 from conftest import make_data_record, make_record
 
 from cifarlib import claims, paths, published
-from cifarlib.config import Condition
 from cifarlib.display import Links, show_table
 from cifarlib.errors import ConfigError
 from cifarlib.ledger import CHECKS, NO_LABELS, Case, printed
 from cifarlib.records import RecordStore, RunRecord, open_results, pack_predictions
+from cifarlib.study import Condition
 
 LEDGER = claims.load_claims()
 

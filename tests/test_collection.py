@@ -5,12 +5,13 @@ import pytest
 from conftest import TINY, make_data_record, make_record, tiny_conditions
 
 from cifarlib import data
-from cifarlib.config import DATASETS, Condition, run_id
+from cifarlib.config import DATASETS, run_id
 from cifarlib.data import Images
 from cifarlib.errors import DataError
 from cifarlib.explore import collection
 from cifarlib.explore.collection import Runs
 from cifarlib.records import RecordStore, open_results
+from cifarlib.study import Condition
 
 STUDY = tuple(f"stage1-daa1/{run}" for run in range(1, 9))
 

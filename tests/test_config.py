@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cifarlib import config
-from cifarlib.config import ENGINE, STUDIES, expand, load_scale, load_study, run_id
+from cifarlib import paths
+from cifarlib.checking import validate
+from cifarlib.config import ENGINE, RunConfig, canonical, flatten, run_id
 from cifarlib.errors import ConfigError
+from cifarlib.study import STUDIES, expand, load_scale, load_study, scale_names
 
 KNOWN_IDS = Path(__file__).with_name("run_ids.json")
 
@@ -57,9 +59,9 @@ def test_runs_are_numbered_in_the_order_of_the_tables(conditions):
 
 def test_a_stage_taken_from_another_changes_only_what_it_says(conditions):
     by_name = {c.name: c for c in conditions}
-    short = config.flatten(by_name["stage1-daa1/13"].config.model_dump())
-    long = config.flatten(by_name["stage1-long/13"].config.model_dump())
-    dropped = config.flatten(by_name["stage2-dropout/13,dropout=0.5"].config.model_dump())
+    short = flatten(by_name["stage1-daa1/13"].config.model_dump())
+    long = flatten(by_name["stage1-long/13"].config.model_dump())
+    dropped = flatten(by_name["stage2-dropout/13,dropout=0.5"].config.model_dump())
     assert {k for k in short if short[k] != long[k]} == {"epochs", "early_stopping"}
     assert {k for k in long if long[k] != dropped.get(k)} == {"dropout"}
     improved = by_name["stage2-improved/13"].config.schedule
@@ -177,7 +179,7 @@ def changed(run, **changes):
     for key, value in changes.items():
         merge = isinstance(value, dict) and key in ("augmentation", "model", "evaluation")
         content[key] = content[key] | value if merge else value
-    return config.validate(type(run), content, "test")
+    return validate(type(run), content, "test")
 
 
 def test_every_later_field_changes_the_id(conditions):
@@ -193,15 +195,15 @@ def test_every_later_field_changes_the_id(conditions):
 def test_ids_stay_where_nothing_later_is_said():
     """Configurations as records of engine 2 hold them, from before there were later fields."""
     for name, content in json.loads(KNOWN_IDS.read_text()).items():
-        run = config.validate(config.RunConfig, content, "a record")
+        run = validate(RunConfig, content, "a record")
         assert run_id(run, engine=2) == name
 
 
 def test_a_default_is_left_out_of_what_names_a_run(conditions):
-    said = config.flatten(config.canonical(conditions[0].config))
+    said = flatten(canonical(conditions[0].config))
     assert not {"label_smoothing", "decayed", "average", "optimizer.nesterov"} & said.keys()
     assert said["augmentation.padding"] == 0  # a default from the beginning
-    whole = config.flatten(conditions[0].config.model_dump(mode="json"))
+    whole = flatten(conditions[0].config.model_dump(mode="json"))
     assert whole["label_smoothing"] == 0.0
 
 
@@ -315,12 +317,12 @@ def test_steps_are_taken_one_upon_the_other_and_each_alone(beyond):
     scale = load_scale("full", study=beyond)
     steps = [c for c in expand(beyond, scale, "recipe") if c.config.seed == 42]
     alone = [c for c in expand(beyond, scale, "recipe-alone") if c.config.seed == 42]
-    flat = [config.flatten(config.canonical(c.config)) for c in steps]
+    flat = [flatten(canonical(c.config)) for c in steps]
     assert steps[0].settings["label"] == "run 13"
     assert [c.settings["label"] for c in alone] == [c.settings["label"] for c in steps[1:]]
     assert len({c.run_id for c in [*steps, *alone]}) == 2 * len(steps) - 2  # the first is the same
     for before, after, single in zip(flat, flat[1:], alone, strict=False):
-        one = config.flatten(config.canonical(single.config))
+        one = flatten(canonical(single.config))
         step = {key for key in before | after if before.get(key) != after.get(key)}
         assert step
         assert step <= {key for key in one | flat[0] if one.get(key) != flat[0].get(key)}
@@ -328,7 +330,7 @@ def test_steps_are_taken_one_upon_the_other_and_each_alone(beyond):
 
 
 def test_a_study_is_no_scale():
-    assert not {"study", "beyond"} & set(config.scale_names())
+    assert not {"study", "beyond"} & set(scale_names())
 
 
 # -- overrides and mistakes -------------------------------------------------------------------
@@ -375,7 +377,7 @@ def test_an_unknown_scale_is_named():
 
 
 def write_study(tmp_path, old, new):
-    text = config.paths.STUDY.read_text()
+    text = paths.STUDY.read_text()
     assert old in text
     path = tmp_path / "study.yaml"
     path.write_text(text.replace(old, new, 1))

@@ -12,8 +12,8 @@ import pytest
 from conftest import make_data_record, make_record
 
 from cifarlib import display
-from cifarlib.config import STUDIES
 from cifarlib.records import RecordStore, open_results
+from cifarlib.study import STUDIES
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from faults import (
     worker_processes,
 )
 
-from cifarlib import cli, records, sweep, worker
+from cifarlib import checkpoints, cli, executors, locks, records, sweep, worker
 from cifarlib.records import RecordStore
 
 STAGE = "stage1-long"  # two conditions of three epochs each, under the tiny scale
@@ -59,7 +59,7 @@ def undisturbed(tmp_path_factory, conditions):
     before = torch.get_num_threads()
     outcome = sweep.sweep(conditions, store, executor=InlineExecutor)
     torch.set_num_threads(before)
-    assert outcome == sweep.Outcome(done=len(conditions))
+    assert outcome == executors.Outcome(done=len(conditions))
     return {c.run_id: store.read_run(c.run_id).result for c in conditions}
 
 
@@ -215,12 +215,12 @@ def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, conditions, fault_log
                 ) as process,
             ):
                 assert process.stdout.readline() == "True\n"
-                with worker.lock(path) as held:
+                with locks.lock(path) as held:
                     assert not held
                 process.kill()
                 process.wait()
                 assert path.read_text() == str(os.getppid())  # a process that lives
-                with worker.lock(path) as held:
+                with locks.lock(path) as held:
                     assert held
 
 
@@ -348,14 +348,14 @@ def test_a_read_only_folder_gets_one_sentence(disk, undisturbed, fault_log, capf
 
 def spoil_checkpoint(patch: pytest.MonkeyPatch, number: int, spoil) -> None:
     """Have something happen right before the n-th checkpoint is written, once."""
-    write, count = worker._write_checkpoint, iter(range(1, 1000))
+    write, count = checkpoints.write_checkpoint, iter(range(1, 1000))
 
     def spoilt(*arguments) -> None:
         if next(count) == number:
             spoil()
         write(*arguments)
 
-    patch.setattr(worker, "_write_checkpoint", spoilt)
+    patch.setattr(worker, "write_checkpoint", spoilt)
 
 
 # ---------------------------------------------------------------------------------------------

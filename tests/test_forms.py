@@ -7,9 +7,11 @@ import pytest
 from conftest import tiny_conditions
 from pydantic import BaseModel, Field
 
-from cifarlib.config import RunConfig, flatten, load_study, validate
+from cifarlib.checking import validate
+from cifarlib.config import RunConfig, flatten
 from cifarlib.errors import ConfigError
 from cifarlib.explore.forms import Group, describe_bounds
+from cifarlib.study import load_study
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import pytest
 from conftest import tiny_conditions, tiny_store, wait_for
 
+from cifarlib.executors import Outcome
 from cifarlib.explore.collection import find_mistakes
 from cifarlib.explore.launch import Launch, Progress
-from cifarlib.sweep import Outcome
 from cifarlib.worker import Message, lock
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_conditions, tiny_store
 
-from cifarlib import cli, worker
+from cifarlib import checkpoints, cli, locks
 from cifarlib.errors import ConfigError
 from cifarlib.merge import merge
 from cifarlib.records import RecordStore, encode, open_results
@@ -146,7 +146,7 @@ def test_records_of_other_scales_are_left(ours, theirs, conditions):
 
 def write_checkpoint(store: RecordStore, run_id: str, epoch: int) -> bytes:
     path = store.state / f"{run_id}.pt"
-    worker._write_checkpoint(path, {"history": {"learning_rate": [None] * (epoch + 1)}})
+    checkpoints.write_checkpoint(path, {"history": {"learning_rate": [None] * (epoch + 1)}})
     return path.read_bytes()
 
 
@@ -172,7 +172,7 @@ def test_a_damaged_checkpoint_is_not_taken_and_one_in_use_not_replaced(ours, the
     whole = write_checkpoint(theirs, first.run_id, 2)
     (theirs.state / f"{first.run_id}.pt").write_bytes(whole[:-1])
     write_checkpoint(theirs, second.run_id, 2)
-    with worker.lock(ours.state / f"{second.run_id}.lock"):
+    with locks.lock(ours.state / f"{second.run_id}.lock"):
         merged = merge_into(ours, theirs)
     assert merged.checkpoints == []
     assert len(merged.damaged) == 1

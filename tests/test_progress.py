@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from conftest import make_record, tiny_conditions
 
-from cifarlib import models, progress, worker
+from cifarlib import locks, models, progress
 from cifarlib.config import ModelConfig
 from cifarlib.records import RecordStore
 
@@ -15,7 +15,7 @@ def test_status_counts_what_is_done_running_and_pending(tmp_path):
     chosen = tiny_conditions()
     for condition in chosen[:3]:
         store.write(make_record(condition))
-    with worker.lock(store.state / f"{chosen[3].run_id}.lock"):
+    with locks.lock(store.state / f"{chosen[3].run_id}.lock"):
         rows = {row.stage: row for row in progress.status(chosen, store)}
     base = rows["stage1-base"]
     assert (base.conditions, base.done, base.running, base.pending) == (36, 3, 1, 32)

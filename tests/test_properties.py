@@ -15,18 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarlib import data, paths
-from cifarlib.config import (
-    DATASETS,
-    RunConfig,
-    expand,
-    flatten,
-    load_scale,
-    load_study,
-    run_id,
-    validate,
-)
+from cifarlib.checking import validate
+from cifarlib.config import DATASETS, RunConfig, flatten, run_id
 from cifarlib.errors import CifarlibError, ConfigError, DataError, RecordError
 from cifarlib.records import RunRecord, _digest, decode, encode
+from cifarlib.study import expand, load_scale, load_study
 
 settings.register_profile(
     "steady",

@@ -8,8 +8,8 @@ import numpy
 import pytest
 
 from cifarlib import paths, published
-from cifarlib.config import expand, load_scale, load_study
 from cifarlib.errors import ConfigError
+from cifarlib.study import expand, load_scale, load_study
 
 # Printed Train–Test differences that do not follow from the printed accuracies, as (table, run):
 # there is none. An entry here would be a misprint of the paper, found by the test below.

@@ -20,7 +20,7 @@ import pytest
 import torch
 from conftest import DEADLINE, SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
 
-from cifarlib import cli, data, ray_executor, sweep
+from cifarlib import cli, data, executors, ray_executor, sweep
 from cifarlib.config import DATASETS
 from cifarlib.errors import DataError, RunError
 from cifarlib.ray_executor import RayExecutor, gpu_share
@@ -83,7 +83,7 @@ def second_node(cluster):
     return others[0] if others else add_node(cluster)
 
 
-def sweep_on(cluster, conditions, store: RecordStore, **settings) -> tuple[sweep.Outcome, list]:
+def sweep_on(cluster, conditions, store: RecordStore, **settings) -> tuple[executors.Outcome, list]:
     """A sweep on a cluster with one thread a run: its outcome, and the lines it said."""
     said = io.StringIO()
     executor = partial(RayExecutor, address=cluster.address)
@@ -153,7 +153,7 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(cluster, tmp_path):
     assert code == -signal.SIGKILL
     begun = [c for c in conditions if (store.state / f"{c.run_id}.pt").exists()]
     outcome, _ = sweep_on(cluster, begun, store, checkpoint_every=1)
-    assert outcome == sweep.Outcome(done=len(begun))
+    assert outcome == executors.Outcome(done=len(begun))
     assert [store.read_run(c.run_id).provenance.resumed for c in begun] == [1] * len(begun)
     assert finished == {name: store.run_path(name).read_bytes() for name in finished}
 
@@ -193,7 +193,7 @@ def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path):
                     lost.append(condition)
 
     outcome, said = sweep_on(cluster, conditions, store, checkpoint_every=1, watch=watch)
-    assert outcome == sweep.Outcome(done=3)
+    assert outcome == executors.Outcome(done=3)
     assert said[0].startswith("0 of 3 runs are recorded; 3 to go, workers: 2, about ")
     (victim,) = lost
     line = f"{victim.name}: its node or its process is lost; to be taken up again"
@@ -327,7 +327,7 @@ def test_a_run_of_larger_batches_takes_more_of_a_card():
     configs = sorted((c.config for c in tiny_conditions()), key=lambda c: c.batch_size)
     shares = {c.batch_size: gpu_share(c) for c in configs if c.model.name == "residual"}
     assert list(shares.values()) == sorted(shares.values())
-    assert 1 / sweep.LANES == shares[32] < shares[256] <= 1
+    assert 1 / executors.LANES == shares[32] < shares[256] <= 1
 
 
 def test_a_record_survives_the_way(tmp_path):

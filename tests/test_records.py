@@ -18,10 +18,11 @@ from conftest import (
 )
 
 from cifarlib import records
-from cifarlib.config import ENGINE, expand, load_scale, load_study, run_id
+from cifarlib.config import ENGINE, run_id
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.records import RecordStore, SplitHistory, decode, encode, open_results
 from cifarlib.records import RunRecord as Record
+from cifarlib.study import expand, load_scale, load_study
 
 
 @pytest.fixture(scope="module")

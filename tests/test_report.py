@@ -12,7 +12,6 @@ from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from cifarlib import audit, claims, display, paths, report
-from cifarlib.config import Condition
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.pages import front
 from cifarlib.records import (
@@ -20,6 +19,7 @@ from cifarlib.records import (
     RunRecord,
     open_results,
 )
+from cifarlib.study import Condition
 
 DEFAULTS = 'scale = "smoke"\noverrides = []\nbuild = ""  # empty: build/<scale>'
 DRAWING = (

@@ -42,17 +42,20 @@ from conftest import (
     wait_for,
 )
 
-from cifarlib import cli, data, sweep, worker
-from cifarlib.config import DATASETS, Condition
+from cifarlib import checkpoints, cli, data, describe, executors, locks, sweep, worker
+from cifarlib.budget import BORDER, Budget
+from cifarlib.checkpoints import checkpoint_epoch
+from cifarlib.config import DATASETS
 from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
+from cifarlib.executors import LANES, default_workers
 from cifarlib.progress import Prices
 from cifarlib.records import RecordStore
-from cifarlib.sweep import BORDER, LANES, default_workers
-from cifarlib.worker import RunJob, checkpoint_epoch
+from cifarlib.study import Condition
+from cifarlib.worker import RunJob
 
 
-def run_sweep(conditions, store, **settings) -> tuple[sweep.Outcome, list[str]]:
+def run_sweep(conditions, store, **settings) -> tuple[executors.Outcome, list[str]]:
     """A sweep on the CPU with one thread a worker: its outcome, and the lines it said."""
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
@@ -83,7 +86,7 @@ def swept(tmp_path_factory, conditions):
     store = tiny_store(tmp_path_factory.mktemp("swept"))
     shared = replace(conditions[0], stage="another-stage")
     outcome, said = run_sweep([*conditions, shared], store, workers=2)
-    assert outcome == sweep.Outcome(done=3)
+    assert outcome == executors.Outcome(done=3)
     return store, said
 
 
@@ -118,7 +121,7 @@ def test_a_second_sweep_does_nothing(swept, conditions, monkeypatch):
     monkeypatch.setattr(sweep, "LocalExecutor", None)
     before = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")}
     outcome, said = run_sweep(conditions, store)
-    assert (outcome, said) == (sweep.Outcome(), ["nothing is missing"])
+    assert (outcome, said) == (executors.Outcome(), ["nothing is missing"])
     assert {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")} == before
 
 
@@ -131,7 +134,7 @@ def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions):
     (copy.state / f".{gone.run_id}.pt.abc").write_bytes(b"a tenth of one")
     (copy.state / f"{gone.run_id}.lock").write_bytes(b"")
     outcome, said = run_sweep(conditions, copy, workers=1)
-    assert outcome == sweep.Outcome(done=2)
+    assert outcome == executors.Outcome(done=2)
     assert results(copy, conditions) == results(swept[0], conditions)
     aside = copy.folder / "damaged"
     assert {path.name for path in aside.iterdir()} == {
@@ -157,13 +160,14 @@ def test_the_checkpoint_of_another_run_is_not_taken_up(tmp_path, conditions):
     (store.state / f"{one.run_id}.pt").rename(store.state / f"{other.run_id}.pt")
     notes = []
     path = store.state / f"{other.run_id}.pt"
-    assert worker._read_checkpoint(path, store, notes.append) is None
+    assert checkpoints.read_checkpoint(path, store, notes.append) is None
     aside = store.folder / "damaged" / path.name
     assert aside.exists()
     assert one.run_id in aside.with_name(f"{path.name}.reason.txt").read_text()
-    assert [message.kind for message in notes] == ["note"]
+    (note,) = notes
+    assert "training from the start" in note
     begin(tmp_path, RunJob(other.run_id, other.name, other.config), 2)
-    state = worker._read_checkpoint(path, store, notes.append)
+    state = checkpoints.read_checkpoint(path, store, notes.append)
     assert state == {"history": {"learning_rate": [None] * 3}}
 
 
@@ -175,16 +179,16 @@ def test_a_description_is_made_by_one_sweep_alone(tmp_path, monkeypatch, kind):
     if kind == "data":
         job, path = worker.DataJob("data", "synthetic"), store.data_path("synthetic")
         record = make_data_record("synthetic")
-        monkeypatch.setattr(worker, "describe_dataset", lambda name: made.append(name) or record)
+        monkeypatch.setattr(describe, "describe_dataset", lambda name: made.append(name) or record)
     else:
         job, path, record = worker.NetworkJob("network"), store.network_path, make_network_record()
-        monkeypatch.setattr(worker, "describe_network", lambda: made.append("it") or record)
+        monkeypatch.setattr(describe, "describe_network", lambda: made.append("it") or record)
 
     def carry_out() -> str:
         worker.carry_out(job, store, connection, "cpu", torch.get_num_threads(), None, None)
         return said.get_nowait().kind
 
-    with worker.lock(store.state / f"{path.stem}.lock"):
+    with locks.lock(store.state / f"{path.stem}.lock"):
         assert (carry_out(), made) == ("busy", [])
     path.parent.mkdir()
     leftover = path.with_name(f".{path.name}.abc")
@@ -197,7 +201,7 @@ def test_a_description_is_made_by_one_sweep_alone(tmp_path, monkeypatch, kind):
 def test_the_number_of_workers_decides_no_result(swept, tmp_path, conditions):
     store = tiny_store(tmp_path)
     outcome, _ = run_sweep(conditions[:2][::-1], store, workers=1)
-    assert outcome == sweep.Outcome(done=2)
+    assert outcome == executors.Outcome(done=2)
     assert results(store, conditions[:2]) == results(swept[0], conditions[:2])
 
 
@@ -268,7 +272,7 @@ def test_checkpoints_are_written_when_they_are_due(tmp_path, monkeypatch, every,
     def note(path, state, aside):
         written.append(len(state["history"]["learning_rate"]) - 1)
 
-    monkeypatch.setattr(worker, "_write_checkpoint", note)
+    monkeypatch.setattr(worker, "write_checkpoint", note)
     monkeypatch.setattr(worker, "LEAST_WORK", least)
     record = worker.train(condition.config, tiny_store(tmp_path), "cpu", 1, every, lambda _: None)
     assert record.result.history.epochs == 3
@@ -302,17 +306,17 @@ def as_jobs(*names: str, **settings) -> list[RunJob]:
     return [RunJob(c.run_id, c.name, c.config) for c in tiny_conditions(*names, **settings)]
 
 
-def make_budget(folder: Path, seconds: float | None, checkpoints: bool = True) -> sweep._Budget:
+def make_budget(folder: Path, seconds: float | None, checkpoints: bool = True) -> Budget:
     """A budget of some seconds up to the last border, on a machine where every epoch takes 10."""
     deadline = None if seconds is None else time.monotonic() + BORDER + seconds
-    budget = sweep._Budget(deadline, RecordStore(folder), Prices(), 1, checkpoints)
+    budget = Budget(deadline, RecordStore(folder), Prices(), 1, checkpoints)
     budget._epoch = lambda job: 10.0
     return budget
 
 
 def begin(folder: Path, job: RunJob, epoch: int) -> None:
     path = folder / "state" / f"{job.run_id}.pt"
-    worker._write_checkpoint(path, {"history": {"learning_rate": [None] * (epoch + 1)}})
+    checkpoints.write_checkpoint(path, {"history": {"learning_rate": [None] * (epoch + 1)}})
     assert checkpoint_epoch(path) == epoch
 
 
@@ -437,21 +441,21 @@ def test_a_budget_is_read(text, seconds):
 
 def test_a_lock_has_one_holder_and_ends_with_it(tmp_path):
     path = tmp_path / "state" / "run.lock"
-    with worker.lock(path) as first:
+    with locks.lock(path) as first:
         assert first
-        with worker.lock(path) as second:
+        with locks.lock(path) as second:
             assert not second
         assert path.exists()
     assert not path.exists()
-    with worker.lock(path) as third:
+    with locks.lock(path) as third:
         assert third
 
 
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     path = tmp_path / "run.lock"
     program = (
-        "import sys, pathlib\nfrom cifarlib import worker\n"
-        "with worker.lock(pathlib.Path(sys.argv[1])) as held:\n"
+        "import sys, pathlib\nfrom cifarlib import locks\n"
+        "with locks.lock(pathlib.Path(sys.argv[1])) as held:\n"
         "    print(held, flush=True)\n    sys.stdin.read()\n"
     )
     with subprocess.Popen(
@@ -461,12 +465,12 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
         text=True,
     ) as process:
         assert process.stdout.readline() == "True\n"
-        with worker.lock(path) as held:
+        with locks.lock(path) as held:
             assert not held
         process.kill()
         process.wait()
         assert path.exists()
-        with worker.lock(path) as held:
+        with locks.lock(path) as held:
             assert held
 
 
@@ -474,7 +478,7 @@ def test_a_place_that_cannot_be_locked_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(CifarlibError, match="cannot be locked"),
-        worker.lock(tmp_path / "file" / "a.lock"),
+        locks.lock(tmp_path / "file" / "a.lock"),
     ):
         pass
 
@@ -535,7 +539,7 @@ def test_a_run_that_lost_its_worker_is_tried_once_more(made_up, tmp_path, cause,
 
 def test_a_second_try_has_half_the_workers(tmp_path):
     """While one is to end no more begin; then all may again, and processes come back."""
-    crew = sweep.LocalExecutor(RecordStore(tmp_path), "cpu", 4, 1, None)
+    crew = executors.LocalExecutor(RecordStore(tmp_path), "cpu", 4, 1, None)
     started = [SimpleNamespace(job=None, shares_process=False) for _ in range(9)]
     fresh, ended = iter(started), []
     crew._start_worker = lambda: next(fresh)
@@ -579,7 +583,7 @@ def test_want_of_memory_is_told_from_a_fault(tmp_path, monkeypatch, conditions, 
 def test_an_idle_worker_that_is_killed_is_no_loss(made_up, tmp_path):
     store = tiny_store(tmp_path)
     outcome, _ = run_sweep(with_seeds(GOOD, SEES_ANOTHER_DIE), store, workers=2)
-    assert outcome == sweep.Outcome(done=2)
+    assert outcome == executors.Outcome(done=2)
     assert len(store.run_ids()) == 2
 
 
@@ -607,7 +611,7 @@ def test_what_is_wrong_for_every_run_ends_the_sweep(made_up, tmp_path):
 
 
 def sweep_that_hangs(folder: Path) -> None:
-    sweep.serve = serve_made_up
+    executors.serve = serve_made_up
     run_sweep(with_seeds(HANGS), RecordStore(folder), workers=1)
 
 
@@ -662,8 +666,8 @@ def serve_lanes_made_up(connections, *arguments):
 @pytest.fixture
 def in_lanes(made_up, monkeypatch):
     """As on a machine with a CUDA device."""
-    monkeypatch.setattr(sweep, "uses_cuda", lambda device: True)
-    monkeypatch.setattr(sweep, "serve_lanes", serve_lanes_made_up)
+    monkeypatch.setattr(executors, "uses_cuda", lambda device: True)
+    monkeypatch.setattr(executors, "serve_lanes", serve_lanes_made_up)
 
 
 def trained_by(store: RecordStore) -> dict[str, list[str]]:
@@ -680,7 +684,7 @@ def test_lanes_are_workers_of_one_process(in_lanes, tmp_path):
     names = [f"stage1-base/{number}" for number in range(1, 6)]
     chosen = tiny_conditions(*names, overrides=(f"seeds=[{GOOD}]",))
     outcome, said = run_sweep(chosen, store, workers=3)
-    assert outcome == sweep.Outcome(done=5)
+    assert outcome == executors.Outcome(done=5)
     assert "workers: 3" in said[0]
     assert len({process for given in trained_by(store).values() for process in given}) == 1
 
@@ -702,7 +706,7 @@ def test_whoever_kills_the_lanes_process_is_found(in_lanes, tmp_path):
 
 
 def test_one_worker_a_core_and_several_lanes_for_a_gpu(monkeypatch):
-    monkeypatch.setattr(sweep, "cores", lambda: 8)
+    monkeypatch.setattr(executors, "cores", lambda: 8)
     assert default_workers("cpu") == (8, 1)
     assert default_workers("cpu", threads=3) == (2, 3)
     assert default_workers("cpu", threads=16) == (1, 16)
@@ -725,7 +729,7 @@ def test_a_data_set_is_described_from_its_images(tmp_path, monkeypatch):
     monkeypatch.setattr(
         data, "load", lambda name: (images, Images(images.images[:20], labels[:20]))
     )
-    record = worker.describe_dataset("synthetic")
+    record = describe.describe_dataset("synthetic")
     assert record.class_counts == {"train": (9,) * 10, "validation": (1,) * 10, "test": (2,) * 10}
     scaled = images.images / 255
     assert record.statistics.mean == pytest.approx(scaled.mean((0, 2, 3)))

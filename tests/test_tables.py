@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_data_record, make_network_record, make_record
 
-from cifarlib import data, published, tables
+from cifarlib import data, describe, published, tables
 from cifarlib.errors import DataError
 from cifarlib.records import RecordStore, Statistics, open_results
 
@@ -167,9 +167,8 @@ def test_layers_add_up_in_the_last_row(empty):
 
 def test_the_networks_table_ends_with_the_papers_size():
     pytest.importorskip("torch")
-    from cifarlib import worker
 
-    table = tables.tabulate_layers(SimpleNamespace(network=worker.describe_network()))
+    table = tables.tabulate_layers(SimpleNamespace(network=describe.describe_network()))
     assert table["Parameters"].iloc[-1] == 4_869_066
     assert len(table) == 11 + 11 + 1 + 1  # convolutions, their norms, the last layer, the sum
 

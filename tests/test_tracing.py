@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from cifarlib import models, sweep, tracing, worker
+from cifarlib import describe, models, sweep, tracing
 from cifarlib.config import ENGINE
 from cifarlib.records import RecordStore
 
 
 @pytest.fixture(scope="module")
 def network():
-    return worker.describe_network()
+    return describe.describe_network()
 
 
 def test_the_sums_are_the_models_own(network):

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torchvision import transforms
 
-from cifarlib import config, data, metrics, training
-from cifarlib.config import RunConfig, expand, load_scale, load_study
+from cifarlib import checking, config, data, metrics, training
+from cifarlib.config import RunConfig
 from cifarlib.errors import DataError, RunError
 from cifarlib.models import build_model
+from cifarlib.study import expand, load_scale, load_study
 from cifarlib.training import ImageSet, Inputs, fit
 
 CPU = torch.device("cpu")
@@ -69,7 +70,7 @@ def change(run: RunConfig, **changes) -> RunConfig:
             content[outer][inner] = value
         else:
             content[outer] = value
-    return config.validate(RunConfig, content, "test")
+    return checking.validate(RunConfig, content, "test")
 
 
 SGD = {"name": "sgd", "momentum": 0.9}

@@ -24,7 +24,8 @@ NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 WITHOUT_TORCH = [
     name
     for name in (
-        *("config", "paths", "errors", "provenance", "records", "progress", "published"),
+        *("config", "checking", "study", "paths", "errors", "provenance", "records"),
+        *("progress", "published"),
         *("statistics", "contrasts", "effects", "claims", "ledger"),
         *(f"ledger.{name}" for name in ("accuracy", "behaviour", "settings")),
         *("tables", "figures", "curves", "diagram", "display", "costs"),

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field
 
 from cifarlib import paths
-from cifarlib.config import Strict, validate
+from cifarlib.checking import Strict, validate
 from cifarlib.errors import ConfigError
 
 

@@ -5,9 +5,9 @@ import pandas as pd
 
 from cifarlib import published
 from cifarlib.beyond.seeds import Mean, average
-from cifarlib.config import Condition
 from cifarlib.display import fixed
 from cifarlib.records import Results
+from cifarlib.study import Condition
 
 STAGE = "dropout-question"
 TABLE = "XIV"

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 
 from cifarlib import published
 from cifarlib.beyond.seeds import Mean, average, by_label, difference, tested, validated
-from cifarlib.config import Condition
 from cifarlib.display import signed
 from cifarlib.figures import STYLE
 from cifarlib.progress import duration
 from cifarlib.records import Results, RunRecord
+from cifarlib.study import Condition
 
 STAGE, ALONE = "recipe", "recipe-alone"
 REACH = ("recipe-whole", "recipe-long")

@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cifarlib.beyond.seeds import Mean, average, difference, tested, validated, values
-from cifarlib.config import Condition
 from cifarlib.display import signed
 from cifarlib.figures import SPLIT_COLOURS, STYLE
 from cifarlib.records import Results
+from cifarlib.study import Condition
 
 STAGE = "schedules"
 CONSTANT = "constant"

@@ -6,10 +6,10 @@ Accuracies are top-1 in %, differences in percentage points.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cifarlib.config import Condition
 from cifarlib.display import fixed, signed
 from cifarlib.records import Results, RunRecord
 from cifarlib.statistics import Interval, mean_interval
+from cifarlib.study import Condition
 
 Measure = Callable[[RunRecord], float | None]
 

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from cifarlib import data, statistics
-from cifarlib.config import DATASETS, Condition, RunConfig, Study, flatten, run_id
+from cifarlib.config import DATASETS, RunConfig, flatten, run_id
 from cifarlib.errors import DataError, RecordError
 from cifarlib.records import Results, RunRecord, open_results
+from cifarlib.study import Condition, Study
 
 OWN = "own"
 ABSENT = "–"  # a setting that only the other run has

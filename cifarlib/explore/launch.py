@@ -15,11 +15,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal
 
-from cifarlib.config import Condition, RunConfig, run_id
+from cifarlib.config import RunConfig, run_id
 from cifarlib.errors import CifarlibError
+from cifarlib.executors import Outcome
 from cifarlib.progress import cores
 from cifarlib.records import RecordStore
-from cifarlib.sweep import Outcome, sweep
+from cifarlib.study import Condition
+from cifarlib.sweep import sweep
 from cifarlib.worker import Message
 
 State = Literal["starting", "training", "done", "stopped", "failed"]

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import ipywidgets as widgets
 
-from cifarlib.config import RunConfig, run_id, validate
+from cifarlib.checking import validate
+from cifarlib.config import RunConfig, run_id
 from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import Runs, describe_differences
 from cifarlib.explore.forms import Group, Optional, Variant

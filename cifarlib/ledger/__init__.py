@@ -11,12 +11,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from cifarlib import contrasts, published
-from cifarlib.config import DATASETS, Condition
+from cifarlib.config import DATASETS
 from cifarlib.contrasts import Contrast, say_p
 from cifarlib.display import signed
 from cifarlib.errors import ConfigError
 from cifarlib.records import Results, RunRecord
 from cifarlib.statistics import ALPHA, Interval, mean_interval, wilson_interval
+from cifarlib.study import Condition
 
 Verdict = Literal["held", "failed", "not distinguishable", "pending"]
 

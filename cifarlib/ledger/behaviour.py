@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cifarlib import contrasts, published
-from cifarlib.config import DATASETS, Condition
+from cifarlib.config import DATASETS
 from cifarlib.contrasts import STEPS
 from cifarlib.display import signed
 from cifarlib.ledger import (
@@ -23,6 +23,7 @@ from cifarlib.ledger import (
     printed,
 )
 from cifarlib.statistics import ALPHA, adjust_holm, gap_test, two_proportions
+from cifarlib.study import Condition
 
 GAPS = "normal approximation, first seed"
 

@@ -10,9 +10,10 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cifarlib.config import DATASETS, Condition, RunConfig
+from cifarlib.config import DATASETS, RunConfig
 from cifarlib.progress import Prices, duration
 from cifarlib.records import SPLITS, Results, RunRecord
+from cifarlib.study import Condition
 
 MOST_POINTS = 50  # of a curve
 WIDTH, HEIGHT = 240, 104  # of a drawing, in its own units

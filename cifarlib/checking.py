@@ -1,0 +1,154 @@
+"""Plain data against models: strict ones, YAML files, and faults said in one sentence."""
+
+import difflib
+import json
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from cifarlib import paths
+from cifarlib.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys and converts nothing."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal keys; a study must not lose a line that way."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that is a mapping; ``ConfigError`` for any other, and for a key twice."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except OSError as error:
+        raise ConfigError(f"{shown(path)} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown(path)} is not UTF-8 text") from error
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{shown(path)}{line}: {error.problem or 'not valid YAML'}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())  # PyYAML takes several lines
+        raise ConfigError(f"{shown(path)} is not valid YAML: {reason}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{shown(path)} must be a mapping of keys to values")
+    return content
+
+
+def shown(path: Path) -> str:
+    """A path as a user wrote or knows it: relative to the checkout where it lies inside."""
+    path = path.absolute()
+    return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)
+
+
+Model = typing.TypeVar("Model", bound=Strict)
+
+MOST_VALUES = 100_000
+
+
+def _count(content: Any, known: dict[int, int]) -> int:
+    """Values in plain data, written out: a few lines of YAML aliases may stand for billions.
+
+    What holds itself counts once; JSON refuses it.
+    """
+    if not isinstance(content, dict | list):
+        return 1
+    if id(content) not in known:
+        known[id(content)] = 1
+        inner = content.values() if isinstance(content, dict) else content
+        try:
+            known[id(content)] = 1 + sum(_count(value, known) for value in inner)
+        except RecursionError:  # too deep: JSON refuses that, too
+            return 1
+    return known[id(content)]
+
+
+def validate(model: type[Model], content: Any, source: str) -> Model:
+    """Check plain data against a model; the first fault becomes a one-sentence ``ConfigError``."""
+    if _count(content, {}) > MOST_VALUES:
+        raise ConfigError(f"{source} holds more than {MOST_VALUES} values; write fewer")
+    try:
+        # As JSON, because strict models take a list for a tuple only from there.
+        text = json.dumps(content, default=str)
+    except (TypeError, ValueError, RecursionError) as error:  # a date as a key, an endless list
+        raise ConfigError(f"{source} holds what no setting can be: {error}; correct it") from error
+    try:
+        return model.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        # A mistyped key is also a missing one: the unknown name says more.
+        faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+        raise ConfigError(_sentence(model, faults[0], source)) from error
+
+
+def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
+    location = [str(part) for part in fault["loc"]]
+    place = ".".join(location) or "the whole"
+    given = fault["input"]
+    match fault["type"]:
+        case "extra_forbidden":
+            names = _field_names(model, location[:-1])
+            return f"{source}: unknown key {place!r}; {suggest(location[-1], names)}"
+        case "missing":
+            return f"{source}: {place!r} is missing; add it"
+        case "value_error":
+            where = f" at {place}" if location else ""
+            return f"{source}{where}: {fault['ctx']['error']}"
+        case "float_type" | "int_type" if isinstance(given, str):
+            hint = "write it without quotes"
+            if match := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", given):
+                whole, fraction, sign, exponent = match.groups()
+                number = f"{whole}{fraction or '.0'}e{sign or '+'}{exponent}"
+                if fault["type"] == "int_type":
+                    number = f"{float(given):.0f}"
+                hint = f"YAML takes that for text, write {number}"
+            return f"{source}: {place} must be a number, not the text {given!r}; {hint}"
+        case _:
+            message = fault["msg"][0].lower() + fault["msg"][1:]
+            return f"{source}: {place} = {given!r} is not valid: {message}"
+
+
+def _field_names(model: type[BaseModel], location: list[str]) -> set[str]:
+    """The keys that the models at a place know; a union's tag in the place is passed over."""
+    models = {model}
+    for part in location:
+        inner = set()
+        for candidate in models:
+            for name, field in candidate.model_fields.items():
+                if part == (field.alias or name):
+                    inner |= _models_in(field.annotation)
+        models = inner or models
+    return {field.alias or name for m in models for name, field in m.model_fields.items()}
+
+
+def _models_in(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    if isinstance(annotation, types.GenericAlias | types.UnionType) or typing.get_args(annotation):
+        return set().union(*(_models_in(part) for part in typing.get_args(annotation)), set())
+    return set()
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """“did you mean …?”, or the whole list when nothing is near."""
+    known = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
