@@ -21,6 +21,7 @@ from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.records import Results, encode, open_results, write_atomically
 from cifarlib.report import name_records
+from cifarlib.shift import read_shifts, shift_path
 
 METADATA = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/crate/1.1"
@@ -93,6 +94,8 @@ def collect(results: Results, scale_file: Path) -> Files:
     home = _home(results)
     for record in results.records.values():
         files[f"{home}/runs/{record.run_id}.json"] = encode(record)
+    for shift in read_shifts(results).values():
+        files[f"{home}/runs/{shift_path(results.store, shift.run_id).name}"] = encode(shift)
     if results.data:
         files[f"{home}/runs/{results.store.data_path(results.data.dataset).name}"] = encode(
             results.data

@@ -37,6 +37,7 @@ examples:
   cifarlib status --scale lite                  what is done, and what is left to pay
   cifarlib report --scale lite                  notebooks, report.html and report.pdf
   cifarlib verify --scale lite --sample 3       train three runs again, compare to the bit
+  cifarlib generalise --scale lite --folder DIR kept weights on CIFAR-10.1
   cifarlib diff build/lite other/lite           what differs between two builds
   cifarlib export --scale lite                  records, report and program in one zip
   cifarlib sweep --set data.name=cifar10 --set data.train_size=2000
@@ -168,7 +169,10 @@ def _sweep_conditions(
         checkpoint_every=options.checkpoint_every,
         deadline=None if budget is None else STARTED + budget,
         executor=executor,
+        keep_weights=options.keep_weights,
     )
+    if options.keep_weights:
+        _tell_weights(results, conditions)
     if outcome.stopped or outcome.left:
         print(
             f"the budget of {options.budget} is used: {outcome.done} done, {len(outcome.stopped)} "
@@ -189,6 +193,22 @@ def _sweep_conditions(
         logs = results.store.state / "*.error.txt"
         print(f"cifarlib: {len(outcome.failed)} runs failed; their errors: {logs}", file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+def _tell_weights(results: Results, conditions: list[Condition]) -> None:
+    """How many recorded runs have no kept weights, and how they get them."""
+    store = results.store
+    lacking = {
+        c.run_id
+        for c in conditions
+        if store.run_path(c.run_id).exists() and not store.weights_path(c.run_id).exists()
+    }
+    if lacking:
+        print(
+            f"{len(lacking)} runs were recorded without their weights; cifarlib verify "
+            "--keep-weights --run NAME trains one again and keeps them if it comes out the same",
+            file=sys.stderr,
+        )
 
 
 def _merge(options: argparse.Namespace) -> int:
@@ -233,13 +253,35 @@ def _verify(options: argparse.Namespace) -> int:
         device=options.device,
         workers=options.workers,
         seeds=verify.MORE_SEEDS if options.noise_seeds is None else options.noise_seeds,
+        keep_weights=options.keep_weights,
     )
     for line in verify.tell(checked):
         print(line)
+    if options.keep_weights:
+        kept = sum(one.verdict == "identical" for one in checked)
+        print(f"weights kept of {kept} runs; only identical ones are the recorded runs' own")
     return 0 if all(one.verdict in ("identical", "within noise") for one in checked) else 1
 
 
 SAMPLE = 3  # runs that are verified unless it is said how many
+
+
+def _generalise(options: argparse.Namespace) -> int:
+    from cifarlib import shift
+
+    results = _open(options)
+    for fault in results.faults:
+        print(f"cifarlib: {fault}; it counts as missing", file=sys.stderr)
+    folder = shift.find_folder(options.folder)
+    shift.read_images(folder)  # before torch is waited for
+    from cifarlib.generalise import generalise
+
+    done = generalise(results, folder, device=options.device)
+    print(
+        f"{len(done.made)} runs evaluated on CIFAR-10.1, {len(done.present)} were already, "
+        f"{len(done.lacking)} have no kept weights"
+    )
+    return 1 if done.wrong else 0
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -430,6 +472,14 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="epochs, 0: never (every epoch, unless the last is not 5 s old)",
         )
+        keep_weights(command)
+
+    def keep_weights(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--keep-weights",
+            action="store_true",
+            help="keep each run's weights for cifarlib generalise, about 20 MB a run",
+        )
 
     command = add("data", _data, "find, check or download a data set", "cifarlib data --download")
     command.add_argument("--download", action="store_true", help="fetch it if it is missing")
@@ -504,6 +554,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     command.add_argument("--workers", type=_positive, help="processes (one a core)")
+    keep_weights(command)
+
+    command = add(
+        "generalise",
+        _generalise,
+        "evaluate kept weights on CIFAR-10.1",
+        "cifarlib generalise --scale lite --folder data/cifar-10.1",
+    )
+    study(command)
+    command.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="that holds its two files, version 6 (CIFAR10_1_ROOT, else data/cifar-10.1)",
+    )
+    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
     command = add(
         "diff",

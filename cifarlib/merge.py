@@ -21,9 +21,10 @@ from cifarlib.records import (
     RunRecord,
     write_atomically,
 )
+from cifarlib.shift import ShiftRecord, read_shift, write_shift
 from cifarlib.worker import lock
 
-Record = RunRecord | DataRecord | NetworkRecord
+Record = RunRecord | DataRecord | NetworkRecord | ShiftRecord
 Side = Literal["ours", "theirs"]
 
 
@@ -116,7 +117,9 @@ def _merge_record(
     except RecordError as error:
         merged.damaged.append(str(error))
         return
-    name = names.get(new.run_id) if isinstance(new, RunRecord) else file
+    name = names.get(new.run_id) if isinstance(new, RunRecord | ShiftRecord) else file
+    if name and isinstance(new, ShiftRecord):
+        name += " on CIFAR-10.1"
     if new is None or name is None:
         merged.others.append(file)
         return
@@ -147,10 +150,15 @@ def _read(store: RecordStore, file: str) -> Record | None:
             return store.read_data(dataset)
     if file.startswith(("data-", "network-")):
         return None
+    if file.startswith("shift-"):
+        return read_shift(store, Path(file).stem.removeprefix("shift-"))
     return store.read_run(Path(file).stem)
 
 
 def _take(record: Record, store: RecordStore) -> None:
+    if isinstance(record, ShiftRecord):
+        write_shift(store, record)
+        return
     store.write(record)
     if isinstance(record, RunRecord):
         (store.state / f"{record.run_id}.pt").unlink(missing_ok=True)  # of use no more

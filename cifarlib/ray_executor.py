@@ -267,6 +267,8 @@ class RayExecutor(Executor):
             write_atomically(self._checkpoint(job), message.content)
             self.losses.pop(job.name, None)
         elif message.kind == "done" and message.record is not None:
+            if isinstance(job, RunJob) and message.content:
+                write_atomically(self.store.weights_path(job.run_id), message.content)
             self.store.write(message.record)
             if isinstance(job, RunJob):
                 with contextlib.suppress(OSError):  # beside a record they say nothing any more

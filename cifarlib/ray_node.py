@@ -1,7 +1,7 @@
 """A Ray node's part in a sweep: carry a job out as on any machine, and hand messages back.
 
 A node shares no disk with the sweep. What its worker writes into a folder that nobody else sees,
-checkpoints and records, travels inside the messages.
+checkpoints, records and kept weights, travels inside the messages.
 """
 
 import os
@@ -97,7 +97,8 @@ class Relay:
             case "stopped":
                 self.messages.put(self._with_content(Message("checkpoint")))
             case "done":
-                message = replace(message, record=message.record or self._read_description())
+                record = message.record or self._read_description()
+                message = replace(message, record=record, content=self._read_weights())
         self.messages.put(message)
 
     def __iter__(self) -> Iterator[Message]:
@@ -118,6 +119,13 @@ class Relay:
     def _with_content(self, message: Message) -> Message:
         assert self.checkpoint is not None
         return replace(message, content=self.checkpoint.read_bytes())
+
+    def _read_weights(self) -> bytes:
+        """What a run was to keep; nothing where it was not."""
+        if not isinstance(self.job, RunJob) or not self.job.keep_weights:
+            return b""
+        path = self.store.weights_path(self.job.run_id)
+        return path.read_bytes() if path.is_file() else b""
 
     def _read_description(self) -> Any:
         if isinstance(self.job, DataJob):

@@ -285,7 +285,7 @@ class NetworkRecord(Strict):
 # Writing and reading
 # ---------------------------------------------------------------------------------------------
 
-AnyRecord = typing.TypeVar("AnyRecord", RunRecord, DataRecord, NetworkRecord)
+AnyRecord = typing.TypeVar("AnyRecord", bound=Strict)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -342,7 +342,7 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def encode(record: RunRecord | DataRecord | NetworkRecord) -> bytes:
+def encode(record: Strict) -> bytes:
     """A record as JSON, one key a line, with its digest."""
     content = record.model_dump(mode="json")
     content["digest"] = _digest(content)
@@ -389,6 +389,10 @@ class RecordStore:
         """Where a data set's record stands."""
         return self.runs / f"data-{DATASETS[dataset].fingerprint}.json"
 
+    def weights_path(self, run_id: str) -> Path:
+        """Where a run's weights stand, if they were kept."""
+        return self.state / "weights" / f"{run_id}.pt"
+
     @property
     def network_path(self) -> Path:
         """Where the residual network's record stands."""
@@ -408,7 +412,7 @@ class RecordStore:
     def read_run(self, run_id_: str) -> RunRecord | None:
         """A run's record, None where there is none; ``RecordError`` where it is damaged."""
         path = self.run_path(run_id_)
-        record = self._read(RunRecord, path)
+        record = self.read(RunRecord, path)
         if record is None:
             return None
         if record.run_id != run_id_:
@@ -421,7 +425,7 @@ class RecordStore:
     def read_data(self, dataset: str) -> DataRecord | None:
         """A data set's record, None where there is none; ``RecordError`` where it is damaged."""
         path = self.data_path(dataset)
-        record = self._read(DataRecord, path)
+        record = self.read(DataRecord, path)
         if record and (record.dataset, record.data_fingerprint) != (
             dataset,
             DATASETS[dataset].fingerprint,
@@ -434,10 +438,11 @@ class RecordStore:
 
         Raises ``RecordError`` where it is damaged.
         """
-        record = self._read(NetworkRecord, self.network_path)
+        record = self.read(NetworkRecord, self.network_path)
         return record if record and record.engine == ENGINE else None
 
-    def _read(self, model: type[AnyRecord], path: Path) -> AnyRecord | None:
+    def read(self, model: type[AnyRecord], path: Path) -> AnyRecord | None:
+        """A record of any kind, None where there is none; ``RecordError`` where it is damaged."""
         try:
             raw = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -480,7 +485,7 @@ class RecordStore:
 
     def run_ids(self) -> list[str]:
         """The ids of all records in the folder, damaged ones included."""
-        others = ("data-", "network-")
+        others = ("data-", "network-", "shift-")
         return sorted(p.stem for p in self.runs.glob("*.json") if not p.stem.startswith(others))
 
 

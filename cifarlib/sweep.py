@@ -30,6 +30,7 @@ def sweep(
     watch: Callable[[Message], None] | None = None,
     deadline: float | None = None,
     executor: Callable[..., Executor] | None = None,
+    keep_weights: bool = False,
 ) -> Outcome:
     """Make the missing records of conditions, and what describes their data set and network.
 
@@ -41,11 +42,13 @@ def sweep(
     ``watch`` is called with every message of a worker, as it comes.
     ``executor`` makes what carries the runs out, from the arguments of ``LocalExecutor``, which
     it is unless another is given.
+    With ``keep_weights`` the weights of every run that is trained are kept
+    (``RecordStore.weights_path``); they decide nothing, and a recorded run is not trained for them.
     A damaged record is set aside and its run trained again. A run that another sweep is training
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
     """
-    jobs, records = _take_stock(conditions, store)
+    jobs, records = _take_stock(conditions, store, keep_weights)
     if not jobs:
         print("nothing is missing", file=sys.stderr, flush=True)
         return Outcome()
@@ -71,7 +74,7 @@ def _make_folders(store: RecordStore) -> None:
 
 
 def _take_stock(
-    conditions: Sequence[Condition], store: RecordStore
+    conditions: Sequence[Condition], store: RecordStore, keep_weights: bool
 ) -> tuple[list[Job], list[RunRecord]]:
     """What is still to be made, the most valuable first, and the records that are there.
 
@@ -94,7 +97,7 @@ def _take_stock(
             records.append(record)
         else:
             seed = f" (seed {condition.config.seed})" if len(seeds) > 1 else ""
-            jobs.append(RunJob(name, condition.name + seed, condition.config))
+            jobs.append(RunJob(name, condition.name + seed, condition.config, keep_weights))
     return jobs, records
 
 

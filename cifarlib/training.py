@@ -230,6 +230,27 @@ def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
+@torch.no_grad()
+def compute_logits(
+    model: nn.Module, batches: Iterable[Tensor], config: RunConfig, device: torch.device
+) -> Tensor:
+    """A network's logits (n, 10) of batches of images, in eval mode and a run's precision."""
+    model.eval()
+    with autocast(config, device):
+        return torch.cat([model(batch) for batch in batches]).float()
+
+
+def lay_out(model: nn.Module, config: RunConfig, device: torch.device) -> tuple[nn.Module, bool]:
+    """A run's network on its device, as it is fastest there, and whether channels come last."""
+    channels_last = config.precision == "bf16" or device.type == "cuda"
+    model = model.to(device)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if config.precision == "bf16":
+        use_matrix_products(model)
+    return model, channels_last
+
+
 def resolve_device(name: str) -> torch.device:
     """``auto``, ``cpu`` or ``cuda`` → a device; raises ``RunError`` for CUDA without one."""
     available = torch.cuda.is_available()
@@ -247,6 +268,7 @@ class Fitted:
     result: Result
     timing: Timing
     resumed: int
+    weights: dict[str, Tensor]  # that the predictions come from: a state_dict, on the device
 
 
 def fit(
@@ -286,13 +308,8 @@ class Run:
 
     def __init__(self, config: RunConfig, inputs: Inputs, device: torch.device):
         self.config, self.inputs, self.device = config, inputs, device
-        channels_last = config.precision == "bf16" or device.type == "cuda"  # faster there
+        self.model, channels_last = lay_out(first_model(config, inputs), config, device)
         self.feed = Feed(config, inputs, channels_last)
-        self.model = first_model(config, inputs).to(device)
-        if channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        if config.precision == "bf16":
-            use_matrix_products(self.model)
         self.optimizer = build_optimizer(config, self.model)
         self.average = None if config.average is None else _start_average(config, self.model)
         self.history: dict[str, Any] = {
@@ -428,12 +445,9 @@ class Run:
         images: ImageSet = getattr(self.inputs, name)
         return self._forward(self.feed.evaluation(images, f"evaluation/{name}", epoch))
 
-    @torch.no_grad()
     def _forward(self, batches: Iterable[Tensor]) -> Tensor:
         """The evaluated network's logits (n, 10) of batches of images."""
-        model = self.evaluated.eval()
-        with autocast(self.config, self.device):
-            return torch.cat([model(batch) for batch in batches]).float()
+        return compute_logits(self.evaluated, batches, self.config, self.device)
 
     def _average_flips(self, logits: dict[str, Tensor], epoch: int) -> FlipAveraged:
         """Correct images by the mean logits of each image and its mirror image."""
@@ -495,7 +509,7 @@ class Run:
             evaluation_s=round(self.seconds["evaluation"], 3),
             images_per_s=round(trained / self.seconds["train"], 1),
         )
-        return Fitted(result, timing, self.resumed)
+        return Fitted(result, timing, self.resumed, weights[shown])
 
 
 def _start_average(config: RunConfig, model: nn.Module) -> AveragedModel:

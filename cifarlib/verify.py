@@ -25,7 +25,14 @@ from typing import Literal
 
 from cifarlib.config import RunConfig, run_id
 from cifarlib.errors import ConfigError, RunError
-from cifarlib.records import History, Provenance, RecordStore, Results, RunRecord
+from cifarlib.records import (
+    History,
+    Provenance,
+    RecordStore,
+    Results,
+    RunRecord,
+    write_atomically,
+)
 from cifarlib.study import Condition
 from cifarlib.sweep import sweep
 
@@ -88,12 +95,15 @@ def verify(
     device: str = "auto",
     workers: int | None = None,
     seeds: int = MORE_SEEDS,
+    keep_weights: bool = False,
 ) -> list[Checked]:
     """Train recorded conditions again, in a folder that is removed, and compare the results.
 
     Each is trained with as many threads as its record tells of; what differs and may differ, with
-    ``seeds`` other seeds as well, to measure noise. Raises ``ConfigError`` for a condition without
-    a record, and ``RunError`` where not one could be trained here.
+    ``seeds`` other seeds as well, to measure noise. With ``keep_weights`` the weights of those that
+    come out identical, which are the recorded runs' own, are kept beside the records. Raises
+    ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
+    trained here.
     """
     for condition in conditions:
         if condition.run_id not in results.records:
@@ -103,7 +113,7 @@ def verify(
     unique = list({condition.run_id: condition for condition in conditions}.values())
     with tempfile.TemporaryDirectory(prefix="cifarlib-verify-") as folder:
         store = RecordStore(Path(folder))
-        trained, reasons = _train(results, unique, store, device, workers)
+        trained, reasons = _train(results, unique, store, device, workers, keep_weights)
         doubtful = [
             c
             for c in unique
@@ -111,16 +121,25 @@ def verify(
         ]
         others = _add_seeds(results, doubtful, seeds)
         measured = _train(results, others, store, device, workers)[0] if others else {}
-    alike = [*results.records.values(), *measured.values()]
-    checked = [
-        compare(c, results, trained[c.run_id], alike)
-        if c.run_id in trained
-        else _not_trained(c, results, reasons)
-        for c in unique
-    ]
+        alike = [*results.records.values(), *measured.values()]
+        checked = [
+            compare(c, results, trained[c.run_id], alike)
+            if c.run_id in trained
+            else _not_trained(c, results, reasons)
+            for c in unique
+        ]
+        if keep_weights:
+            _keep_weights(checked, store, results.store)
     if not trained:
         raise RunError(f"no run could be trained again: {checked[0].name}: {checked[0].reason}")
     return checked
+
+
+def _keep_weights(checked: Iterable[Checked], source: RecordStore, target: RecordStore) -> None:
+    for one in checked:
+        if one.verdict == "identical":
+            content = source.weights_path(one.run_id).read_bytes()
+            write_atomically(target.weights_path(one.run_id), content)
 
 
 def _train(
@@ -129,6 +148,7 @@ def _train(
     store: RecordStore,
     device: str,
     workers: int | None,
+    keep_weights: bool = False,
 ) -> tuple[dict[str, RunRecord], dict[str, str]]:
     """The new records by run id, and what kept the others from being made by a job's name."""
     for known in (results.data, results.network):
@@ -146,7 +166,13 @@ def _train(
     reasons: dict[str, str] = {}
     for threads, members in by_threads.items():
         outcome = sweep(
-            members, store, device=device, workers=workers, threads=threads, checkpoint_every=0
+            members,
+            store,
+            device=device,
+            workers=workers,
+            threads=threads,
+            checkpoint_every=0,
+            keep_weights=keep_weights,
         )
         reasons |= outcome.unavailable | outcome.failed
     trained, _ = store.read_runs(c.run_id for c in conditions)

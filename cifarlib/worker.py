@@ -44,6 +44,7 @@ class RunJob:
     run_id: str
     name: str
     config: RunConfig
+    keep_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Message:
     text: str = ""
     detail: str = ""
     record: RunRecord | DataRecord | NetworkRecord | None = None
-    content: bytes = b""  # of a checkpoint, where the sweep cannot see its file
+    content: bytes = b""  # of a checkpoint or of kept weights, where the sweep cannot see the file
 
 
 class OutOfTimeError(Exception):
@@ -214,6 +215,7 @@ def _train(
             checkpoint_every,
             connection.send,
             deadline=deadline,
+            keep_weights=job.keep_weights,
         )
         connection.send(Message("done", record=record))
 
@@ -227,8 +229,12 @@ def train(
     tell: Any,
     *,
     deadline: float | None = None,
+    keep_weights: bool = False,
 ) -> RunRecord:
     """Train a configuration, on from its checkpoint if there is one, and write its record.
+
+    With ``keep_weights`` those that its predictions come from are written first, so that no
+    record that was made with it lacks them.
 
     A checkpoint is written every ``checkpoint_every`` epochs (0: never). None is every epoch,
     unless less than ``LEAST_WORK`` would be saved: writing takes half a second. Raises
@@ -236,12 +242,14 @@ def train(
     """
     from cifarlib import training
     from cifarlib.config import run_id
+    from cifarlib.weights import KeptWeights, write_weights
 
     device = training.resolve_device(device_name)
     name = run_id(config)
     checkpoint = store.state / f"{name}.pt"
     remove_leftovers(checkpoint)
     remove_leftovers(store.run_path(name))
+    remove_leftovers(store.weights_path(name))
     state = read_checkpoint(checkpoint, store, lambda text: tell(Message("note", text=text)))
 
     saved = began = time.monotonic()
@@ -277,9 +285,10 @@ def train(
             aside = lane.aside
         meter = _meter(device)
         with lane.working() if lane else contextlib.nullcontext():
+            inputs = training.load_inputs(config, device)
             fitted = training.fit(
                 config,
-                training.load_inputs(config, device),
+                inputs,
                 device,
                 state=state,
                 on_epoch=on_epoch,
@@ -304,6 +313,10 @@ def train(
             lanes=lane.together if lane else 1,
         ),
     )
+    if keep_weights:
+        write_weights(
+            store.weights_path(name), KeptWeights(fitted.weights, inputs.mean, inputs.std)
+        )
     store.write(record)
     with contextlib.suppress(OSError):  # beside a record they say nothing any more
         checkpoint.unlink(missing_ok=True)

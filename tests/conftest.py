@@ -226,7 +226,7 @@ MEETS_ANOTHER = 8  # and every seed up to 39; the study's own, 42 and on, are go
 def serve_made_up(connection, folder, device, threads, checkpoint_every, deadline=None):
     """A worker that makes its records up and notes in a file what it was asked to train."""
 
-    def train(config, store, device_name, threads, checkpoint_every, tell, *, deadline=None):
+    def train(config, store, device_name, threads, checkpoint_every, tell, **_):
         log = store.folder / "trained.log"
         name = run_id(config)
         with log.open("a") as file:

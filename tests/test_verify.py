@@ -6,6 +6,7 @@ from conftest import RAISES, SET_TINY, TINY, make_record, tiny_store
 from cifarlib import cli, verify
 from cifarlib.errors import ConfigError, RunError
 from cifarlib.records import RecordStore, open_results
+from cifarlib.weights import build_network
 
 NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
 
@@ -111,8 +112,13 @@ def test_a_run_that_was_trained_here_comes_out_the_same(tmp_path, capsys):
     tiny_store(tmp_path)
     assert cli.main(["run", NAMES[2], *options, "--threads", "1"]) == 0
     capsys.readouterr()
-    assert cli.main(["verify", *options]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "1 runs trained again: 1 identical"
+    assert cli.main(["verify", *options, "--keep-weights"]) == 0
+    verdict, kept = capsys.readouterr().out.splitlines()[-2:]
+    assert verdict == "1 runs trained again: 1 identical"
+    assert kept.startswith("weights kept of 1 runs; ")
+    store = RecordStore(tmp_path)
+    (record,) = store.read_runs(store.run_ids())[0].values()
+    build_network(record, store.weights_path(record.run_id))  # refuses those of another training
 
 
 # ---------------------------------------------------------------------------------------------
