@@ -10,7 +10,6 @@ import hashlib
 import io
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -145,12 +144,12 @@ class ShiftRecord(Strict):
         """Top-1 in %."""
         return 100 * self.correct / self.images
 
-    @cached_property
+    @property
     def correct_images(self) -> np.ndarray:
         """Which images are right, bool (n,)."""
         return np.unpackbits(_unpack(self.right), count=self.images).astype(bool)
 
-    @cached_property
+    @property
     def confidences(self) -> np.ndarray:
         """Probability of the predicted class of each image, (n,), to 1/255."""
         return _unpack(self.confidence) / 255

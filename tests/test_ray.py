@@ -26,6 +26,7 @@ from cifarlib.errors import DataError, RunError
 from cifarlib.ray_executor import RayExecutor, gpu_share
 from cifarlib.ray_node import Relay, serve_task
 from cifarlib.records import RecordStore
+from cifarlib.weights import build_network
 from cifarlib.worker import Message, RunJob
 
 needs_ray = pytest.mark.skipif(
@@ -192,14 +193,17 @@ def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path):
                     lose(cluster, doomed)
                     lost.append(condition)
 
-    outcome, said = sweep_on(cluster, conditions, store, checkpoint_every=1, watch=watch)
+    settings = {"checkpoint_every": 1, "watch": watch, "keep_weights": True}
+    outcome, said = sweep_on(cluster, conditions, store, **settings)
     assert outcome == executors.Outcome(done=3)
     assert said[0].startswith("0 of 3 runs are recorded; 3 to go, workers: 2, about ")
     (victim,) = lost
     line = f"{victim.name}: its node or its process is lost; to be taken up again"
     assert line in said
     assert store.read_run(victim.run_id).provenance.resumed == 1
-    assert list(store.state.iterdir()) == []  # no lock, no checkpoint
+    kept = store.weights_path(victim.run_id).parent
+    assert list(store.state.iterdir()) == [kept]  # no lock, no checkpoint
+    assert len(list(kept.iterdir())) == 3
 
     local = tiny_store(tmp_path / "local")
     with contextlib.redirect_stderr(io.StringIO()):
@@ -208,6 +212,7 @@ def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path):
         ours, theirs = (s.read_run(condition.run_id) for s in (store, local))
         assert ours.result == theirs.result
         assert ours.provenance.threads == theirs.provenance.threads == 1
+        build_network(theirs, store.weights_path(condition.run_id))  # refuses other weights
 
 
 # ---------------------------------------------------------------------------------------------
@@ -288,9 +293,10 @@ def one_thread(monkeypatch):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_node_hands_a_run_back_when_its_time_is_over_and_goes_on_from_there():
+def test_a_node_hands_a_run_back_when_its_time_is_over_and_goes_on_from_there(tmp_path):
     (condition,) = tiny_conditions(NAMES[0])
-    packed = pickle.dumps(RunJob(condition.run_id, condition.name, condition.config))
+    job = RunJob(condition.run_id, condition.name, condition.config, keep_weights=True)
+    packed = pickle.dumps(job)
     checkpoint, said = None, []
     for end in (time.time(), time.time(), None):
         messages = list(serve_task(packed, None, checkpoint, "cpu", 1, None, end))
@@ -304,6 +310,9 @@ def test_a_node_hands_a_run_back_when_its_time_is_over_and_goes_on_from_there():
     record = messages[-1].record
     assert record.run_id == condition.run_id
     assert record.provenance.resumed == 2
+    path = tmp_path / f"{record.run_id}.pt"
+    path.write_bytes(messages[-1].content)
+    build_network(record, path)  # refuses other weights
 
 
 def test_a_data_set_is_put_in_place_once_and_verified(tmp_path):

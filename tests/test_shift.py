@@ -1,0 +1,219 @@
+"""CIFAR-10.1: its files found and checked, and the records of what runs make of it."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SET_TINY, TINY, make_provenance, make_record, tiny_conditions, tiny_store
+
+from cifarlib import archive, cli, merge, paths, shift
+from cifarlib.errors import DataError, RecordError
+from cifarlib.records import RunRecord, encode, open_results, pack_classes
+from cifarlib.shift import (
+    IMAGE_FILE,
+    LABEL_FILE,
+    ShiftRecord,
+    find_folder,
+    read_images,
+    read_shift,
+    read_shifts,
+    write_shift,
+)
+
+NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
+
+
+def write_set(folder: Path, images: int = 2000, seed: int = 0) -> Path:
+    """A made-up set in the shape of CIFAR-10.1: noise, ten classes in turn."""
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = random.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    np.save(folder / IMAGE_FILE, pixels)
+    np.save(folder / LABEL_FILE, np.arange(images, dtype=np.int32) % 10)
+    return folder
+
+
+def make_shift(record: RunRecord, right: float = 0.5, images: int = 200, **changed) -> ShiftRecord:
+    """A made-up record of a run on the new images: its numbers come from its run id."""
+    random = np.random.default_rng(int(record.run_id, 16))
+    labels = np.arange(images) % 10
+    classes = np.where(random.random(images) < right, labels, (labels + 1) % 10)
+    confusion = np.zeros((10, 10), dtype=int)
+    np.add.at(confusion, (labels, classes), 1)
+    content = {
+        "format": 1,
+        "run_id": record.run_id,
+        "of_predictions": shift.predictions_digest(record),
+        "data_fingerprint": "ab" * 32,
+        "confusion": tuple(map(tuple, confusion.tolist())),
+        "classes": pack_classes(classes.tolist()),
+        "confidence": shift.pack(random.integers(0, 256, images, dtype=np.uint8)),
+        "right": shift.pack(np.packbits(classes == labels)),
+        "flip_averaged": None,
+        "differing": 0,
+        "provenance": make_provenance(),
+    }
+    return ShiftRecord(**content | changed)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A build folder with three made-up records, each with one on the new images."""
+    store = tiny_store(tmp_path / "build")
+    for condition in tiny_conditions(*NAMES):
+        record = make_record(condition)
+        store.write(record)
+        write_shift(store, make_shift(record))
+    return store
+
+
+# ---------------------------------------------------------------------------------------------
+# The images
+# ---------------------------------------------------------------------------------------------
+
+
+def test_images_are_read_with_their_channels_first(tmp_path):
+    found = read_images(write_set(tmp_path))
+    pixels = np.load(tmp_path / IMAGE_FILE)
+    assert found.images.shape == (2000, 3, 32, 32)
+    assert found.images.flags.c_contiguous
+    assert np.array_equal(found.images[7, 2], pixels[7, :, :, 2])
+    assert found.labels.dtype == np.int64
+    assert found.labels[:12].tolist() == [*range(10), 0, 1]
+    assert read_images(tmp_path).fingerprint == found.fingerprint
+    other = read_images(write_set(tmp_path / "other", seed=1)).fingerprint
+    assert len(found.fingerprint) == 64
+    assert other != found.fingerprint
+
+
+def test_the_folder_is_the_named_one_else_the_environments_else_the_projects(monkeypatch):
+    monkeypatch.delenv(shift.VARIABLE, raising=False)
+    assert find_folder() == paths.DATA / "cifar-10.1"
+    monkeypatch.setenv(shift.VARIABLE, "/elsewhere")
+    assert find_folder() == Path("/elsewhere")
+    assert find_folder(Path("named")) == Path("named")
+
+
+def saved(values) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+def archived() -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, labels=np.zeros(2000, dtype=int))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        (IMAGE_FILE, None, "is missing; put cifar10.1_v6_data.npy"),
+        (LABEL_FILE, None, "is missing; put cifar10.1_v6_data.npy"),
+        (IMAGE_FILE, b"", "is no array of numbers"),
+        (IMAGE_FILE, b"garbage" * 99, "is no array of numbers"),
+        (LABEL_FILE, saved(np.array([{}] * 2000)), "is no array of numbers"),  # pickled
+        (LABEL_FILE, saved(np.zeros(2000, dtype=int))[:-1], "is no array of numbers"),
+        (LABEL_FILE, archived(), "is no single array"),
+        (IMAGE_FILE, saved(np.zeros((2021, 32, 32, 3), np.uint8)), r"\(2021, 32, 32, 3\) of uint8"),
+        (IMAGE_FILE, saved(np.zeros((2000, 3, 32, 32), np.uint8)), r"\(2000, 3, 32, 32\) of uint8"),
+        (IMAGE_FILE, saved(np.zeros((2000, 32, 32, 3), np.int8)), "of int8 instead of"),
+        (LABEL_FILE, saved(np.zeros(2021, dtype=int)), r"\(2021,\) of int64 instead of"),
+        (LABEL_FILE, saved(np.zeros(2000)), "of float64 instead of"),
+        (LABEL_FILE, saved(np.arange(2000) % 11), "labels from 0 to 10 instead of"),
+        (LABEL_FILE, saved(np.arange(2000) % 10 - 1), "labels from -1 to 8 instead of"),
+    ],
+)
+def test_other_files_are_refused_in_one_sentence(file, content, told, tmp_path, capsys):
+    path = write_set(tmp_path / "set") / file
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(DataError, match=told) as refusal:
+        read_images(tmp_path / "set")
+    assert str(refusal.value).startswith(str(path))
+    assert shift.SOURCE in str(refusal.value)
+    command = ["generalise", *SET_TINY, "--out", str(tmp_path), "--folder", str(tmp_path / "set")]
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err == f"cifarlib: {refusal.value}\n"
+
+
+# ---------------------------------------------------------------------------------------------
+# The records
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_record_says_how_many_and_which_images_are_right(stored):
+    (run_id, *_) = stored.run_ids()
+    found = read_shift(stored, run_id)
+    assert found == make_shift(stored.read_run(run_id))
+    labels = np.arange(200) % 10
+    assert found.images == 200
+    assert found.correct == found.correct_images.sum() == np.trace(found.confusion)
+    assert found.accuracy == 100 * found.correct / 200
+    per_class = np.bincount(labels[found.correct_images], minlength=10)
+    assert per_class.tolist() == np.diag(found.confusion).tolist()
+    assert 0 <= found.confidences.min() <= found.confidences.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"confusion": ((1, 2), (3, 4))}, "not 10 × 10"),
+        ({"classes": pack_classes([0] * 100)}, "not as many"),
+        ({"confidence": shift.pack(np.zeros(199, np.uint8))}, "not as many"),
+        ({"right": shift.pack(np.zeros(25, np.uint8))}, "do not give the confusion matrix"),
+        ({"classes": pack_classes([0] * 200)}, "do not give the confusion matrix"),
+    ],
+)
+def test_odd_content_is_refused_whatever_its_digest(changed, told, stored):
+    (run_id, *_) = stored.run_ids()
+    good = read_shift(stored, run_id)
+    shift.shift_path(stored, run_id).write_bytes(encode(good.model_copy(update=changed)))
+    with pytest.raises(RecordError, match=told):
+        read_shift(stored, run_id)
+
+
+def test_damaged_and_others_records_count_as_none(stored):
+    one, two, three = stored.run_ids()
+    path = shift.shift_path(stored, one)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(RecordError, match="is truncated"):
+        read_shift(stored, one)
+    shift.shift_path(stored, two).rename(path)
+    with pytest.raises(RecordError, match=f"holds the record of another run, {two}"):
+        read_shift(stored, one)
+    assert read_shift(stored, two) is None
+    results = open_results("smoke", TINY, stored.folder)
+    assert set(read_shifts(results)) == {three}
+    write_shift(stored, make_shift(stored.read_run(two), of_predictions="0" * 64))
+    assert set(read_shifts(results)) == {three}  # for its weights were another training's
+
+
+def test_a_folder_with_such_records_is_read_merged_and_packed(stored, tmp_path, capsys):
+    options = [*SET_TINY, "--out", str(stored.folder)]
+    assert len(stored.run_ids()) == 3
+    assert cli.main(["status", *options]) == 0
+    assert capsys.readouterr().err == ""
+    one, *_ = stored.run_ids()
+    there = tiny_store(tmp_path / "other")
+    record = make_record(tiny_conditions(NAMES[0])[0])
+    there.write(record)
+    damaged = shift.shift_path(there, record.run_id)
+    damaged.write_bytes(b"{")
+    merged = merge.merge(open_results("smoke", TINY, there.folder), [stored.folder])
+    assert (merged.others, len(merged.damaged)) == ([], 1)
+    assert {name for name in merged.taken if "CIFAR-10.1" in name} == {
+        f"{name} (seed 42) on CIFAR-10.1" for name in NAMES
+    }
+    for run_id in stored.run_ids():
+        assert read_shift(there, run_id) == read_shift(stored, run_id)
+    again = merge.merge(open_results("smoke", TINY, there.folder), [stored.folder])
+    assert (again.taken, again.conflicts) == ([], [])
+    write_shift(there, make_shift(stored.read_run(one), right=0.4))
+    (conflict,) = merge.merge(open_results("smoke", TINY, there.folder), [stored.folder]).conflicts
+    assert conflict.name.endswith(" on CIFAR-10.1")
+    results = open_results("smoke", TINY, stored.folder)
+    files = archive.collect(results, paths.PARAMS / "smoke.yaml")
+    packed = [name for name in files if "/runs/shift-" in name]
+    assert packed == [f"build/smoke/runs/shift-{run_id}.json" for run_id in results.records]
