@@ -37,7 +37,7 @@ examples:
   cifarlib status --scale lite                  what is done, and what is left to pay
   cifarlib report --scale lite                  notebooks, report.html and report.pdf
   cifarlib verify --scale lite --sample 3       train three runs again, compare to the bit
-  cifarlib generalise --scale lite --folder DIR kept weights on CIFAR-10.1
+  cifarlib generalise --scale lite              what kept weights make of CIFAR-10.1
   cifarlib diff build/lite other/lite           what differs between two builds
   cifarlib export --scale lite                  records, report and program in one zip
   cifarlib sweep --set data.name=cifar10 --set data.train_size=2000

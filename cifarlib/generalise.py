@@ -133,6 +133,8 @@ def _tell(record: RunRecord, shift: ShiftRecord, apart: list[str]) -> str:
         f"{100 * confusion.trace() / confusion.sum():.2f} % on CIFAR-10, {shift.accuracy:.2f} % on "
         "CIFAR-10.1"
     )
+    if shift.flip_averaged is not None:
+        told += f" ({100 * shift.flip_averaged / shift.images:.2f} % averaged over flips)"
     if shift.differing is None:
         return told
     if not shift.differing:

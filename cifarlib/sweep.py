@@ -74,7 +74,7 @@ def _make_folders(store: RecordStore) -> None:
 
 
 def _take_stock(
-    conditions: Sequence[Condition], store: RecordStore, keep_weights: bool
+    conditions: Sequence[Condition], store: RecordStore, keep_weights: bool = False
 ) -> tuple[list[Job], list[RunRecord]]:
     """What is still to be made, the most valuable first, and the records that are there.
 

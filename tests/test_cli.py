@@ -14,7 +14,10 @@ from cifarlib import __version__, cli, data, paths, synthetic
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.records import RecordStore
 
-COMMANDS = ("data", "run", "sweep", "report", "status", "why", "verify", "diff", "export")
+COMMANDS = (
+    *("data", "run", "sweep", "report", "status"),
+    *("why", "verify", "generalise", "diff", "export"),
+)
 
 
 @pytest.fixture

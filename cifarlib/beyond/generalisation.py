@@ -19,8 +19,6 @@ from cifarlib.records import Results, RunRecord
 from cifarlib.shift import ShiftRecord, read_shifts
 from cifarlib.statistics import LEVEL, Interval, wilson_interval
 
-COMMANDS = "cifarlib sweep --keep-weights and cifarlib generalise --folder DIR"
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -98,8 +96,8 @@ def say_generalisation(pairs: Sequence[Pair], results: Results) -> str:
         )
     if not pairs:
         return (
-            "Accuracy on CIFAR-10.1 is pending: CIFAR-10.1 is not among the data here. Where its "
-            f"two files are in a folder, {COMMANDS} add the table."
+            "Accuracy on CIFAR-10.1 is pending: CIFAR-10.1 is not among the data here; "
+            "cifarlib generalise adds what kept weights make of it."
         )
     drops = [one.drop for one in pairs]
     sure = sum(one.interval.low > 0 for one in pairs)
@@ -140,17 +138,18 @@ def tabulate_generalisation(pairs: Sequence[Pair]) -> pd.DataFrame:
     for one in pairs:
         rows.append(
             {
-                "Stage": one.title,
-                "CIFAR-10": 100 * one.before[0] / one.before[1],
-                "95 %": _say(wilson_interval(*one.before)),
-                "CIFAR-10.1": one.shift.accuracy,
-                "95 % there": _say(wilson_interval(*one.after)),
-                "Drop": one.drop,
-                "95 % of the drop": _say(one.interval),
-                "Calibration error there": one.calibration.error,
+                ("", "Stage"): one.title,
+                ("CIFAR-10", "Top-1"): 100 * one.before[0] / one.before[1],
+                ("CIFAR-10", "95 %"): _say(wilson_interval(*one.before)),
+                ("CIFAR-10.1", "Top-1"): one.shift.accuracy,
+                ("CIFAR-10.1", "95 %"): _say(wilson_interval(*one.after)),
+                ("CIFAR-10.1", "Calibration"): one.calibration.error,
+                ("Drop", "Points"): one.drop,
+                ("Drop", "95 %"): _say(one.interval),
             }
         )
     frame = pd.DataFrame(rows)
+    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
     frame.attrs["runs"] = [(one.record.run_id,) for one in pairs]
     return frame
 
@@ -160,8 +159,7 @@ def _say(interval: Interval) -> str:
 
 
 FORMATS = {
-    "CIFAR-10": "{:.2f}",
-    "CIFAR-10.1": "{:.2f}",
-    "Drop": fixed(2),
-    "Calibration error there": "{:.2f}",
+    "Top-1": "{:.2f}",
+    "Calibration": "{:.2f}",
+    "Points": fixed(2),
 }
