@@ -16,12 +16,14 @@ import tempfile
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pydantic
+from pydantic import Field
 
 from cifarlib import paths
 from cifarlib.checking import Strict
@@ -45,11 +47,19 @@ SplitName = Literal["train", "validation", "test"]
 class SplitHistory(Strict):
     """One value an epoch, from epoch 0 (before training); None where it was not evaluated."""
 
-    images: int
+    images: int = Field(ge=1)
     loss: tuple[float | None, ...]  # None beside a count: not a finite number
     top1: tuple[int | None, ...]  # correct images
     top2: tuple[int | None, ...]
     top3: tuple[int | None, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> "SplitHistory":
+        columns = self.top1, self.top2, self.top3
+        _require(all(len(column) == len(self.loss) for column in columns), "columns of one length")
+        counts = [count for column in columns for count in column if count is not None]
+        _require(all(0 <= count <= self.images for count in counts), "counts of its images")
+        return self
 
     def accuracy(self, epoch: int, k: int = 1) -> float | None:
         """Top-k accuracy in % after an epoch."""
@@ -66,6 +76,14 @@ class History(Strict):
     validation: SplitHistory
     test: SplitHistory
 
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> "History":
+        rows = len(self.learning_rate)
+        lengths = [len(self.training_loss), *(len(self.split(name).top1) for name in SPLITS)]
+        _require(rows > 1, "at least one epoch")
+        _require(set(lengths) == {rows}, "histories of one length")
+        return self
+
     @property
     def epochs(self) -> int:
         """Epochs trained."""
@@ -77,6 +95,7 @@ class History(Strict):
 
 
 Confusion = tuple[tuple[int, ...], ...]
+CLASSES = 10
 
 
 class Predictions(Strict):
@@ -87,7 +106,25 @@ class Predictions(Strict):
     test_classes: str  # packed: 4 bits an image
     test_confidence: str  # packed: probability of the predicted class, in 1/255
     last_layer: str  # packed: weights (10, features) in last_layer_scale/127
-    last_layer_scale: float
+    last_layer_scale: float = Field(gt=0)
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> "Predictions":
+        _require(set(self.confusion) == set(SPLITS), "a confusion matrix of each set")
+        for matrix in self.confusion.values():
+            square = [len(row) for row in matrix] == [CLASSES] * CLASSES
+            _require(square, "confusion matrices of 10 × 10")
+            _require(min(map(min, matrix)) >= 0, "no negative counts in confusion matrices")
+        lengths = _packed_bytes(self.test_classes), _packed_bytes(self.test_confidence)
+        right = (self.images + 1) // 2, self.images
+        _require(lengths == right, "as many packed predictions as test images")
+        classes = unpack_classes(self.test_classes, self.images)
+        predicted = np.bincount(classes, minlength=CLASSES).tolist()
+        columns = [sum(column) for column in zip(*self.confusion["test"], strict=True)]
+        _require(predicted == columns, "packed predictions as in the confusion matrix")
+        weights = _packed_bytes(self.last_layer)
+        _require(weights > 0 and weights % CLASSES == 0, "a last layer of 10 rows")
+        return self
 
     @cached_property
     def classes(self) -> np.ndarray:
@@ -148,11 +185,22 @@ def pack_predictions(
     )
 
 
+def _packed_bytes(packed: str) -> int:
+    """How many bytes base64 stands for; ``ValueError`` for what is none."""
+    return len(base64.b64decode(packed, validate=True))
+
+
+def _require(holds: bool, what: str) -> None:
+    """Refuse a record that has a right digest and wrong content, as a program may write one."""
+    if not holds:
+        raise ValueError(f"it must have {what}")
+
+
 class FlipAveraged(Strict):
     """Correct images by the mean logits of each image and its mirror image; selects nothing."""
 
-    validation: int
-    test: int
+    validation: int = Field(ge=0)
+    test: int = Field(ge=0)
 
 
 class Result(Strict):
@@ -167,9 +215,9 @@ class Result(Strict):
 class Timing(Strict):
     """What it cost, in seconds, evaluation apart from training, and in energy."""
 
-    train_s: float
-    evaluation_s: float
-    images_per_s: float  # in training
+    train_s: float = Field(ge=0)
+    evaluation_s: float = Field(ge=0)
+    images_per_s: float = Field(ge=0)  # in training
     energy_j: float | None = None  # J, of the whole device meanwhile; None: not told, or resumed
 
 
@@ -181,11 +229,17 @@ class Provenance(Strict):
     versions: dict[str, str]
     device: str  # its name
     device_class: Literal["cpu", "cuda"]
-    threads: int
+    threads: int = Field(ge=1)
     finished: str  # UTC
     resumed: int = 0  # times taken up again from a checkpoint
     execution: Literal["eager", "graph"] = "eager"  # step by step, or replayed CUDA graphs
-    lanes: int = 1  # runs that shared the device when this one began
+    lanes: int = Field(default=1, ge=1)  # runs that shared the device when this one began
+
+    @pydantic.field_validator("finished")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        datetime.fromisoformat(text)
+        return text
 
 
 class RunRecord(Strict):
@@ -199,6 +253,26 @@ class RunRecord(Strict):
     result: Result
     timing: Timing
     provenance: Provenance
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> "RunRecord":
+        result, history, protocol = self.result, self.result.history, self.config.protocol
+        _require(history.epochs <= self.config.epochs, "no more epochs than were configured")
+        needed = {"validation", "last", protocol.selection}
+        _require(needed <= set(result.chosen), "a chosen epoch for each rule")
+        epochs = [*result.chosen.values(), result.predictions.epoch]
+        _require(all(1 <= e <= history.epochs for e in epochs), "chosen epochs that were trained")
+        for name in SPLITS:
+            images, split = getattr(self.config.data, f"{name}_size"), history.split(name)
+            counted = sum(map(sum, result.predictions.confusion[name]))
+            _require(split.images == counted == images, f"as many {name} images as configured")
+            reported = (c[self.reported_epoch] for c in (split.top1, split.top2, split.top3))
+            _require(None not in reported, f"{name} accuracies at the reported epoch")
+            if result.flip_averaged and name != "train":
+                averaged = getattr(result.flip_averaged, name)
+                _require(averaged <= images, f"no more correct {name} images than there are")
+        _require(None not in history.validation.top1, "a validation accuracy after every epoch")
+        return self
 
     @property
     def reported_epoch(self) -> int:
@@ -305,6 +379,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         Path(temporary).replace(path)
         temporary = None
         _sync_folder(path.parent)
+    except IsADirectoryError as error:
+        raise RecordError(
+            f"a folder stands where the file {path} belongs; move it away and run the same command "
+            "again: nothing that was finished is lost"
+        ) from error
     except OSError as error:
         raise RecordError(
             f"{path} cannot be written ({error.strerror}); make room there or name another place "
@@ -366,10 +445,10 @@ def decode(model: type[AnyRecord], raw: bytes, name: str) -> AnyRecord:
     try:
         record = model.model_validate_json(json.dumps(content))
     except pydantic.ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise RecordError(
-            f"{name} is no valid record: {error.errors()[0]['msg']} ({place})"
-        ) from error
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "the whole"
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise RecordError(f"{name} is no valid record: {reason} ({place})") from error
     return record
 
 

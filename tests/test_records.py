@@ -275,6 +275,31 @@ def nested(content, *keys):
     return content
 
 
+HISTORY, PREDICTIONS = ("result", "history"), ("result", "predictions")
+ALL_RIGHT = {"validation": 11, "test": 10}  # of ten
+
+
+def lengthen(content) -> None:
+    """One more epoch than was configured, in every column."""
+    history = nested(content, *HISTORY)
+    columns = [history["learning_rate"], history["training_loss"]]
+    for split in records.SPLITS:
+        columns += [history[split][name] for name in ("loss", "top1", "top2", "top3")]
+    for column in columns:
+        column.append(column[-1])
+
+
+def add(content, split: str, images: int) -> None:
+    """More images in a cell of a confusion matrix."""
+    nested(content, *PREDICTIONS, "confusion", split)[3][4] += images
+
+
+def blank(content, split: str, epoch: int) -> None:
+    """Take an epoch's evaluation away."""
+    for name in ("top1", "top2", "top3"):
+        nested(content, *HISTORY, split, name)[epoch] = None
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -289,6 +314,37 @@ def nested(content, *keys):
         (lambda c: c["timing"].update(train_s="1"), r"is no valid record: .*\(timing.train_s\)"),
         (lambda c: c["timing"].update(train_s=float("nan")), "is no valid record"),
         (lambda c: nested(c, "result", "chosen").update(best=1), "is no valid record"),
+        (lambda c: nested(c, *HISTORY, "test", "top1").pop(), "columns of one length"),
+        (lambda c: nested(c, *HISTORY, "test", "loss").append(1.0), "columns of one length"),
+        (lambda c: nested(c, *HISTORY, "test")["top2"].__setitem__(-1, 11), "counts of its images"),
+        (lambda c: nested(c, *HISTORY, "learning_rate").pop(), "histories of one length|one epoch"),
+        (lambda c: nested(c, *HISTORY, "training_loss").append(1.0), "histories of one length"),
+        (lambda c: lengthen(c), "no more epochs than were configured"),
+        (lambda c: nested(c, "result", "chosen").update(validation=2), "epochs that were trained"),
+        (lambda c: nested(c, "result", "chosen").update(last=0), "epochs that were trained"),
+        (lambda c: nested(c, "result", "chosen").pop("validation"), "epoch for each rule"),
+        (lambda c: nested(c, *PREDICTIONS).update(epoch=-1), "epochs that were trained"),
+        (lambda c: nested(c, *PREDICTIONS, "confusion").pop("train"), "matrix of each set"),
+        (lambda c: nested(c, *PREDICTIONS, "confusion", "train").pop(), "of 10 × 10"),
+        (lambda c: nested(c, *PREDICTIONS, "confusion", "train", 3).append(0), "of 10 × 10"),
+        (lambda c: add(c, "train", 1), "as many train images as configured"),
+        (lambda c: add(c, "train", -100), "no negative counts"),
+        (lambda c: add(c, "test", 1), "as many packed predictions as test images|as in the conf"),
+        (lambda c: nested(c, *PREDICTIONS).update(test_classes="AAAA"), "as many packed"),
+        (
+            lambda c: nested(c, *PREDICTIONS).update(test_classes="//////8="),
+            "packed predictions as",
+        ),
+        (lambda c: nested(c, *PREDICTIONS).update(test_confidence=""), "as many packed"),
+        (lambda c: nested(c, *PREDICTIONS).update(test_confidence="§"), "is no valid record"),
+        (lambda c: nested(c, *PREDICTIONS).update(last_layer="AAAA"), "last layer of 10 rows"),
+        (lambda c: nested(c, *PREDICTIONS).update(last_layer=""), "last layer of 10 rows"),
+        (lambda c: blank(c, "validation", 0), "a validation accuracy after every epoch"),
+        (lambda c: blank(c, "test", 1), "test accuracies at the reported epoch"),
+        (lambda c: c["result"].update(flip_averaged=ALL_RIGHT), "no more correct validation"),
+        (lambda c: c["provenance"].update(threads=0), "is no valid record"),
+        (lambda c: c["provenance"].update(finished="yesterday"), "Invalid isoformat"),
+        (lambda c: c["timing"].update(train_s=-1.0), "is no valid record"),
     ],
 )
 def test_a_forged_record_is_refused(store, record, change, reason):
