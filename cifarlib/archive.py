@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cifarlib import __version__, further, paths
+from cifarlib import __version__, costs, further, paths
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.records import Results, encode, open_results, write_atomically
@@ -63,6 +63,10 @@ def export(
     target = to or results.store.folder / f"cifarlib-{results.scale_name}.zip"
     if target.suffix != ".zip":
         raise ConfigError(f"--to {target}: an archive is a zip; let the name end in .zip")
+    if results.faults:
+        raise ConfigError(
+            f"{results.faults[0]}; a sweep sets it aside and makes it again, then export once more"
+        )
     if not results.records:
         raise ConfigError(
             f"{results.store.runs} holds no record of this study to archive; make some with "
@@ -88,6 +92,8 @@ def collect(results: Results, scale_file: Path) -> Files:
     files: Files = {}
     for path in (*_project_files(), *_package_files()):
         files[path.relative_to(paths.ROOT).as_posix()] = path.read_bytes()
+    for name in costs.DEVICES:
+        costs.read_bench(name)  # damaged measurements are named here, not by whoever unpacks them
     if (paths.ROOT / "README.md").is_file():
         files["README-project.md"] = (paths.ROOT / "README.md").read_bytes()
     files[f"params/{scale_file.name}"] = scale_file.read_bytes()
@@ -103,8 +109,24 @@ def collect(results: Results, scale_file: Path) -> Files:
     if results.network:
         files[f"{home}/runs/{results.store.network_path.name}"] = encode(results.network)
     for path in _built(results.store.folder):
-        files[f"{home}/{path.relative_to(results.store.folder).as_posix()}"] = path.read_bytes()
+        content = path.read_bytes()
+        _refuse_damaged(path, content)
+        files[f"{home}/{path.relative_to(results.store.folder).as_posix()}"] = content
     return files
+
+
+def _refuse_damaged(path: Path, content: bytes) -> None:
+    """Raise ``ConfigError`` for a page, PDF or notebook that is not whole."""
+    ends = {".html": b"</html>", ".pdf": b"%%EOF"}
+    if path.suffix in ends:
+        whole = content.rstrip().endswith(ends[path.suffix])
+    else:
+        try:
+            whole = isinstance(json.loads(content)["cells"], list)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            whole = False
+    if not whole:
+        raise ConfigError(f"{path} is damaged; make it again with cifarlib report, or remove it")
 
 
 def _home(results: Results) -> str:

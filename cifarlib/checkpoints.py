@@ -10,6 +10,7 @@ from typing import Any
 from cifarlib.records import RecordStore, write_atomically
 
 DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
+PARTS = {"model", "optimizer", "history", "best", "seconds", "resumed"}  # of a run's state
 
 Aside = Callable[[], contextlib.AbstractContextManager[None]]
 """Within it, other runs of this process have the device."""
@@ -87,4 +88,6 @@ def _unpack_state(raw: bytes, name: str) -> tuple[dict[str, Any] | None, str]:
         return None, f"it holds no state of a run ({type(error).__name__})"
     if owner != name:
         return None, f"it is of another run, {owner}"
+    if lacking := PARTS - set(state):
+        return None, f"it lacks {', '.join(sorted(lacking))}"
     return state, ""

@@ -217,6 +217,13 @@ def _merge(options: argparse.Namespace) -> int:
     merged = merge(_open(options), options.folders, prefer=options.prefer)
     for line in merged.lines():
         print(line)
+    if merged.damaged:
+        print(
+            f"cifarlib: damaged and not taken: {len(merged.damaged)} of the files (see above); "
+            "make them again where they come from, and merge once more",
+            file=sys.stderr,
+        )
+        return 2
     return 1 if merged.conflicts else 0
 
 

@@ -20,6 +20,8 @@ RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
 """At the top of the file, by batch size: epoch time paper-style / ours, training arithmetic /
 best bf16 matrix product, evaluation rate ours / fp32 eager."""
 
+DEVICES = ("cpu", "cuda")
+
 Bench = Mapping[str, Any]
 
 
@@ -37,9 +39,14 @@ def read_bench(device: str = "cpu", folder: Path = paths.BENCH) -> Bench:
         raise ConfigError(
             f"{path} cannot be read as JSON; make it again: cifarlib bench"
         ) from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not all(map(_is_part, content, content.values())):
         raise ConfigError(f"{path} holds no measurements; make it again: cifarlib bench")
     return content
+
+
+def _is_part(name: str, part: Any) -> bool:
+    """Whether a key of the file and what stands there may be a part, or one of the ratios."""
+    return isinstance(part, dict) and (name in RATIOS or {"measured", "versions"} <= set(part))
 
 
 def write_bench(parts: Bench, device: str = "cpu", folder: Path = paths.BENCH) -> list[Path]:

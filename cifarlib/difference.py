@@ -16,7 +16,7 @@ from cifarlib.errors import ConfigError
 from cifarlib.records import RecordStore, RunRecord
 
 if typing.TYPE_CHECKING:
-    from bs4 import Tag
+    from bs4 import BeautifulSoup, Tag
 
 SHOWN = 12  # changes of a kind that are told one by one
 LEDGER = "C2"  # the table of claims and verdicts
@@ -80,11 +80,25 @@ def _read_page(path: Path, build: Build) -> Build:
     from bs4 import BeautifulSoup
 
     try:
-        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as a page: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no page of this program; name a report.html") from error
+    soup = BeautifulSoup(text, "html.parser")
     if soup.select_one("header.front") is None:
         raise ConfigError(f"{path} is no page of this program; name a report.html")
+    try:
+        if not text.rstrip().endswith("</html>"):
+            raise ValueError
+        _take_page(soup, build)
+    except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:
+        raise ConfigError(f"{path} is damaged; make it again with cifarlib report") from error
+    return build
+
+
+def _take_page(soup: "BeautifulSoup", build: Build) -> None:
+    """What is compared of a page; raises any of many errors where tags are broken."""
     build.page = True
     for figure in soup.select("figure.table[id]"):
         build.tables[_number(figure)] = _read_table(figure)
@@ -96,7 +110,6 @@ def _read_page(path: Path, build: Build) -> Build:
     for term in soup.select("section.provenance > dl > div"):
         values = term.select("li") or [term.dd]
         build.origin[_text(term.dt)] = "; ".join(map(_text, values))
-    return build
 
 
 def _number(figure: "Tag") -> str:
@@ -119,6 +132,8 @@ def _read_table(figure: "Tag") -> Table:
             columns += [f"{_text(cell)}, {_text(next(under))}" for _ in range(int(str(span)))]
         else:
             columns.append(_text(cell))
+    if not all(rows):
+        raise ValueError("a row without cells")
     return Table(columns, rows)
 
 

@@ -46,6 +46,11 @@ def _acquire(path: Path, patient: bool) -> int | None:
             except FileNotFoundError:
                 pass
             os.close(handle)
+    except IsADirectoryError as error:
+        raise RecordError(
+            f"a folder stands where the lock {path} belongs; remove it and run the same command "
+            "again: nothing that was finished is lost"
+        ) from error
     except OSError as error:
         raise RecordError(
             f"{path} cannot be locked ({error.strerror}); make the folder writable or name another "

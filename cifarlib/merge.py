@@ -46,7 +46,8 @@ class Merged:
     taken: list[str] = field(default_factory=list)
     equal: list[str] = field(default_factory=list)
     checkpoints: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)  # a sentence about each
+    damaged: list[str] = field(default_factory=list)  # of theirs, a sentence about each
+    replaced: list[str] = field(default_factory=list)  # ours that were damaged, likewise
     others: list[str] = field(default_factory=list)  # good, but of no run of this study
     decided: list[Conflict] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)  # undecided
@@ -60,6 +61,7 @@ class Merged:
         if self.others:
             lines.append(f"{len(self.others)} records of other studies or scales left")
         lines += [f"left, damaged: {fault}" for fault in self.damaged]
+        lines += [f"replaced, damaged: {fault}" for fault in self.replaced]
         for conflict in [*self.decided, *self.conflicts]:
             kept = f"kept {conflict.kept}" if conflict.kept else "conflict, nothing changed"
             lines.append(f"{conflict.name}: {kept}")
@@ -127,7 +129,7 @@ def _merge_record(
         old = _read(ours, file)
     except RecordError as error:
         aside = ours.set_aside(ours.runs / file, str(error))
-        merged.damaged.append(f"{error}; set aside as {aside}")
+        merged.replaced.append(f"{error}; set aside as {aside}")
         old = None
     if old is None:
         _take(new, ours)
@@ -186,18 +188,26 @@ def _merge_checkpoint(path: Path, name: str, ours: RecordStore, merged: Merged) 
     with lock(ours.state / f"{path.stem}.lock") as held:
         if not held or ours.run_path(path.stem).exists():
             return
-        raw = path.read_bytes()
+        try:
+            raw = path.read_bytes()
+        except OSError as error:  # such as a folder of this name
+            merged.damaged.append(f"{path} cannot be read ({error.strerror})")
+            return
         unpacked = unpack_checkpoint(raw)
         if unpacked is None:
             merged.damaged.append(f"{path} does not match its digest")
         elif unpacked[0] > _epoch(mine):
+            if mine.is_dir():
+                aside = ours.set_aside(mine, "it is a folder")
+                merged.replaced.append(f"{mine} is a folder; set aside as {aside}")
             write_atomically(mine, raw)
             merged.checkpoints.append(name)
 
 
 def _epoch(checkpoint: Path) -> int:
     """Where a checkpoint stands; 0 where there is none, or none that a run could go on from."""
-    if not checkpoint.exists():
+    try:
+        unpacked = unpack_checkpoint(checkpoint.read_bytes())
+    except OSError:
         return 0
-    unpacked = unpack_checkpoint(checkpoint.read_bytes())
     return unpacked[0] if unpacked else 0

@@ -72,7 +72,8 @@ def test_a_damaged_record_of_ours_gives_way(ours, theirs, conditions):
     ours.run_path(conditions[0].run_id).write_bytes(b"{")
     merged = merge_into(ours, theirs)
     assert merged.taken == [f"{ONE} (seed 42)"]
-    assert "set aside as" in merged.damaged[0]
+    assert merged.damaged == []
+    assert "set aside as" in merged.replaced[0]
     assert ours.read_run(conditions[0].run_id) == make_record(conditions[0])
     assert (ours.folder / "damaged" / f"{conditions[0].run_id}.json").read_bytes() == b"{"
 

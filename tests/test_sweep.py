@@ -168,7 +168,15 @@ def test_the_checkpoint_of_another_run_is_not_taken_up(tmp_path, conditions):
     assert "training from the start" in note
     begin(tmp_path, RunJob(other.run_id, other.name, other.config), 2)
     state = checkpoints.read_checkpoint(path, store, notes.append)
-    assert state == {"history": {"learning_rate": [None] * 3}}
+    assert state == dict.fromkeys(checkpoints.PARTS) | {"history": {"learning_rate": [None] * 3}}
+
+
+def test_a_state_that_lacks_a_part_is_not_taken_up(tmp_path):
+    store, path = tiny_store(tmp_path), tmp_path / "state" / "0123456789abcdef.pt"
+    checkpoints.write_checkpoint(path, {"history": {"learning_rate": [None]}, "model": {}})
+    assert checkpoints.read_checkpoint(path, store, print) is None
+    (reason,) = (tmp_path / "damaged").glob("*.reason.txt")
+    assert reason.read_text() == "it lacks best, optimizer, resumed, seconds\n"
 
 
 @pytest.mark.parametrize("kind", ["data", "network"])
@@ -316,7 +324,9 @@ def make_budget(folder: Path, seconds: float | None, checkpoints: bool = True) -
 
 def begin(folder: Path, job: RunJob, epoch: int) -> None:
     path = folder / "state" / f"{job.run_id}.pt"
-    checkpoints.write_checkpoint(path, {"history": {"learning_rate": [None] * (epoch + 1)}})
+    state = dict.fromkeys(checkpoints.PARTS)
+    state["history"] = {"learning_rate": [None] * (epoch + 1)}
+    checkpoints.write_checkpoint(path, state)
     assert checkpoint_epoch(path) == epoch
 
 
