@@ -1,21 +1,21 @@
 # make report     the environment, every missing run of a scale, and its report
 # make test       the environment and the tests
 # make bench      how fast it is on this machine, beside a paper-style loop (half an hour, quiet)
-# make faults     kill, fill and spoil what runs stand on, again and again (a quarter of an hour)
+# make faults     kill, fill and spoil what runs stand on, again and again (long, on quiet cores)
 # make lab        JupyterLab on the notebooks
 # make lint       style
 #
 # SCALE=smoke|lite|full   how much of the study (default smoke)
 # DATA=cifar10            other data than the scale's: smoke runs on a generated stand-in set
 # DEVICE=auto|cpu|cuda    where to train
-# FAULTS=N                how many kills of each kind in make faults (default 25)
+# FAULTS=N                how many kills of each kind in make faults (default 50)
 # OUT=DIR                 the build folder (default build/SCALE)
 
 SCALE  ?= smoke
 DATA   ?=
 DEVICE ?= auto
 OUT    ?=
-FAULTS ?= 25
+FAULTS ?= 50
 PYTHON ?= python3
 
 STUDY := --scale $(SCALE) $(if $(DATA),--set data.name=$(DATA)) $(if $(OUT),--out '$(OUT)')

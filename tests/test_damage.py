@@ -1,20 +1,21 @@
 """What happens to a build folder's records and pages when their files are damaged."""
 
+import json
 import os
 import random
 import threading
 
 import nbformat
 import pytest
-from conftest import make_record, tiny_conditions, tiny_store
+from conftest import SET_TINY, make_record, tiny_conditions, tiny_store
+from faults import REPETITIONS
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarlib import cli, data, locks, report
-from cifarlib.errors import DataError, RecordError
-from cifarlib.records import encode
+from cifarlib import cli, costs, data, locks, report
+from cifarlib.errors import ConfigError, DataError, RecordError
+from cifarlib.records import RecordStore, encode
 
-REPEATS = 20 * int(os.environ.get("CIFARLIB_FAULTS") or 2)
-SEED = int(os.environ.get("CIFARLIB_FAULT_SEED") or 1)  # with the number, in the test's name
+REPEATS = 20 * min(REPETITIONS, 10)
 
 
 def damage(content: bytes, other: bytes, chance: random.Random) -> bytes:
@@ -28,26 +29,111 @@ def damage(content: bytes, other: bytes, chance: random.Random) -> bytes:
     return chance.choice(kinds)
 
 
-@pytest.mark.parametrize("number", range(REPEATS))
-def test_a_damaged_record_is_never_read_as_good(tmp_path, capsys, number):
-    chance = random.Random(f"{SEED} {number}")
-    store = tiny_store(tmp_path)
+def test_a_damaged_record_is_never_read_as_good(tmp_path, capsys, fault_log):
     first, second = tiny_conditions()[:2]
-    paths = [store.write(make_record(first)), store.data_path("synthetic"), store.network_path]
     other = encode(make_record(second))
-    path = chance.choice(paths)
-    path.write_bytes(damage(path.read_bytes(), other, chance))
-    reads = (
-        lambda: store.read_run(first.run_id),
-        lambda: store.read_data("synthetic"),
-        store.read_network,
-    )
-    with pytest.raises(RecordError) as caught:
-        reads[paths.index(path)]()
-    assert path.name in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert cli.main(["status", "--out", str(tmp_path)]) == 0
-    assert "Traceback" not in capsys.readouterr().err
+    with fault_log("Record damaged", "of runs, the data set and the network") as fault:
+        for number in range(REPEATS):
+            store = tiny_store(tmp_path / str(number))
+            reads = {
+                store.write(make_record(first)): lambda s=store: s.read_run(first.run_id),
+                store.data_path("synthetic"): lambda s=store: s.read_data("synthetic"),
+                store.network_path: store.read_network,
+            }
+            path = fault.random.choice([*reads])
+            path.write_bytes(damage(path.read_bytes(), other, fault.random))
+            with fault.attempt():
+                with pytest.raises(RecordError) as caught:
+                    reads[path]()
+                assert path.name in str(caught.value)
+                assert "\n" not in str(caught.value)
+                if number % 10 == 0:
+                    assert cli.main(["status", "--out", str(store.folder), *SET_TINY]) == 0
+                    assert "Traceback" not in capsys.readouterr().err
+
+
+PAGE = b"""<html><body><header class="front"></header>
+<figure class="table" id="table-I"><table><thead><tr><th>Run</th></tr></thead>
+<tbody><tr><td>1</td></tr></tbody></table></figure></body></html>
+"""
+
+
+def spoil(content: bytes, chance: random.Random) -> bytes:
+    """A file without a digest: cut, emptied or garbage, all of which can be told."""
+    cut = chance.randrange(len(content) - 10)
+    return chance.choice([content[:cut], b"", chance.randbytes(99), b"null"])
+
+
+def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys, fault_log):
+    first, second = tiny_conditions()[:2]
+    with fault_log(
+        "Input of merge, diff, export damaged", "records, pages, PDF, notebooks"
+    ) as fault:
+        for number in range(REPEATS // 4):
+            chance, theirs = fault.random, tiny_store(tmp_path / str(number))
+            ours = RecordStore(tmp_path / f"{number} ours")
+            record = theirs.write(make_record(first))
+            theirs.write(make_record(second))
+            built = [
+                theirs.folder / name for name in ("report.html", "report.pdf", "notebooks/01.ipynb")
+            ]
+            built[2].parent.mkdir()
+            for path, content in zip(
+                built, (PAGE, b"%PDF-1.7\n%%EOF", b'{"cells": []}\n'), strict=True
+            ):
+                path.write_bytes(content)
+            path = chance.choice([record, *built])
+            whole = path.read_bytes()
+            bad = damage(whole, b"{}", chance) if path == record else spoil(whole, chance)
+            path.write_bytes(bad)
+            commands = {
+                "merge": ["merge", str(theirs.folder), "--out", str(ours.folder), *SET_TINY],
+                "diff": ["diff", str(theirs.folder), str(theirs.folder)],
+                "export": ["export", "--out", str(theirs.folder), *SET_TINY],
+            }
+            met = {record: ("merge", "diff", "export"), built[0]: ("diff", "export")}
+            for name in met.get(path, ("export",)):
+                with fault.attempt():
+                    assert cli.main(commands[name]) == 2
+                    told = capsys.readouterr()
+                    assert len(told.err.splitlines()) == 1
+                    assert str(path) in told.err + told.out
+            assert list(tmp_path.rglob("*.zip")) == []
+            taken = [second.run_id] if path == record else []  # the good one of the two
+            assert ours.run_ids() == taken
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b'{"throughput": {}}', b'{"a": 1}'])
+def test_damaged_measurements_are_named(tmp_path, content):
+    (tmp_path / "cpu.json").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
+        costs.read_bench(folder=tmp_path)
+
+
+def test_a_lock_is_held_whatever_its_file_holds(tmp_path, capsys, fault_log):
+    """A folder in its place is named; ``status`` takes neither for a run that is being trained."""
+    condition = tiny_conditions()[0]
+    store = tiny_store(tmp_path)
+    path = store.state / f"{condition.run_id}.lock"
+    path.parent.mkdir()
+    with fault_log("Lock damaged", "garbage, emptied, or a folder of that name") as fault:
+        capsys.readouterr()
+        for content in [None, b"", *(fault.random.randbytes(99) for _ in range(REPETITIONS))]:
+            with fault.attempt():
+                path.mkdir() if content is None else path.write_bytes(content)
+                assert cli.main(["status", "--json", "--out", str(tmp_path), *SET_TINY]) == 0
+                rows = json.loads(capsys.readouterr().out).values()
+                assert sum(row["running"] for row in rows) == 0
+                if content is None:
+                    with (
+                        pytest.raises(RecordError, match="a folder stands where the lock"),
+                        locks.lock(path),
+                    ):
+                        pass
+                    path.rmdir()
+                    continue
+                with locks.lock(path) as held, locks.lock(path) as again:
+                    assert (held, again) == (True, False)
 
 
 def test_a_second_report_waits_for_the_first(tmp_path, capsys):

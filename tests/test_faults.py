@@ -28,6 +28,7 @@ from faults import (
     start,
     worker_processes,
 )
+from test_damage import damage
 
 from cifarlib import checkpoints, cli, executors, locks, records, sweep, worker
 from cifarlib.records import RecordStore
@@ -359,6 +360,39 @@ def spoil_checkpoint(patch: pytest.MonkeyPatch, number: int, spoil) -> None:
 
 
 # ---------------------------------------------------------------------------------------------
+# Damaged
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, undisturbed, fault_log, capfd):
+    """Its run is trained from the start, and ends with the same bits."""
+    folder = tiny_store(tmp_path / ODD).folder
+    foreign = tmp_path / "0123456789abcdef.pt"
+    checkpoints.write_checkpoint(foreign, {"history": {"learning_rate": [None, 0.1]}})
+    with fault_log("Checkpoint damaged", "or a folder, or of another run") as fault:
+        for _ in range(max(2, FEW)):
+            with fault.attempt():
+                with pytest.MonkeyPatch.context() as patch:
+                    spoil_checkpoint(patch, fault.random.choice([2, 4]), interrupt)
+                    assert run_command(folder) == 130
+                (path,) = folder.glob("state/*.pt")
+                content = damage(path.read_bytes(), foreign.read_bytes(), fault.random)
+                path.unlink()
+                path.mkdir() if fault.random.random() < 0.2 else path.write_bytes(content)
+                capfd.readouterr()
+                assert run_command(folder) == 0
+                said = capfd.readouterr().err
+                assert "the checkpoint is damaged and was set aside as" in said
+                assert "Traceback" not in said
+                assert (folder / "damaged" / f"{path.name}.reason.txt").is_file()
+                shutil.rmtree(folder / "damaged")
+                check(folder, undisturbed)
+            for name in undisturbed:
+                RecordStore(folder).run_path(name).unlink()
+
+
+# ---------------------------------------------------------------------------------------------
 # Clocks and places
 # ---------------------------------------------------------------------------------------------
 
@@ -447,6 +481,25 @@ def test_reports_that_are_killed_leave_whole_ones(tmp_path, conditions, fault_lo
             assert all(old[name] != new[name] for name in old)
             assert all(files[name] in (old[name], new[name]) for files in found for name in files)
             assert list(store.folder.rglob(".*")) == []
+
+
+def test_damaged_notebooks_and_pages_are_made_anew(tmp_path, conditions, fault_log):
+    """With the bytes that they had."""
+    store = tiny_store(tmp_path / ODD)
+    store.write(make_record(conditions[0]))
+    assert cli.main(report_command(store.folder)) == 0
+    paths = [store.folder / name for name in report_files(store.folder)]
+    paths.append(store.folder / "notebooks-cost" / "07_cost.ipynb")
+    whole = [path.read_bytes() for path in paths]
+    with fault_log(
+        "Notebook or page damaged", "one notebook, the page and the PDF at once"
+    ) as fault:
+        for _ in range(FEW):
+            with fault.attempt(len(paths)):
+                for path, content in zip(paths, whole, strict=True):
+                    path.write_bytes(damage(content, b"", fault.random))
+                assert cli.main(report_command(store.folder)) == 0
+                assert [path.read_bytes() for path in paths] == whole
 
 
 def test_a_full_disk_leaves_the_report_of_before(disk, conditions, fault_log, capfd):
