@@ -22,12 +22,14 @@ class Budget:
         prices: Prices,
         share: int,
         checkpoints: bool,
+        lag: float = 0.0,
     ):
         self.deadline = deadline
         self.store = store
         self.prices = prices
         self.share = share  # workers that have the machine together
         self.checkpoints = checkpoints
+        self.lag = lag  # s that ending runs takes longer than on this machine
 
     @property
     def is_limited(self) -> bool:
@@ -36,11 +38,13 @@ class Budget:
     @property
     def last_border(self) -> float | None:
         """By when a worker should have left its run, on the monotonic clock."""
-        return None if self.deadline is None else self.deadline - BORDER
+        return None if self.deadline is None else self.deadline - BORDER - self.lag
 
     def is_spent(self) -> bool:
         """Whether it is time to stop whatever still runs."""
-        return self.deadline is not None and time.monotonic() >= self.deadline - STOPPING
+        if self.deadline is None:
+            return False
+        return time.monotonic() >= self.deadline - STOPPING - self.lag / 2
 
     def choose(self, waiting: deque[Job]) -> Job | None:
         """Take the first job that can end in time out of those waiting, None where none can.
@@ -50,9 +54,9 @@ class Budget:
         """
         if not waiting:
             return None
-        if self.deadline is None:
+        if self.last_border is None:
             return waiting.popleft()
-        seconds = self.deadline - BORDER - time.monotonic()
+        seconds = self.last_border - time.monotonic()
         chosen = next((job for job in waiting if self._whole(job) <= seconds), None)
         if chosen is None and self.checkpoints:
             begun_first = sorted(waiting, key=lambda job: self._epochs_done(job) == 0)

@@ -40,6 +40,7 @@ class Executor(abc.ABC):
     workers: int  # runs at once
     share: int  # workers that have one machine, or card, of those that prices are for
     second_try = "with half the workers"  # of a job that its worker did not survive
+    lag = 0.0  # s that runs must end earlier than on this machine, to end in time
 
     display: ProgressLine
     budget: Budget

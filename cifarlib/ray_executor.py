@@ -19,15 +19,17 @@ from types import ModuleType
 from typing import Any
 
 from cifarlib import __version__, data
+from cifarlib.card_share import share
 from cifarlib.config import ENGINE, RunConfig
 from cifarlib.errors import RunError
-from cifarlib.executors import LANES, Executor
+from cifarlib.executors import LANES, Executor, Outcome
 from cifarlib.locks import lock
 from cifarlib.progress import cores
 from cifarlib.records import AnyRecord, RecordStore, remove_leftovers, write_atomically
 from cifarlib.worker import DataJob, Job, Message, NetworkJob, RunJob
 
-PATIENCE = 60.0  # s without any node that could carry out a run
+PATIENCE = 60.0  # s without any node that could carry out a run, or for a message to come over
+SILENCE = 120.0  # s without a message of any task, after which that is said
 LOSSES = 3  # of a run, without an epoch gained in between, after which it is given up
 CARD_MEMORY = 24e9  # bytes; Ray does not say how much a node's card has, so a small one is meant
 RUNS_PER_CARD = 2  # of the paper's batch size, for estimates
@@ -54,6 +56,7 @@ class RayExecutor(Executor):
     """
 
     second_try = "where there is room"
+    lag = 9.0  # a checkpoint has to come over, then the cluster to be left
 
     def __init__(
         self,
@@ -86,12 +89,22 @@ class RayExecutor(Executor):
         self.tasks: list[_Task] = []
         self.files: dict[str, dict[str, Any]] = {}  # data set → file → Ray's reference to it
         self.losses: Counter[str] = Counter()
-        self.last_room = time.monotonic()
+        self.last_room = self.last_word = time.monotonic()
 
     @property
     def slowness(self) -> float:
         """Prices are a whole machine's, which ``share`` workers have together."""
         return self.share / self.workers
+
+    def run(self, *arguments: Any, **settings: Any) -> Outcome:
+        """As any executor; a cluster that is gone gets a sentence."""
+        try:
+            return super().run(*arguments, **settings)
+        except self.ray.exceptions.RayError as error:
+            raise RunError(
+                f"the Ray cluster does not answer any more ({_first_sentence(error)}); see to it "
+                "and run the same command again: nothing that was finished is lost"
+            ) from error
 
     def start(self) -> None:
         """Nothing: tasks find their processes themselves."""
@@ -120,6 +133,14 @@ class RayExecutor(Executor):
     def listen(self) -> None:
         generators = [task.generator for task in self.tasks]
         ready, _ = self.ray.wait(generators, num_returns=1, timeout=0.5, fetch_local=False)
+        if ready:
+            self.last_word = time.monotonic()
+        elif time.monotonic() - self.last_word > SILENCE:
+            self.last_word = time.monotonic()
+            self.display.say(
+                f"no word from {len(generators)} tasks for {SILENCE:.0f} s: the cluster may be "
+                "busy with other work (`ray status` says); still waiting"
+            )
         for generator in ready:
             task = next(task for task in self.tasks if task.generator is generator)
             self.tasks.remove(task)
@@ -238,16 +259,22 @@ class RayExecutor(Executor):
         name = job.dataset if isinstance(job, DataJob) else job.config.data.name
         if name not in self.files:
             folder = data.find(name)
-            self.files[name] = {
-                file: self.ray.put(np.fromfile(folder / file, dtype=np.uint8))
-                for file in data.DATASETS[name].files
-            }
+            try:
+                self.files[name] = {
+                    file: self.ray.put(np.fromfile(folder / file, dtype=np.uint8))
+                    for file in data.DATASETS[name].files
+                }
+            except self.ray.exceptions.RayError as error:
+                raise RunError(
+                    f"Ray's object store has no room for {name} ({_first_sentence(error)}); give "
+                    "this machine's `ray start` more with --object-store-memory"
+                ) from error
         return name, self.files[name]
 
     def _listen_to(self, task: _Task) -> None:
         errors = self.ray.exceptions
         try:
-            said = self.ray.get(next(task.generator), timeout=PATIENCE)
+            said = self.ray.get(next(task.generator), timeout=self._patience())
         except StopIteration:
             self._lose(task, "it ended without a word")
         except errors.RayTaskError as error:
@@ -259,6 +286,12 @@ class RayExecutor(Executor):
             if isinstance(said, str):
                 raise RunError(said)
             self._take(task, said)
+
+    def _patience(self) -> float:
+        """Seconds that a message may take to come over, none of them past the sweep's deadline."""
+        if self.budget.deadline is None:
+            return PATIENCE
+        return max(1.0, min(PATIENCE, self.budget.deadline - self.lag / 2 - time.monotonic()))
 
     def _take(self, task: _Task, message: Message) -> None:
         """Keep what a message brings, then hear it."""
@@ -298,9 +331,11 @@ class RayExecutor(Executor):
 
 def gpu_share(config: RunConfig) -> float:
     """The part of a card that a run declares: at least so much that ``LANES`` runs fill one."""
-    from cifarlib import lanes
+    return round(max(1 / LANES, share(config, CARD_MEMORY)), 3)
 
-    return round(max(1 / LANES, lanes.share(config, CARD_MEMORY)), 3)
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).partition(". ")[0]
 
 
 QUICK = {
@@ -333,10 +368,9 @@ def connect(address: str | None) -> tuple[ModuleType, bool]:
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split()).partition(". ")[0]
         raise RunError(
-            f"there is no Ray cluster to join at {address} ({reason}); `ray start --head` on one "
-            "machine begins one, and this machine must be a node of it"
+            f"there is no Ray cluster to join at {address} ({_first_sentence(error)}); "
+            "`ray start --head` on one machine begins one, and this machine must be a node of it"
         ) from error
     return ray, True
 

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import data, paths, provenance
-from cifarlib.errors import CifarlibError
+from cifarlib.errors import CifarlibError, DataError
 from cifarlib.records import RecordStore, write_atomically
 from cifarlib.worker import DataJob, Job, Message, RunJob, carry_out
+
+FETCHING = 300.0  # s that a file of a data set may take to a node
 
 
 def serve_task(
@@ -51,8 +53,8 @@ def serve_task(
         if checkpoint is not None and relay.checkpoint is not None:
             write_atomically(relay.checkpoint, checkpoint)
         deadline = None if end is None else time.monotonic() + end - time.time()
-        arguments = (job, store, relay, device, threads, checkpoint_every, deadline)
-        threading.Thread(target=carry_out, args=arguments, daemon=True).start()
+        arguments = (device, threads, checkpoint_every, deadline)
+        threading.Thread(target=relay.serve, args=arguments, daemon=True).start()
         yield from relay
 
 
@@ -60,8 +62,17 @@ def _settle(name: str, references: dict[str, Any]) -> None:
     """Have a data set where this process looks for it, fetched from Ray once for the node."""
     import ray
 
+    def fetch(file: str) -> bytes:
+        try:
+            return ray.get(references[file], timeout=FETCHING).tobytes()
+        except ray.exceptions.GetTimeoutError as error:
+            raise DataError(
+                f"{file} of {name} did not come over within {FETCHING:.0f} s; see to the network "
+                "between this node and the sweep's machine, and to its object store"
+            ) from error
+
     folder = Path(tempfile.gettempdir()) / f"cifarlib-{os.getuid()}"
-    data.install(name, folder, lambda file: ray.get(references[file]).tobytes())
+    data.install(name, folder, fetch)
     paths.DATA = folder
     os.environ.pop("CIFAR10_ROOT", None)
 
@@ -78,9 +89,16 @@ class Relay:
     def __init__(self, job: Job, store: RecordStore, *, every_checkpoint: bool):
         self.job, self.store, self.every_checkpoint = job, store, every_checkpoint
         self.checkpoint = store.state / f"{job.run_id}.pt" if isinstance(job, RunJob) else None
-        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[Message | None] = queue.SimpleQueue()  # None: no more
         self.images = 0
         self.sent = dict.fromkeys(("images", "checkpoint"), time.monotonic())
+
+    def serve(self, *arguments: Any) -> None:
+        """Have the job carried out; whatever becomes of that, the messages have an end."""
+        try:
+            carry_out(self.job, self.store, self, *arguments)
+        finally:
+            self.messages.put(None)
 
     def send(self, message: Message) -> None:
         """Take a message of the worker's."""
@@ -96,18 +114,19 @@ class Relay:
                 message = self._with_content(message)
             case "stopped":
                 self.messages.put(self._with_content(Message("checkpoint")))
+            case "fatal":
+                message = replace(message, text=f"{socket.gethostname()}: {message.text}")
             case "done":
                 record = message.record or self._read_description()
                 message = replace(message, record=record, content=self._read_weights())
         self.messages.put(message)
 
     def __iter__(self) -> Iterator[Message]:
-        """The messages as they come, up to one that ends the job."""
-        kind = ""
-        while kind not in self.LAST:
-            message = self.messages.get()
-            kind = message.kind
+        """The messages as they come, up to one that ends the job, or to the worker's own end."""
+        while (message := self.messages.get()) is not None:
             yield message
+            if message.kind in self.LAST:
+                return
 
     def _is_due(self, kind: str, seconds: float) -> bool:
         now = time.monotonic()

@@ -56,7 +56,7 @@ def sweep(
     crew = (executor or LocalExecutor)(store, device, workers, threads, checkpoint_every)
     crew.workers = min(crew.workers, len(jobs))
     display = ProgressLine(jobs, records, crew.workers, crew.slowness, store)
-    budget = Budget(deadline, store, display.prices, crew.share, checkpoint_every != 0)
+    budget = Budget(deadline, store, display.prices, crew.share, checkpoint_every != 0, crew.lag)
     try:
         return crew.run(jobs, display, budget, watch)
     finally:

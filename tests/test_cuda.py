@@ -16,9 +16,10 @@ from test_optimizers import MUON
 from test_training import DAA2, SGD, change, make_inputs, short_run
 
 from cifarlib import lanes, progress, sweep, training, worker
+from cifarlib.card_share import MEMORY, share
 from cifarlib.config import ModelConfig
 from cifarlib.cuda import MOMENTS, LaneRun, Program, kind_of, step_scalars, supports, update_
-from cifarlib.lanes import Card, Lane, measure_step, share
+from cifarlib.lanes import Card, Lane, measure_step
 from cifarlib.models import build_model
 from cifarlib.training import Run, fit
 
@@ -432,7 +433,7 @@ def test_small_batches_share_a_card_and_large_images_fill_it(base):
     assert share(base, 2e9) > 0.5  # a small card
 
 
-@pytest.mark.parametrize("name", lanes.MEMORY)
+@pytest.mark.parametrize("name", MEMORY)
 def test_the_memory_of_an_image_is_what_its_network_keeps(name):
     """Bytes of all tensors saved for the backward pass in bf16, weights aside."""
     size, images = (32, 8) if name == "residual" else (64, 4)
@@ -452,7 +453,7 @@ def test_the_memory_of_an_image_is_what_its_network_keeps(name):
         model(torch.randn(images, 3, size, size))
     copies = 2 * sum(p.numel() for p in model.parameters())  # in bf16
     kept = (sum(sizes.values()) - copies) / images / (size / 32) ** 2 / 1e6
-    assert lanes.MEMORY[name] == pytest.approx(kept, rel=0.05)
+    assert MEMORY[name] == pytest.approx(kept, rel=0.05)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import pytest
 import torch
 from conftest import DEADLINE, SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
 
-from cifarlib import cli, data, executors, ray_executor, sweep
+from cifarlib import checkpoints, cli, data, executors, progress, ray_executor, ray_node, sweep
 from cifarlib.config import DATASETS
 from cifarlib.errors import DataError, RunError
 from cifarlib.ray_executor import RayExecutor, gpu_share
@@ -134,19 +135,23 @@ def test_nodes_with_another_cifarlib_are_refused(cluster, tmp_path, monkeypatch)
 
 @needs_ray
 def test_a_sweep_that_is_stopped_or_killed_goes_on(cluster, tmp_path):
-    """First Ctrl-C once a run has its record, then a kill in the middle of another."""
-    store, node = tiny_store(tmp_path), second_node(cluster)
+    """First Ctrl-C between a record and a checkpoint, then a kill in the middle of a run."""
+    store = tiny_store(tmp_path)
     conditions = [c for c in tiny_conditions(overrides=LONG) if c.stage == "stage1-long"]
-    command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--stage", "stage1-long", *SET_TINY]
+    command = [sys.executable, "-c", DRIVER, "sweep", "--stage", "stage1-long", *SET_TINY]
     command += ["--set", *LONG, "--out", str(tmp_path), "--device", "cpu", "--workers", "1"]
     command += ["--executor", "ray", "--address", cluster.address, "--checkpoint-every", "1"]
 
-    code, said = stop_when(store.run_ids, signal.SIGINT, command)
+    code, said = stop_when(lambda: store.run_ids() and begun_in(store), signal.SIGINT, command)
     assert code == 130
     assert said[-1] == "cifarlib: stopped; the same command goes on from here"
     finished = {name: store.run_path(name).read_bytes() for name in store.run_ids()}
     assert 0 < len(finished) < len(conditions)
-    wait_for(lambda: not is_on(node, "stage1-long"), "the end of the tasks")
+    kept = [path.read_bytes() for path in begun_in(store)]
+    assert kept
+    assert all(checkpoints.unpack_checkpoint(content) for content in kept)
+    nodes = cluster.list_all_nodes()
+    wait_for(lambda: not any(is_on(n, "stage1-long") for n in nodes), "the end of the tasks")
 
     for checkpoint in store.state.glob("*.pt"):
         checkpoint.unlink()
@@ -159,6 +164,21 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(cluster, tmp_path):
     assert finished == {name: store.run_path(name).read_bytes() for name in finished}
 
 
+DRIVER = """
+import sys
+from cifarlib import cli
+code = cli.main(sys.argv[1:])
+assert "torch" not in sys.modules, "the sweep's machine imported torch"
+sys.exit(code)
+"""
+
+
+def begun_in(store: RecordStore) -> list[Path]:
+    """The checkpoints of runs that have no record."""
+    done = store.run_ids()
+    return [path for path in store.state.glob("*.pt") if path.stem not in done]
+
+
 def stop_when(happened, number: int, command: list[str]) -> tuple[int, list[str]]:
     """Send a command a signal once something has happened: its exit code, and what it said."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -169,6 +189,33 @@ def stop_when(happened, number: int, command: list[str]) -> tuple[int, list[str]
     finally:
         process.kill()
     return process.returncode, said
+
+
+@needs_ray
+def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_path, monkeypatch):
+    """A run too long for its slice stops at an epoch's border; what has no time is not begun."""
+    monkeypatch.setattr(progress.Prices, "seconds", lambda _, config: 4.0 * config.epochs)
+    long, other = conditions = tiny_conditions(*NAMES[:2], overrides=("epochs.200=500",))
+    store = tiny_store(tmp_path)
+
+    deadline = time.monotonic() + 32
+    outcome, said = sweep_on(cluster, conditions, store, workers=1, deadline=deadline)
+    assert time.monotonic() < deadline
+    assert (outcome.stopped, outcome.left, outcome.done) == ([long.name], [other.name], 0)
+    assert outcome.failed == outcome.retried == {}
+    assert outcome.seconds_left > 0
+    (checkpoint,) = store.state.iterdir()  # and no lock
+    epoch = checkpoints.checkpoint_epoch(checkpoint)
+    assert f"{long.name}: stopped after epoch {epoch} of 500, its checkpoint is kept" in said
+    assert checkpoints.unpack_checkpoint(checkpoint.read_bytes())
+
+    deadline = time.monotonic() + 14
+    with contextlib.redirect_stderr(io.StringIO()):
+        outcome = sweep.sweep(
+            conditions, store, device="cpu", threads=1, workers=1, deadline=deadline
+        )
+    assert (outcome.stopped, outcome.left) == ([long.name], [other.name])
+    assert checkpoints.checkpoint_epoch(checkpoint) > epoch
 
 
 @needs_ray
@@ -281,6 +328,20 @@ def test_a_checkpoint_is_handed_back_with_its_content(tmp_path, every):
     messages = list(relay)
     assert [m.kind for m in messages] == kinds
     assert all(m.content == b"a state" for m in messages if m.kind == "checkpoint")
+
+
+def test_a_worker_that_ends_without_a_word_leaves_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(ray_node, "carry_out", lambda *_: None)
+    (condition,) = tiny_conditions(NAMES[0])
+    packed = pickle.dumps(RunJob(condition.run_id, condition.name, condition.config))
+    assert list(serve_task(packed, None, None, "cpu", 1, None, None)) == []
+
+
+def test_what_ends_a_whole_sweep_names_the_node(tmp_path):
+    relay = make_relay(tmp_path, every_checkpoint=True)
+    relay.send(Message("fatal", text="the disk is full"))
+    (message,) = relay
+    assert message.text == f"{socket.gethostname()}: the disk is full"
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ WITHOUT_TORCH = [
     name
     for name in (
         *("config", "checking", "study", "paths", "errors", "provenance", "records"),
-        *("progress", "published"),
+        *("progress", "card_share", "published"),
         *("statistics", "contrasts", "effects", "claims", "ledger"),
         *(f"ledger.{name}" for name in ("accuracy", "behaviour", "settings")),
         *("tables", "figures", "curves", "diagram", "display", "costs"),
