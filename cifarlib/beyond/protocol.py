@@ -192,8 +192,8 @@ def say_optimism(results: Results) -> str:
         if interval is not None:
             verdict = " Not told apart." if 0 in interval else " Told apart."
         sentences.append(
-            f"{title}: as published, the reported accuracy is {signed(2)(gap.mean)} points from "
-            f"the corrected protocol's ({over}).{verdict}"
+            f"{title}: as published, the reported accuracy is {fixed(2)(abs(gap.mean))} points "
+            f"{'above' if gap.mean > 0 else 'below'} the corrected protocol's ({over}).{verdict}"
         )
     sentences.append(
         f"The paper's {fixed(2)(best)} % is of one run under the published protocol; how its "
