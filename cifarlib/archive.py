@@ -19,6 +19,7 @@ from typing import Any
 from cifarlib import __version__, costs, further, paths
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
+from cifarlib.pages.seal import is_whole
 from cifarlib.records import Results, encode, open_results, write_atomically
 from cifarlib.report import name_records
 from cifarlib.shift import read_shifts, shift_path
@@ -117,9 +118,10 @@ def collect(results: Results, scale_file: Path) -> Files:
 
 def _refuse_damaged(path: Path, content: bytes) -> None:
     """Raise ``ConfigError`` for a page, PDF or notebook that is not whole."""
-    ends = {".html": b"</html>", ".pdf": b"%%EOF"}
-    if path.suffix in ends:
-        whole = content.rstrip().endswith(ends[path.suffix])
+    if path.suffix == ".html":
+        whole = is_whole(content)
+    elif path.suffix == ".pdf":
+        whole = content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
     else:
         try:
             whole = isinstance(json.loads(content)["cells"], list)

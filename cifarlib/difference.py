@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib.errors import ConfigError
+from cifarlib.pages.seal import is_whole
 from cifarlib.records import RecordStore, RunRecord
 
 if typing.TYPE_CHECKING:
@@ -80,7 +81,8 @@ def _read_page(path: Path, build: Build) -> Build:
     from bs4 import BeautifulSoup
 
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = path.read_bytes()
+        text = raw.decode()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
@@ -89,7 +91,7 @@ def _read_page(path: Path, build: Build) -> Build:
     if soup.select_one("header.front") is None:
         raise ConfigError(f"{path} is no page of this program; name a report.html")
     try:
-        if not text.rstrip().endswith("</html>"):
+        if not is_whole(raw):
             raise ValueError
         _take_page(soup, build)
     except (ValueError, TypeError, KeyError, AttributeError, StopIteration) as error:

@@ -25,6 +25,7 @@ from cifarlib.locks import lock
 from cifarlib.pages.front import describe
 from cifarlib.pages.page import TITLE, make_page
 from cifarlib.pages.paper import describe_paper
+from cifarlib.pages.seal import seal
 from cifarlib.pages.typesetting import typeset
 from cifarlib.progress import cores
 from cifarlib.records import Results, open_results, remove_leftovers, write_atomically
@@ -81,7 +82,7 @@ def render(
         pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
         html = make_page(_merge(executed), front, partial=bool(parts))
         write_atomically(page.with_suffix(".pdf"), pdf)
-        write_atomically(page, html)
+        write_atomically(page, seal(html))
     return page
 
 
@@ -440,7 +441,7 @@ def assemble(
 
     Raises ``ReportError`` for a failed cell, too.
     """
-    write_atomically(output, make_page(_merge(executed), front, partial=partial))
+    write_atomically(output, seal(make_page(_merge(executed), front, partial=partial)))
     return output
 
 

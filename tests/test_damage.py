@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from cifarlib import cli, costs, data, locks, report
 from cifarlib.errors import ConfigError, DataError, RecordError
+from cifarlib.pages.seal import is_whole, seal
 from cifarlib.records import RecordStore, encode
 
 REPEATS = 20 * min(REPETITIONS, 10)
@@ -58,8 +59,20 @@ PAGE = b"""<html><body><header class="front"></header>
 """
 
 
+def test_a_seal_tells_every_flipped_bit_and_every_cut():
+    page = seal(PAGE.rstrip())
+    assert is_whole(page)
+    assert is_whole(PAGE)  # of before there were seals
+    for place in range(8 * len(page)):
+        flipped = bytearray(page)
+        flipped[place // 8] ^= 1 << place % 8
+        assert not is_whole(bytes(flipped))
+    whole = [length for length in range(len(page)) if is_whole(page[:length])]
+    assert whole == [len(PAGE.rstrip()), len(PAGE)]  # all but the seal itself
+
+
 def spoil(content: bytes, chance: random.Random) -> bytes:
-    """A file without a digest: cut, emptied or garbage, all of which can be told."""
+    """A file without a digest or seal: cut, emptied or garbage, all of which can be told."""
     cut = chance.randrange(len(content) - 10)
     return chance.choice([content[:cut], b"", chance.randbytes(99), b"null"])
 
@@ -79,13 +92,14 @@ def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys, fau
             ]
             built[2].parent.mkdir()
             for path, content in zip(
-                built, (PAGE, b"%PDF-1.7\n%%EOF", b'{"cells": []}\n'), strict=True
+                built, (seal(PAGE), b"%PDF-1.7\n%%EOF", b'{"cells": []}\n'), strict=True
             ):
                 path.write_bytes(content)
             path = chance.choice([record, *built])
             whole = path.read_bytes()
-            bad = damage(whole, b"{}", chance) if path == record else spoil(whole, chance)
-            path.write_bytes(bad)
+            sealed = path in (record, built[0])
+            bad = damage(whole, b"{}", chance) if sealed else spoil(whole, chance)
+            path.write_bytes(b"" if is_whole(bad) else bad)  # a page cut right before its seal
             commands = {
                 "merge": ["merge", str(theirs.folder), "--out", str(ours.folder), *SET_TINY],
                 "diff": ["diff", str(theirs.folder), str(theirs.folder)],

@@ -35,7 +35,7 @@ WITHOUT_TORCH = [
         *(f"beyond.{name}" for name in ("calibration", "generalisation", "replay", "search")),
         *(f"explore.{name}" for name in ("collection", "forms", "panels", "sketches")),
         *(f"pages.{name}" for name in ("exporters", "front", "page", "paper")),
-        *("pages.run_folds", "pages.typesetting"),
+        *("pages.run_folds", "pages.seal", "pages.typesetting"),
     )
     if name in MODULES
 ]
