@@ -21,6 +21,12 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @pydantic.field_validator("*")
+    @classmethod
+    def _without_sign(cls, value: Any) -> Any:
+        """Zero has none: -0.0 would be another text, and so another run."""
+        return 0.0 if isinstance(value, float) and value == 0 else value
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys; a study must not lose a line that way."""
@@ -38,6 +44,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that is a mapping; ``ConfigError`` for any other, and for a key twice."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{shown(path)} is longer than {MOST_BYTES:,} bytes; write less")
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"{shown(path)} cannot be read: {error.strerror}") from error
@@ -63,6 +71,7 @@ def shown(path: Path) -> str:
 Model = typing.TypeVar("Model", bound=Strict)
 
 MOST_VALUES = 100_000
+MOST_BYTES = 1_000_000  # of a YAML file, which PyYAML takes a second to read
 
 
 def _count(content: Any, known: dict[int, int]) -> int:

@@ -3,9 +3,13 @@
 import contextlib
 import copy
 import json
+import os
 import pickle
+import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifarlib import data, paths
-from cifarlib.checking import validate
+from cifarlib.checking import Strict, validate
 from cifarlib.config import DATASETS, RunConfig, flatten, run_id
 from cifarlib.errors import CifarlibError, ConfigError, DataError, RecordError
 from cifarlib.records import RunRecord, _digest, decode, encode
@@ -37,6 +41,7 @@ settings.load_profile("steady")
 SHARE = st.floats(0, 1)
 BELOW_ONE = st.floats(0, 1, exclude_max=True)
 WITHIN = st.floats(0, 1, exclude_min=True, exclude_max=True)
+POSITIVE_SHARE = st.floats(0, 1, exclude_min=True)
 
 
 def record(**fields: st.SearchStrategy) -> st.SearchStrategy[dict[str, Any]]:
@@ -69,23 +74,36 @@ AUGMENTATION = record(
     rotation_degrees=st.floats(0, 180),
     rotation_probability=SHARE,
     padding=st.integers(0, 16),
+    padding_mode=st.sampled_from(["black", "reflect"]),
     flip_probability=SHARE,
+    alternating_flip=st.booleans(),
+    cutout=st.integers(0, 32),
 )
-MODEL = st.sampled_from(
-    [
-        {"name": "residual", "initialization": "kaiming"},
-        {"name": "resnet18", "initialization": "kaiming"},
-        {"name": "densenet121", "initialization": "imagenet"},
-    ]
+MODEL = record(
+    name=st.sampled_from(["residual", "resnet18", "densenet121"]),
+    initialization=st.sampled_from(["kaiming", "imagenet"]),
+    last_layer_scale=POSITIVE_SHARE,
+    branch_scale=POSITIVE_SHARE,
+    whitening=st.none() | record(frozen=st.booleans()),
+    batch_norm_momentum=POSITIVE_SHARE,
 )
-OPTIMIZER = st.one_of(
-    record(name=st.just("sgd"), momentum=BELOW_ONE),
+BASE_OPTIMIZER = st.one_of(
+    record(name=st.just("sgd"), momentum=BELOW_ONE, nesterov=st.booleans()),
     record(
         name=st.sampled_from(["adam", "adamw"]),
         beta1=BELOW_ONE,
         beta2=BELOW_ONE,
         epsilon=st.floats(0, 1, exclude_min=True),
     ),
+)
+OPTIMIZER = BASE_OPTIMIZER | record(
+    name=st.just("muon"),
+    momentum=BELOW_ONE,
+    nesterov=st.booleans(),
+    steps=st.integers(1, 20),
+    normalized=st.booleans(),
+    rest=BASE_OPTIMIZER,
+    rest_factor=st.floats(0, 1000, exclude_min=True),
 )
 SCHEDULE = st.one_of(
     st.just({"name": "constant"}),
@@ -107,6 +125,7 @@ SCHEDULE = st.one_of(
         factor=WITHIN,
     ),
     record(name=st.just("cosine"), warmup=BELOW_ONE, final=SHARE),
+    record(name=st.just("triangular"), start=SHARE, peak=WITHIN, final=SHARE),
 )
 PROTOCOL = record(
     shuffle=st.booleans(),
@@ -120,10 +139,22 @@ PROTOCOL = record(
 
 def make_consistent(content: dict[str, Any]) -> dict[str, Any]:
     """What two fields may not be together, made right."""
-    if content["model"]["name"] != "residual":
-        content = content | {"dropout": 0.0}
+    content = copy.deepcopy(content)
+    model, augmentation = content["model"], content["augmentation"]
+    if model["name"] == "residual":
+        model["initialization"] = "kaiming"
+    else:
+        content["dropout"] = 0.0
+        model |= {"last_layer_scale": 1.0, "branch_scale": 1.0, "whitening": None}
+    if content["resize"]:
+        augmentation["padding_mode"] = "black"
+    if not augmentation["flip_probability"]:
+        augmentation["alternating_flip"] = False
+    for optimizer in (content["optimizer"], content["optimizer"].get("rest", {})):
+        if optimizer.get("name") == "sgd" and not optimizer["momentum"]:
+            optimizer["nesterov"] = False
     if content["protocol"]["selection"] == "test" and not content["evaluation"]["test_every"]:
-        content = content | {"evaluation": content["evaluation"] | {"test_every": 1}}
+        content["evaluation"]["test_every"] = 1
     return content
 
 
@@ -133,18 +164,58 @@ CONFIGS = record(
     augmentation=AUGMENTATION,
     model=MODEL,
     dropout=BELOW_ONE,
+    label_smoothing=BELOW_ONE,
     optimizer=OPTIMIZER,
     learning_rate=st.floats(0, 100, exclude_min=True),
     weight_decay=st.floats(0, 10),
+    decayed=st.sampled_from(["all", "weights"]),
     schedule=SCHEDULE,
+    average=st.none() | record(decay=BELOW_ONE, every=st.integers(1, 50)),
     batch_size=st.integers(1, 50_000),
     epochs=st.integers(1, 10_000),
     early_stopping=st.none() | st.integers(1, 500),
     protocol=PROTOCOL,
-    evaluation=record(train_every=st.integers(0, 9), test_every=st.integers(0, 9)),
+    evaluation=record(
+        train_every=st.integers(0, 9),
+        test_every=st.integers(0, 9),
+        flip_averaged=st.booleans(),
+    ),
     precision=st.sampled_from(["fp32", "bf16"]),
     seed=st.integers(0, 2**32 - 1),
 ).map(make_consistent)
+
+
+def parts(config: Strict) -> Iterator[Strict]:
+    """A model and all that it holds."""
+    yield config
+    for name in type(config).model_fields:
+        if isinstance(value := getattr(config, name), Strict):
+            yield from parts(value)
+
+
+def models(annotation: Any) -> set[type[Strict]]:
+    """All models that may stand in a field of this type, and in theirs."""
+    if isinstance(annotation, type) and issubclass(annotation, Strict):
+        fields = annotation.model_fields.values()
+        return {annotation}.union(*(models(field.annotation) for field in fields))
+    return set().union(*map(models, get_args(annotation)))
+
+
+def test_the_configurations_made_up_here_vary_every_field():
+    """So that a field which comes later is held by the tests below, too."""
+    seen = defaultdict(set)
+
+    @given(CONFIGS)
+    @settings(max_examples=150)
+    def collect(content):
+        for part in parts(validate(RunConfig, content, "a test")):
+            for name in type(part).model_fields:
+                seen[type(part), name].add(repr(getattr(part, name)))
+
+    collect()
+    constant = {(model, name) for (model, name), values in seen.items() if len(values) < 2}
+    assert {name for _, name in constant} == {"name"}  # the one that a kind of schedule has
+    assert seen.keys() == {(m, name) for m in models(RunConfig) for name in m.model_fields}
 
 
 @given(CONFIGS)
@@ -165,6 +236,18 @@ def test_any_field_that_changes_changes_the_id(content, other, draw):
     first, second = (validate(RunConfig, c, "a test") for c in (content, changed))
     same = flatten(first.model_dump(mode="json")) == flatten(second.model_dump(mode="json"))
     assert (run_id(first) == run_id(second)) == same
+
+
+@given(CONFIGS)
+@settings(max_examples=30)
+def test_zero_has_no_sign(content):
+    """-0.0 is 0.0 wherever it stands, and names the same run."""
+    text = json.dumps(content | {"weight_decay": 0.0, "dropout": 0.0})
+    signed = re.sub(r"(?<=[ \[])0\.0(?=[,}\]])", "-0.0", text)
+    assert signed != text
+    plain, other = (validate(RunConfig, json.loads(t), "a test") for t in (text, signed))
+    assert run_id(plain) == run_id(other)
+    assert other.model_dump_json() == plain.model_dump_json()
 
 
 @given(CONFIGS)
@@ -243,6 +326,27 @@ def test_odd_yaml_is_refused_in_a_sentence(tmp_path, text):
         with pytest.raises(ConfigError) as caught:
             load_scale(str(path))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_text(SMOKE.decode(), encoding="utf-16"), "is not UTF-8 text"),
+        (lambda path: path.write_bytes(SMOKE + b"# \xe9"), "is not UTF-8 text"),
+        (lambda path: path.touch(), "must be a mapping"),
+        (lambda path: path.write_bytes(SMOKE + b"#" * 2_000_000), "is longer than"),
+        (os.mkfifo, "there is no scale"),
+        (Path.mkdir, "there is no scale"),
+        (lambda path: path.symlink_to(path), "there is no scale"),
+    ],
+    ids=["UTF-16", "Latin-1", "empty", "long", "pipe", "folder", "circle"],
+)
+def test_what_is_no_scale_file_is_refused_in_a_sentence(tmp_path, make, reason):
+    path = tmp_path / "odd.yaml"
+    make(path)
+    with pytest.raises(ConfigError, match=reason) as caught:
+        load_scale(str(path))
+    assert path.name in str(caught.value)
 
 
 @given(st.lists(st.tuples(st.integers(0, len(SMOKE) - 1), st.binary(max_size=3)), max_size=4))
