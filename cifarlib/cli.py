@@ -228,10 +228,13 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from cifarlib import report
+    from cifarlib.notebooks import settings_folder
 
     parameters = dict(_parse_parameter(text) for text in options.parameter)
-    print(report.render(options.scale, options.set, options.out, parameters, options.only))
+    with settings_folder():  # before matplotlib is imported
+        from cifarlib import report
+
+        print(report.render(options.scale, options.set, options.out, parameters, options.only))
     if options.only:
         print("only a part; the whole report is left as it was", file=sys.stderr)
     return 0

@@ -304,9 +304,7 @@ class RayExecutor(Executor):
                 write_atomically(self.store.weights_path(job.run_id), message.content)
             self.store.write(message.record)
             if isinstance(job, RunJob):
-                with contextlib.suppress(OSError):  # beside a record they say nothing any more
-                    self._checkpoint(job).unlink(missing_ok=True)
-                    (self.store.state / f"{job.run_id}.error.txt").unlink(missing_ok=True)
+                self.store.clear_state(job.run_id)
         if self.hear(job, message):
             self._end(task)
 

@@ -541,6 +541,12 @@ class RecordStore:
                 faults.append(str(error))
         return good, faults
 
+    def clear_state(self, run_id: str) -> None:
+        """Remove a recorded run's checkpoint and last error, which say nothing any more."""
+        with contextlib.suppress(OSError):
+            (self.state / f"{run_id}.pt").unlink(missing_ok=True)
+            (self.state / f"{run_id}.error.txt").unlink(missing_ok=True)
+
     def set_aside(self, path: Path, reason: str) -> Path:
         """Move a damaged file out of the way, beside a note of the reason; where it is now.
 

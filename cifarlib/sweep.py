@@ -95,6 +95,7 @@ def _take_stock(
     for name, condition in runs.items():
         if record := _read(store, partial(store.read_run, name), store.run_path(name)):
             records.append(record)
+            store.clear_state(name)  # left where a worker died right behind its record
         else:
             seed = f" (seed {condition.config.seed})" if len(seeds) > 1 else ""
             jobs.append(RunJob(name, condition.name + seed, condition.config, keep_weights))

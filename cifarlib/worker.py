@@ -33,7 +33,6 @@ from cifarlib.records import (
 )
 
 LEAST_WORK = 5.0  # s of training that are worth a checkpoint
-DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
 SAFETY = 1.2  # how much longer than expected an epoch may take
 
 
@@ -204,7 +203,8 @@ def _train(
         if not held:
             connection.send(Message("busy"))
             return
-        if record := store.read_run(job.run_id):  # made by another sweep in the meantime
+        if record := store.read_run(job.run_id):  # made by another sweep, or one that died then
+            store.clear_state(job.run_id)
             connection.send(Message("done", record=record))
             return
         record = train(
@@ -318,9 +318,7 @@ def train(
             store.weights_path(name), KeptWeights(fitted.weights, inputs.mean, inputs.std)
         )
     store.write(record)
-    with contextlib.suppress(OSError):  # beside a record they say nothing any more
-        checkpoint.unlink(missing_ok=True)
-        (store.state / f"{name}.error.txt").unlink(missing_ok=True)  # of an earlier attempt
+    store.clear_state(name)
     return record
 
 

@@ -49,9 +49,9 @@ def address(tmp_path_factory):
     for condition in open_results("smoke", [], folder).conditions[:DONE]:
         store.write(make_record(condition))
     results = open_results("smoke", [], folder)
-    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    chapters = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     parameters = {"scale": "smoke", "overrides": [], "build": str(folder)}
-    executed = report.execute_all(notebooks, folder / "notebooks", [parameters] * len(notebooks))
+    executed = notebooks.execute_all(chapters, folder / "notebooks", [parameters] * len(chapters))
     leads = [SimpleNamespace(verdict=verdict) for verdict in ("confirmed", "refuted")]
     told = front.describe(results, "--scale smoke", make_findings(), leads)
     return report.assemble(executed, folder / "report.html", told).as_uri()

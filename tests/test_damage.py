@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
 
 import nbformat
@@ -11,7 +13,7 @@ from conftest import SET_TINY, make_record, tiny_conditions, tiny_store
 from faults import REPETITIONS
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarlib import cli, costs, data, locks, report
+from cifarlib import cli, costs, data, locks, notebooks, report
 from cifarlib.errors import ConfigError, DataError, RecordError
 from cifarlib.pages.seal import is_whole, seal
 from cifarlib.records import RecordStore, encode
@@ -189,11 +191,26 @@ def test_no_home_leaves_no_trace_in_a_notebook(tmp_path, monkeypatch, kind):
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     notebook = new_notebook(cells=[new_code_cell("import matplotlib.pyplot")])
     nbformat.write(notebook, tmp_path / "01_a.ipynb")
-    with report.settings_folder():
-        (executed,) = report.execute_all([tmp_path / "01_a.ipynb"], tmp_path / "out", [{}])
+    with notebooks.settings_folder():
+        (executed,) = notebooks.execute_all([tmp_path / "01_a.ipynb"], tmp_path / "out", [{}])
     assert "MPLCONFIGDIR" not in os.environ
     assert [cell.outputs for cell in nbformat.read(executed, as_version=4).cells] == [[]]
     assert home.read_bytes() == b""
+
+
+def test_no_home_leaves_no_trace_on_the_command_line(tmp_path):
+    command = [sys.executable, "-m", "cifarlib.cli", "report", "--only", "nothing"]
+    environment = {name: os.environ[name] for name in os.environ if name != "MPLCONFIGDIR"}
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)],
+        env=environment | {"HOME": "/dev/null/nobody"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "there is no such chapter" in done.stderr
 
 
 def test_what_a_killed_report_left_is_cleared_up(tmp_path):
@@ -201,5 +218,5 @@ def test_what_a_killed_report_left_is_cleared_up(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / ".01_a.ipynb.x1y2").write_text("half of it")
-    report.execute_all([tmp_path / "01_a.ipynb"], folder, [{}])
+    notebooks.execute_all([tmp_path / "01_a.ipynb"], folder, [{}])
     assert [path.name for path in folder.iterdir()] == ["01_a.ipynb"]

@@ -309,7 +309,7 @@ def test_a_file_that_may_not_grow_gets_one_sentence(
 
     with fault_log("Limit on the size of a file") as fault:
         for number in range(FEW):
-            part = worker if number % 2 else records  # which writes checkpoints, and records
+            part = checkpoints if number % 2 else records  # which writes checkpoints, and records
             limit[0] = fault.random.randrange((checkpoint if number % 2 else record) // 2)
             with fault.attempt():
                 with monkeypatch.context() as patch:

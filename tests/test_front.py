@@ -8,7 +8,7 @@ from conftest import make_record
 from nbformat.v4 import new_code_cell as code
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
-from cifarlib import published, report
+from cifarlib import notebooks, published, report
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
 
@@ -50,7 +50,7 @@ def show(told, *html):
         code("show()", outputs=[new_output("display_data", data={"text/html": text})])
         for text in html
     ]
-    notebook = report.join([("06_claims.ipynb", new_notebook(cells=cells))])
+    notebook = notebooks.join([("06_claims.ipynb", new_notebook(cells=cells))])
     return BeautifulSoup(report.make_page(notebook, told), "html.parser").select_one("header.front")
 
 

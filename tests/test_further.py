@@ -5,7 +5,7 @@ from bs4 import BeautifulSoup
 from conftest import SET_TINY, TINY, make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarlib import cli, further, paths, report
+from cifarlib import cli, further, notebooks, paths, report
 from cifarlib.pages import front, paper
 from cifarlib.records import RecordStore, open_results
 
@@ -70,7 +70,7 @@ def test_the_page_has_every_run_that_it_shows(opened):
     links = "".join(f'<a href="#run-{c.run_id}">it</a>' for c in (recorded, pending))
     output = new_output("display_data", data={"text/html": f"<p>{links}</p>"})
     cells = [new_markdown_cell("# Past it"), new_code_cell("show()", outputs=[output])]
-    notebook = report.join([("08_beyond.ipynb", new_notebook(cells=cells))])
+    notebook = notebooks.join([("08_beyond.ipynb", new_notebook(cells=cells))])
     soup = BeautifulSoup(report.make_page(notebook, told), "html.parser")
     fold = soup.find(id=f"run-{recorded.run_id}")
     assert "another processor" in fold.get_text()

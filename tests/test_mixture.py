@@ -5,7 +5,7 @@ from bs4 import BeautifulSoup
 from conftest import TINY, make_record, tiny_conditions
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from cifarlib import cli, mixture, report
+from cifarlib import cli, mixture, notebooks, report
 from cifarlib.errors import ReportError
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
@@ -70,7 +70,7 @@ def test_the_report_says_so_in_one_line(tmp_path, capsys):
 def test_a_declared_mixture_is_on_the_title_page(tmp_path):
     results = open_mixed(tmp_path, {}, {"dirty": True}, overrides=["mixed=[dirty]"])
     mixture.refuse_undeclared(results)
-    notebook = report.join([("01_data.ipynb", new_notebook(cells=[new_markdown_cell("# A")]))])
+    notebook = notebooks.join([("01_data.ipynb", new_notebook(cells=[new_markdown_cell("# A")]))])
     page = report.make_page(notebook, front.describe(results, ""))
     banner = BeautifulSoup(page, "html.parser").select_one("header [aria-label='Mixed records']")
     assert "1 run is with uncommitted changes" in banner.get_text()

@@ -52,7 +52,8 @@ NAMES = ("stage1-long/9", "stage1-long/13", "stage1-base/1")  # 6, 6 and 1 epoch
 def cluster():
     """A head, where the sweeps run, and a second node, each with one CPU, bound to 127.0.0.1."""
     folder = tempfile.mkdtemp(prefix="ray-")  # short: it holds sockets, whose paths are
-    changed = {"TMPDIR": folder, "RAY_TMPDIR": folder}
+    # Without the cap a lease that a lost node never gave back keeps no other task waiting.
+    changed = {"TMPDIR": folder, "RAY_TMPDIR": folder, "RAY_worker_cap_enabled": "0"}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
     from ray.cluster_utils import Cluster

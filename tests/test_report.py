@@ -11,7 +11,7 @@ import pytest
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cifarlib import audit, claims, display, paths, report
+from cifarlib import audit, claims, display, notebooks, paths, report
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.pages import front
 from cifarlib.records import (
@@ -112,7 +112,7 @@ def test_parameters_that_fit_pass(tmp_path):
     notebook = write_notebook(
         tmp_path / "a.ipynb", "# A", parameters='"""Why."""\nrate: float = 0.5\nn = 3\nother = None'
     )
-    report.check_parameters(notebook, {"rate": 1, "n": 4, "other": "anything"})
+    notebooks.check_parameters(notebook, {"rate": 1, "n": 4, "other": "anything"})
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_wrong_parameters_are_named(tmp_path, parameters, words):
     if "zzz" in parameters:
         notebook = write_notebook(tmp_path / "a.ipynb", "# A")
     with pytest.raises(ConfigError) as caught:
-        report.check_parameters(notebook, parameters)
+        notebooks.check_parameters(notebook, parameters)
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -152,7 +152,7 @@ def test_wrong_parameters_are_named(tmp_path, parameters, words):
 def test_a_notebook_with_a_wrong_parameters_cell_is_refused(tmp_path, source, words):
     notebook = write_notebook(tmp_path / "a.ipynb", "# A", parameters=source)
     with pytest.raises(ConfigError, match=words):
-        report.check_parameters(notebook, {})
+        notebooks.check_parameters(notebook, {})
 
 
 @pytest.mark.parametrize("content", [None, "", "{}", "[1]", '{"cells": 3}', "no notebook"])
@@ -161,7 +161,7 @@ def test_what_is_no_notebook_is_refused(tmp_path, content):
     if content is not None:
         notebook.write_text(content)
     with pytest.raises(ConfigError, match=r"a\.ipynb"):
-        report.check_parameters(notebook, {})
+        notebooks.check_parameters(notebook, {})
 
 
 def test_parameters_are_checked_before_anything_is_executed(tmp_path, monkeypatch):

@@ -125,6 +125,14 @@ def test_a_second_sweep_does_nothing(swept, conditions, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")} == before
 
 
+def test_what_a_worker_left_that_died_right_behind_its_record_goes(swept, copy, conditions):
+    for ending in ("pt", "error.txt"):
+        (copy.state / f"{conditions[0].run_id}.{ending}").write_text("left")
+    outcome, said = run_sweep(conditions, copy)
+    assert (outcome, said) == (executors.Outcome(), ["nothing is missing"])
+    assert list(copy.state.iterdir()) == []
+
+
 def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions):
     """A cut-off record, a record gone beside a damaged checkpoint, and a killed write's rest."""
     cut, gone = conditions[0], conditions[1]

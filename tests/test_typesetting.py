@@ -13,7 +13,7 @@ from conftest import PNG, make_record
 from nbconvert.exporters import get_exporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarlib import display, report
+from cifarlib import display, notebooks, report
 from cifarlib.errors import ReportError
 from cifarlib.pages import front, paper, typesetting
 from cifarlib.records import RecordStore, open_results
@@ -30,7 +30,7 @@ def shown(value):
 
 def set_pdf(*cells, front=PLAIN, name="a.ipynb"):
     cells = [new_markdown_cell(cell) if isinstance(cell, str) else cell for cell in cells]
-    return typesetting.typeset(report.join([(name, new_notebook(cells=cells))]), front)
+    return typesetting.typeset(notebooks.join([(name, new_notebook(cells=cells))]), front)
 
 
 def read(content):

@@ -10,7 +10,7 @@ from typing import Any
 from nbconvert.exporters import Exporter
 from nbformat import NotebookNode
 
-from cifarlib import report
+from cifarlib import notebooks
 from cifarlib.pages import page, typesetting
 
 
@@ -18,10 +18,10 @@ class _ReportExporter(Exporter):
     """An exporter that makes one file of a notebook; ``ReportError`` where it cannot be made."""
 
     def _join(self, nb: NotebookNode, resources: dict[str, Any] | None) -> tuple[Any, ...]:
-        """The notebook as ``report.join`` leaves it, nbconvert's resources, a title."""
+        """The notebook as ``notebooks.join`` leaves it, nbconvert's resources, a title."""
         nb, resources = super().from_notebook_node(nb, resources)
         name = resources.get("metadata", {}).get("name") or "notebook"
-        return report.join([(f"{name}.ipynb", nb)]), resources, name
+        return notebooks.join([(f"{name}.ipynb", nb)]), resources, name
 
 
 class PageExporter(_ReportExporter):
