@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 from conftest import make_data_record, make_record
 
-from cifarlib import paths, report
+from cifarlib import notebooks, paths, report
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
 
