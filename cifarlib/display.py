@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cifarlib.config import DATASETS
+from cifarlib.mixture import find_mixtures
 from cifarlib.published import TITLES
 from cifarlib.records import Results
 from cifarlib.study import Condition
@@ -389,7 +390,10 @@ def describe_data(results: Results) -> str:
 
 
 def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:
-    """What stands behind a table or figure: runs, seeds, data, epochs, device, selection."""
+    """What stands behind a table or figure: runs, seeds, data, epochs, device, selection.
+
+    Where the records behind it differ in what all should have in common, that is said, too.
+    """
     conditions = list(conditions)
     records = [results.records[c.run_id] for c in conditions if c.run_id in results.records]
     total = len({c.run_id for c in conditions})
@@ -412,4 +416,5 @@ def describe_runs(results: Results, conditions: Iterable[Condition]) -> str:
         parts.append(f"{results.scale.precision} on {', '.join(devices)}")
     chosen = {c.config.protocol.selection for c in conditions} or {results.scale.protocol.selection}
     parts.append(f"accuracies at the epoch chosen on the {' or '.join(sorted(chosen))} set")
-    return "; ".join(parts) + "."
+    mixed = find_mixtures(results, {record.run_id for record in records})
+    return " ".join(["; ".join(parts) + ".", *(f"Mixed: {found.sentence}" for found in mixed)])

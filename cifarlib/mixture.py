@@ -10,7 +10,7 @@ executed in JupyterLab, make no run. A scale that means it says so:
     mixed: [device_class, dirty]
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -61,14 +61,20 @@ _HAVE: dict[Kind, Callable[[RunRecord], Hashable]] = {
 }
 
 
-def find_mixtures(results: Results) -> list[Mixture]:
-    """In what a report's records differ though they should not; nothing where all is well."""
-    return [found for kind in get_args(Kind) if (found := _look(results, kind))]
+def find_mixtures(results: Results, among: Collection[str] | None = None) -> list[Mixture]:
+    """In what a report's records differ though they should not; nothing where all is well.
+
+    ``among`` are the ids of the runs to look at, all of them unless given.
+    """
+    records = {
+        name: record for name, record in results.records.items() if among is None or name in among
+    }
+    return [found for kind in get_args(Kind) if (found := _look(results, records, kind))]
 
 
-def _look(results: Results, kind: Kind) -> Mixture | None:
+def _look(results: Results, records: dict[str, RunRecord], kind: Kind) -> Mixture | None:
     groups: dict[str, list[str]] = {}
-    for name, record in results.records.items():
+    for name, record in records.items():
         groups.setdefault(str(_HAVE[kind](record)), []).append(name)
     if len(groups) < 2:
         return None
@@ -78,7 +84,7 @@ def _look(results: Results, kind: Kind) -> Mixture | None:
     return Mixture(
         kind,
         {text: tuple(members) for text, members in ordered},
-        tuple(names[name] for name in results.records if name in outside),
+        tuple(names[name] for name in records if name in outside),
     )
 
 

@@ -5,7 +5,7 @@ from bs4 import BeautifulSoup
 from conftest import TINY, make_record, tiny_conditions
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from cifarlib import cli, mixture, notebooks, report
+from cifarlib import cli, display, mixture, notebooks, report
 from cifarlib.errors import ReportError
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
@@ -74,6 +74,18 @@ def test_a_declared_mixture_is_on_the_title_page(tmp_path):
     page = report.make_page(notebook, front.describe(results, ""))
     banner = BeautifulSoup(page, "html.parser").select_one("header [aria-label='Mixed records']")
     assert "1 run is with uncommitted changes" in banner.get_text()
+
+
+def test_every_note_under_a_table_names_the_mixture_behind_it(tmp_path):
+    """A notebook that somebody executes by hand has no title page."""
+    results = open_mixed(tmp_path, {}, {"dirty": True}, {}, overrides=["mixed=[dirty]"])
+    shown = tiny_conditions()[:2]
+    note = display.describe_runs(results, shown)
+    assert note.endswith(
+        "Mixed: The state of the code differs: 1 run is without uncommitted changes, "
+        "1 run is with uncommitted changes (stage1-base/2)."
+    )
+    assert "Mixed" not in display.describe_runs(results, shown[:1])
 
 
 def test_one_declaration_does_not_cover_another(tmp_path):
