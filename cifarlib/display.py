@@ -221,10 +221,16 @@ def link_runs(text: str, runs: Sequence[str]) -> str:
     return f'<details class="behind"><summary>{text}</summary>{" ".join(links)}</details>'
 
 
+_FORMULA = re.compile(r"\A([=@\t\r]|[+-](?![\d.]))")
+
+
 def link_csv(rows: Iterable[Sequence[str]], name: str, label: str) -> str:
-    """A link that saves rows, the head first, as a CSV file; the page itself carries them."""
+    """A link that saves rows, the head first, as a CSV file; the page itself carries them.
+
+    A text that a spreadsheet would compute, such as ``=1+1``, gets an apostrophe before it.
+    """
     buffer = io.StringIO()
-    csv.writer(buffer).writerows(rows)
+    csv.writer(buffer).writerows([_FORMULA.sub(r"'\g<0>", cell) for cell in row] for row in rows)
     content = urllib.parse.quote(buffer.getvalue(), safe=",;:/()=+")
     return (
         f'<a class="csv" download="{name}.csv" aria-label="{html.escape(label)} as CSV" '
