@@ -354,15 +354,15 @@ class RunConfig(Strict):
         return self
 
 
-def run_id(config: RunConfig, engine: int = ENGINE) -> str:
+def run_id(config: RunConfig, engine: int = ENGINE, data: str | None = None) -> str:
     """The name of a run's record: 16 hexadecimal digits.
 
-    A hash of the canonical configuration, the data's fingerprint and ``ENGINE``; never of
-    commits, paths, hosts or times.
+    A hash of the canonical configuration, the fingerprint of its data, or of other ``data``, and
+    ``ENGINE``; never of commits, paths, hosts or times.
     """
     key = {
         "config": canonical(config),
-        "data": DATASETS[config.data.name].fingerprint,
+        "data": data or DATASETS[config.data.name].fingerprint,
         "engine": engine,
     }
     return _digest(key)[:16]

@@ -496,8 +496,7 @@ class RecordStore:
             return None
         if record.run_id != run_id_:
             raise RecordError(f"{path} holds the record of another run, {record.run_id}")
-        same_data = record.data_fingerprint == DATASETS[record.config.data.name].fingerprint
-        if same_data != (run_id(record.config, record.engine) == run_id_):
+        if run_id(record.config, record.engine, record.data_fingerprint) != run_id_:
             raise RecordError(f"{path}: the run id does not follow from the configuration")
         return record
 

@@ -348,7 +348,7 @@ def test_why_names_engine_and_data(command, tmp_path):
     arguments = ("why", condition.name, "--out", str(tmp_path), *SET_TINY)
     assert command(*arguments)[1][1:] == [f"  engine: {ENGINE - 1} there, {ENGINE} here"]
     store.run_path(old.run_id).unlink()
-    other = make_record(replace(condition, run_id="0" * 16))
+    other = make_record(replace(condition, run_id=run_id(condition.config, data="1" * 12)))
     store.write(other.model_copy(update={"data_fingerprint": "1" * 12}))
     here = DATASETS["synthetic"].fingerprint
     told = command(*arguments)[1][1:]
