@@ -46,20 +46,44 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{shown(path)} is longer than {MOST_BYTES:,} bytes; write less")
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{shown(path)} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{shown(path)} is not UTF-8 text") from error
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{shown(path)}{line}: {error.problem or 'not valid YAML'}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split())  # PyYAML takes several lines
-        raise ConfigError(f"{shown(path)} is not valid YAML: {reason}") from error
+    content = parse_yaml(text, shown(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{shown(path)} must be a mapping of keys to values")
     return content
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """What YAML says; ``ConfigError``, which names the source, for what is none or a key twice."""
+    try:
+        return yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{source}{line}: {error.problem or 'not valid YAML'}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())  # PyYAML takes several lines
+        raise ConfigError(f"{source} is not valid YAML: {reason}") from error
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:  # for !!bool x
+        raise ConfigError(
+            f"{source} is not valid YAML: a tag such as !!int does not fit its value"
+        ) from error
+
+
+def parse_value(text: str, source: str) -> Any:
+    """A value of the command line, which is YAML; ``ConfigError``, which names the source."""
+    try:
+        return parse_yaml(text, "it")
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {cut(text)!r} is not a YAML value: {error}") from error
+
+
+def cut(text: str) -> str:
+    """A text of the command line as a sentence may quote it."""
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def shown(path: Path) -> str:

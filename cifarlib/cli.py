@@ -14,9 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from cifarlib import STARTED, __version__, paths
+from cifarlib.checking import cut, parse_value
 from cifarlib.config import DATASETS, ENGINE, flatten
 from cifarlib.errors import CifarlibError, ConfigError
 from cifarlib.records import Results, RunRecord, open_results
@@ -244,10 +243,7 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ConfigError(f"--parameter {text}: write NAME=VALUE, such as threshold=60.0")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--parameter {text}: {value!r} is not a YAML value") from error
+    return name, parse_value(value, f"--parameter {cut(text)}")
 
 
 def _verify(options: argparse.Namespace) -> int:

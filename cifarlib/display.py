@@ -221,7 +221,8 @@ def link_runs(text: str, runs: Sequence[str]) -> str:
     return f'<details class="behind"><summary>{text}</summary>{" ".join(links)}</details>'
 
 
-_FORMULA = re.compile(r"\A([=@\t\r]|[+-](?![\d.]))")
+# What begins with a sign is none where a number follows, and after it nothing or a blank.
+_FORMULA = re.compile(r"\A([=@\t\r]|[+-](?![\d.]+(\s|\Z)))")
 
 
 def link_csv(rows: Iterable[Sequence[str]], name: str, label: str) -> str:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field
 
 from cifarlib import paths
-from cifarlib.checking import Strict, read_yaml, shown, suggest, validate
+from cifarlib.checking import Strict, cut, parse_value, read_yaml, shown, suggest, validate
 from cifarlib.config import (
     DATASETS,
     IMAGE_SIZE,
@@ -154,11 +153,8 @@ def load_scale(
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {text}: write key=value, such as data.train_size=2000")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text}: {value!r} is not a YAML value") from error
-        _assign(content, key.strip().split("."), parsed, f"--set {text}")
+        parsed = parse_value(value, f"--set {cut(text)}")
+        _assign(content, key.strip().split("."), parsed, f"--set {cut(text)}")
         source = f"{shown(path)} with --set"
         if isinstance(content.get("protocol"), str):
             content["protocol"] = _preset(study, "protocol", content["protocol"])

@@ -18,7 +18,7 @@ from conftest import make_record, tiny_conditions
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifarlib import data, paths
+from cifarlib import cli, data, paths
 from cifarlib.checking import Strict, validate
 from cifarlib.config import DATASETS, RunConfig, flatten, run_id
 from cifarlib.errors import CifarlibError, ConfigError, DataError, RecordError
@@ -314,6 +314,10 @@ def read_scale(path: Path, content: bytes) -> None:
         "epochs: {2020-13-45: 1}",
         "seeds: !!binary '?'",
         "%YAML 9.9\n--- a",
+        "seeds: !!int ''",
+        "seeds: !!float ''",
+        "seeds: !!bool x",
+        "seeds: !!timestamp x",
         "\0",
         "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
         + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)),
@@ -326,6 +330,29 @@ def test_odd_yaml_is_refused_in_a_sentence(tmp_path, text):
         with pytest.raises(ConfigError) as caught:
             load_scale(str(path))
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "!!int ''",
+        "!!bool x",
+        "9" * 5000,
+        "{2020-13-45: 1}",
+        "[" * 3000,
+        "{a: 1, a: 2}",
+        "!!python/name:os.system",
+        "[1",
+        "\0",
+    ],
+)
+@pytest.mark.parametrize("option", ["--set", "--parameter"])
+def test_odd_values_on_the_command_line_are_refused_in_a_sentence(tmp_path, capsys, option, value):
+    command = ["report", option, f"seeds={value}", "--out", str(tmp_path)]
+    assert cli.main(command) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert f"{option} seeds=" in said
+    assert len(said) < 300
 
 
 @pytest.mark.parametrize(
