@@ -62,7 +62,8 @@ def parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)
     except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        several = error.problem_mark and "\n" in text
+        line = f", line {error.problem_mark.line + 1}" if several else ""
         raise ConfigError(f"{source}{line}: {error.problem or 'not valid YAML'}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())  # PyYAML takes several lines
