@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -274,3 +275,14 @@ def wait_for(happened, what: str):
         assert time.monotonic() < end, f"{what} did not happen within {DEADLINE} s"
         time.sleep(0.005)
     return found
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Small batches gain nothing from more, and suffer where other processes use the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

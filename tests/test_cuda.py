@@ -23,6 +23,8 @@ from cifarlib.lanes import Card, Lane, measure_step
 from cifarlib.models import build_model
 from cifarlib.training import Run, fit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 ADAMW = {**ADAM, "name": "adamw"}
@@ -31,14 +33,6 @@ STEPS = OPTIMIZERS | {"nesterov": {**SGD, "nesterov": True}}
 COSINE = {"name": "cosine", "warmup": 0.2, "final": 0.1}
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

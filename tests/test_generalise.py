@@ -13,6 +13,8 @@ from cifarlib.data import Images, Splits
 from cifarlib.errors import DataError
 from cifarlib.records import RecordStore, open_results, pack_classes
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SET = (
     "data={name: cifar10, train_size: 20, validation_size: 10, test_size: 60}",
     "epochs.30=1",
@@ -20,14 +22,6 @@ SET = (
 )
 NAMES = ("stage1-base/1", "stage1-base/2")
 IMAGES = 60  # of the made-up set
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,10 @@ from cifarlib.models import build_model
 from cifarlib.study import expand, load_scale, load_study
 from cifarlib.training import ImageSet, Inputs, fit
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 TRAJECTORIES = Path(__file__).with_name("trajectories.json")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_inputs(train=96, validation=40, test=50):

@@ -15,19 +15,13 @@ from cifarlib.generalise import KeptNetwork
 from cifarlib.records import RecordStore, RunRecord
 from cifarlib.weights import KeptWeights, read_weights, write_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 LARGER = (
     "data={name: synthetic, train_size: 40, validation_size: 20, test_size: 200}",
     "seeds=[43]",  # whose best epoch is the first
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
