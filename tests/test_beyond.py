@@ -116,6 +116,19 @@ def test_rows_within_the_noise_are_counted(empty):
     assert noise.tabulate_survivors(empty)["Within seeds' noise"].isna().all()
 
 
+def test_the_setting_with_the_most_seeds_rules(empty):
+    """However large the noise that two seeds of another leave room for."""
+    given = give(empty, noise.STAGE)
+    kept = [c for c in given.select(noise.STAGE) if c.run == 1]
+    kept += [c for c in given.select(noise.STAGE) if c.run == 2][:2]
+    few = dataclasses.replace(given, records={c.run_id: given.record(c) for c in kept})
+    many, two = noise.floors(few)
+    assert len(many.values) > len(two.values) == 2
+    assert noise.ruling_floor(few) == many
+    assert f"{noise.least_difference(many):.2f} points" in noise.say_noise(few)
+    assert noise.ruling_floor(empty) is None
+
+
 def test_seeds_of_the_corrected_protocol_count_for_the_noise(empty):
     results = give(empty, protocol.STAGE)
     corrected = seeds.by_label(results, protocol.STAGE, 1)[protocol.CORRECTED]

@@ -202,7 +202,7 @@ def test_a_folder_with_such_records_is_read_merged_and_packed(stored, tmp_path, 
     damaged = shift.shift_path(there, record.run_id)
     damaged.write_bytes(b"{")
     merged = merge.merge(open_results("smoke", TINY, there.folder), [stored.folder])
-    assert (merged.others, len(merged.damaged)) == ([], 1)
+    assert (merged.others, len(merged.replaced)) == ([], 1)  # ours
     assert {name for name in merged.taken if "CIFAR-10.1" in name} == {
         f"{name} (seed 42) on CIFAR-10.1" for name in NAMES
     }

@@ -103,12 +103,22 @@ def least_difference(floor: Floor) -> float | None:
     return float(stats.t.ppf((1 + LEVEL) / 2, len(floor.values) - 1)) * 2**0.5 * floor.seeds
 
 
+def ruling_floor(results: Results) -> Floor | None:
+    """The setting with the most seeds; of those with as many, that of the larger noise.
+
+    Two seeds tell next to nothing of their spread. None where no setting has even two.
+    """
+    known = [floor for floor in floors(results) if floor.seeds is not None]
+    return max(known, key=lambda f: (len(f.values), least_difference(f)), default=None)
+
+
 def tabulate_survivors(results: Results) -> pd.DataFrame:
     """How many rows of each printed search are not told apart from its highest test accuracy.
 
-    By the larger of the settings' least differences, and by a test set of 10,000 alone.
+    By the least difference of ``ruling_floor``, and by a test set of 10,000 alone.
     """
-    limits = [limit for floor in floors(results) if (limit := least_difference(floor)) is not None]
+    floor = ruling_floor(results)
+    limit = least_difference(floor) if floor else None
     rows = []
     for number in TABLES:
         accuracy = published.read_table(number).test_top1
@@ -122,7 +132,7 @@ def tabulate_survivors(results: Results) -> pd.DataFrame:
                 "Best test top-1": float(accuracy.max()),
                 "Other rows": others,
                 "Within seeds' noise": (
-                    f"{int((behind <= max(limits)).sum()) - 1} of {others}" if limits else None
+                    None if limit is None else f"{int((behind <= limit).sum()) - 1} of {others}"
                 ),
                 "Within the test images' noise": f"{int((behind <= images).sum()) - 1} of {others}",
             }
@@ -132,14 +142,13 @@ def tabulate_survivors(results: Results) -> pd.DataFrame:
 
 def say_noise(results: Results) -> str:
     """The limit that the count uses, and where it comes from."""
-    known = [floor for floor in floors(results) if floor.seeds is not None]
-    if not known:
+    floor = ruling_floor(results)
+    if floor is None:
         return "The noise between seeds is pending: it takes at least two seeds of one setting."
-    widest = max(known, key=lambda floor: least_difference(floor) or 0.0)
     return (
-        f"Two single runs of the same setting differ by more than {least_difference(widest):.2f} "
-        f"points in 5 of 100 cases ({TITLES.get(widest.run, widest.run)}, {len(widest.values)} "
-        f"seeds, σ = {widest.seeds:.2f})."
+        f"Two single runs of the same setting differ by more than {least_difference(floor):.2f} "
+        f"points in 5 of 100 cases ({TITLES.get(floor.run, floor.run)}, {len(floor.values)} "
+        f"seeds, σ = {floor.seeds:.2f})."
     )
 
 
