@@ -19,7 +19,7 @@ from typing import Any
 from cifarlib import __version__, costs, further, paths
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
-from cifarlib.pages.seal import is_whole
+from cifarlib.pages.seal import is_beside, is_whole
 from cifarlib.records import Results, encode, open_results, write_atomically
 from cifarlib.report import name_records
 from cifarlib.shift import read_shifts, shift_path
@@ -109,10 +109,19 @@ def collect(results: Results, scale_file: Path) -> Files:
         )
     if results.network:
         files[f"{home}/runs/{results.store.network_path.name}"] = encode(results.network)
-    for path in _built(results.store.folder):
-        content = path.read_bytes()
+    built = {
+        path.relative_to(results.store.folder).as_posix(): path.read_bytes()
+        for path in _built(results.store.folder)
+    }
+    for name, content in built.items():
+        path = results.store.folder / name
         _refuse_damaged(path, content)
-        files[f"{home}/{path.relative_to(results.store.folder).as_posix()}"] = content
+        if not is_beside(built.get("report.html", b""), name, content):
+            raise ConfigError(
+                f"{path} is not the one that report.html was made with; make both again with "
+                "cifarlib report, or remove it"
+            )
+        files[f"{home}/{name}"] = content
     return files
 
 

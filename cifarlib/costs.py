@@ -1,5 +1,6 @@
 """What the study costs: the committed measurements of speed, and the times in the records."""
 
+import hashlib
 import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
 best bf16 matrix product, evaluation rate ours / fp32 eager."""
 
 DEVICES = ("cpu", "cuda")
+DIGEST = "sha256"  # of the rest of the file, at its top
 
 Bench = Mapping[str, Any]
 
@@ -39,14 +41,15 @@ def read_bench(device: str = "cpu", folder: Path = paths.BENCH) -> Bench:
         raise ConfigError(
             f"{path} cannot be read as JSON; make it again: cifarlib bench"
         ) from error
-    if not isinstance(content, dict) or not all(map(_is_part, content, content.values())):
+    if not isinstance(content, dict) or DIGEST not in content:
         raise ConfigError(f"{path} holds no measurements; make it again: cifarlib bench")
+    if content.pop(DIGEST) != _digest(content):
+        raise ConfigError(f"{path} is not as it was written; make it again: cifarlib bench")
     return content
 
 
-def _is_part(name: str, part: Any) -> bool:
-    """Whether a key of the file and what stands there may be a part, or one of the ratios."""
-    return isinstance(part, dict) and (name in RATIOS or {"measured", "versions"} <= set(part))
+def _digest(content: Bench) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_bench(parts: Bench, device: str = "cpu", folder: Path = paths.BENCH) -> list[Path]:
@@ -56,18 +59,20 @@ def write_bench(parts: Bench, device: str = "cpu", folder: Path = paths.BENCH) -
         throughput = dict(parts["throughput"])
         ratios = {name: throughput.pop(name) for name in RATIOS if name in throughput}
         content = ratios | content | ratios | {"throughput": throughput}
+    content = _rounded(content)
     written = [folder / f"{device}.json", folder / f"{device}.md"]
-    write_atomically(written[0], (json.dumps(_rounded(content), indent=1) + "\n").encode())
+    whole = {DIGEST: _digest(content)} | content
+    write_atomically(written[0], (json.dumps(whole, indent=1) + "\n").encode())
     write_atomically(written[1], _markdown(content, device).encode())
     return written
 
 
 def _rounded(value: Any) -> Any:
-    """Measured values to five digits; no clock is better."""
+    """Measured values to five digits, for no clock is better; keys as JSON has them."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {str(key): _rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_rounded(inner) for inner in value]
     return value

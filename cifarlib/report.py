@@ -84,7 +84,8 @@ def render(
         pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
         html = make_page(_merge(executed), front, partial=bool(parts))
         write_atomically(page.with_suffix(".pdf"), pdf)
-        write_atomically(page, seal(html))
+        beside = {path.relative_to(folder).as_posix(): path.read_bytes() for path in executed}
+        write_atomically(page, seal(html, {page.with_suffix(".pdf").name: pdf} | beside))
     return page
 
 

@@ -119,12 +119,11 @@ def _markdown(content: dict[str, Any]) -> str:
         "",
         "A fault is survived if the same command then finishes, every record is valid and, where "
         "runs were trained, each `result` has the bits of one that was never disturbed. A damaged "
-        "file (cut, a bit turned over, emptied, garbage, another's content; a PDF or a notebook: "
-        "no single bit) is survived if it is never read as good, but made again or named, without "
-        "a traceback. Lost is an "
-        "epoch that had to be trained again: per kill and run, at most, and in total. The moments "
-        "are random, from the seed. Build folders have spaces and letters beyond ASCII in their "
-        "names; killed sweeps have a `TMPDIR` longer than the name of a socket may be.",
+        "file (cut, a bit turned over, emptied, garbage, another's content) is survived if it is "
+        "never read as good, but made again or named, without a traceback. Lost is an epoch that "
+        "had to be trained again: per kill and run, at most, and in total. The moments are random, "
+        "from the seed. Build folders have spaces and letters beyond ASCII in their names; killed "
+        "sweeps have a `TMPDIR` longer than the name of a socket may be.",
         "",
         "| Fault | Tried | Survived | Epochs lost, at most | Epochs lost | Seed | Note |",
         "|---|--:|--:|--:|--:|--:|---|",

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from cifarlib import cli, costs, data, locks, notebooks, report
 from cifarlib.errors import ConfigError, DataError, RecordError
-from cifarlib.pages.seal import is_whole, seal
+from cifarlib.pages.seal import is_beside, is_whole, seal
 from cifarlib.records import RecordStore, encode
 
 REPEATS = 20 * min(REPETITIONS, 10)
@@ -73,12 +73,6 @@ def test_a_seal_tells_every_flipped_bit_and_every_cut():
     assert whole == [len(PAGE.rstrip()), len(PAGE)]  # all but the seal itself
 
 
-def spoil(content: bytes, chance: random.Random) -> bytes:
-    """A file without a digest or seal: cut, emptied or garbage, all of which can be told."""
-    cut = chance.randrange(len(content) - 10)
-    return chance.choice([content[:cut], b"", chance.randbytes(99), b"null"])
-
-
 def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys, fault_log):
     first, second = tiny_conditions()[:2]
     with fault_log(
@@ -93,15 +87,13 @@ def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys, fau
                 theirs.folder / name for name in ("report.html", "report.pdf", "notebooks/01.ipynb")
             ]
             built[2].parent.mkdir()
-            for path, content in zip(
-                built, (seal(PAGE), b"%PDF-1.7\n%%EOF", b'{"cells": []}\n'), strict=True
-            ):
+            beside = {"report.pdf": b"%PDF-1.7\n%%EOF", "notebooks/01.ipynb": b'{"cells": []}\n'}
+            contents = (seal(PAGE, beside), *beside.values())
+            for path, content in zip(built, contents, strict=True):
                 path.write_bytes(content)
             path = chance.choice([record, *built])
-            whole = path.read_bytes()
-            sealed = path in (record, built[0])
-            bad = damage(whole, b"{}", chance) if sealed else spoil(whole, chance)
-            path.write_bytes(b"" if is_whole(bad) else bad)  # a page cut right before its seal
+            bad = damage(path.read_bytes(), b"{}", chance)
+            path.write_bytes(b"" if is_whole(bad) else bad)  # a page cut right before its seals
             commands = {
                 "merge": ["merge", str(theirs.folder), "--out", str(ours.folder), *SET_TINY],
                 "diff": ["diff", str(theirs.folder), str(theirs.folder)],
@@ -119,11 +111,31 @@ def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys, fau
             assert ours.run_ids() == taken
 
 
+def test_a_seal_knows_what_stands_beside_the_page():
+    page = seal(PAGE, {"report.pdf": b"one"})
+    assert is_whole(page)
+    assert is_beside(page, "report.pdf", b"one")
+    assert not is_beside(page, "report.pdf", b"another")
+    assert is_beside(page, "notebooks/01.ipynb", b"of which it says nothing")
+    assert is_beside(PAGE, "report.pdf", b"of before there were seals")
+
+
 @pytest.mark.parametrize("content", [b"", b"[1]", b"null", b'{"throughput": {}}', b'{"a": 1}'])
 def test_damaged_measurements_are_named(tmp_path, content):
     (tmp_path / "cpu.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
         costs.read_bench(folder=tmp_path)
+
+
+def test_every_flipped_bit_in_measurements_is_named(tmp_path):
+    path, _ = costs.write_bench({"own": {"one": 1.25, "name": "two"}}, folder=tmp_path)
+    whole = path.read_bytes()
+    for place in range(8 * len(whole.rstrip())):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
+            costs.read_bench(folder=tmp_path)
 
 
 def test_a_lock_is_held_whatever_its_file_holds(tmp_path, capsys, fault_log):

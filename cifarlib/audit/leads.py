@@ -4,14 +4,12 @@ Both are said in our words. A lead's ``says`` and a fact's ``values`` are what t
 calculates with: numbers of the paper's prose, settings of its code.
 """
 
-from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from cifarlib import paths
-from cifarlib.checking import Strict, validate
+from cifarlib.checking import Strict, read_yaml, validate
 from cifarlib.errors import ConfigError
 
 
@@ -54,7 +52,7 @@ def read_leads() -> list[Lead]:
     Raises ``ConfigError`` for a missing or damaged file, and for an id that stands there twice.
     """
     path = paths.PUBLISHED / "leads.yaml"
-    leads = validate(_Leads, {"leads": _read(path)}, path.name).leads
+    leads = validate(_Leads, read_yaml(path), path.name).leads
     names = [lead.id for lead in leads]
     for name in names:
         if names.count(name) > 1:
@@ -73,18 +71,4 @@ def find_lead(name: str) -> Lead:
 def read_facts() -> dict[str, Fact]:
     """What the listings do, by a short name; ``ConfigError`` for a missing or damaged file."""
     path = paths.PUBLISHED / "listings.yaml"
-    return validate(_Facts, {"facts": _read(path)}, path.name).facts
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"{path.name} cannot be read ({error.strerror}); restore it from the repository"
-        ) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"{path.name} is damaged: {reason}; restore it from the repository"
-        ) from error
+    return validate(_Facts, {"facts": read_yaml(path)}, path.name).facts
