@@ -22,7 +22,7 @@ from cifarlib.records import Results, RunRecord, open_results
 from cifarlib.study import STUDIES, Condition
 
 if TYPE_CHECKING:
-    from cifarlib.executors import Executor
+    from cifarlib.sweep.executors import Executor
 
 EXAMPLES = """\
 examples:
@@ -129,7 +129,7 @@ def _choose_executor(options: argparse.Namespace) -> "Callable[..., Executor] | 
         if options.address:
             raise ConfigError("--address is of a Ray cluster; add --executor ray")
         return None
-    from cifarlib.ray_executor import RayExecutor
+    from cifarlib.sweep.ray_executor import RayExecutor
 
     return partial(RayExecutor, address=options.address)
 

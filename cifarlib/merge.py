@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cifarlib.checkpoints import unpack_checkpoint
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
+from cifarlib.locks import lock
 from cifarlib.records import (
     DataRecord,
     NetworkRecord,
@@ -22,7 +22,7 @@ from cifarlib.records import (
     write_atomically,
 )
 from cifarlib.shift import ShiftRecord, read_shift, write_shift
-from cifarlib.worker import lock
+from cifarlib.sweep.checkpoints import unpack_checkpoint
 
 Record = RunRecord | DataRecord | NetworkRecord | ShiftRecord
 Side = Literal["ours", "theirs"]

@@ -13,7 +13,6 @@ import psutil
 import pytest
 from faults import fault_log  # noqa: F401  (a fixture for all tests)
 
-from cifarlib import executors, worker
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.errors import DataError
 from cifarlib.records import (
@@ -33,6 +32,7 @@ from cifarlib.records import (
     pack_predictions,
 )
 from cifarlib.study import Condition, expand, load_scale, load_study
+from cifarlib.sweep import executors, worker
 
 TINY = (
     "data={name: synthetic, train_size: 20, validation_size: 10, test_size: 10}",

@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import TINY, make_data_record, make_record, tiny_store
 
-from cifarlib import audit, augment, data, describe, paths
+from cifarlib import audit, augment, data, paths
 from cifarlib.audit import evidence, leads
 from cifarlib.errors import ConfigError, DataError
 from cifarlib.records import Statistics, open_results
+from cifarlib.sweep import describe
 
 NEEDS_DATA = {"factor_49", "centre_crop", "last_layer", "input_scale"}
 

@@ -15,12 +15,13 @@ from conftest import DEADLINE, make_record, tiny_conditions, tiny_store
 from test_optimizers import MUON
 from test_training import DAA2, SGD, change, make_inputs, short_run
 
-from cifarlib import lanes, progress, sweep, training, worker
+from cifarlib import lanes, progress, sweep, training
 from cifarlib.card_share import MEMORY, share
 from cifarlib.config import ModelConfig
 from cifarlib.cuda import MOMENTS, LaneRun, Program, kind_of, step_scalars, supports, update_
 from cifarlib.lanes import Card, Lane, measure_step
 from cifarlib.models import build_model
+from cifarlib.sweep import worker
 from cifarlib.training import Run, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -30,8 +30,9 @@ from faults import (
 )
 from test_damage import damage
 
-from cifarlib import checkpoints, cli, executors, locks, records, sweep, worker
+from cifarlib import cli, locks, records, sweep
 from cifarlib.records import RecordStore
+from cifarlib.sweep import checkpoints, executors, worker
 
 STAGE = "stage1-long"  # two conditions of three epochs each, under the tiny scale
 COMMAND = ["--stage", STAGE, *SET_TINY, "--device", "cpu", "--checkpoint-every", "1"]

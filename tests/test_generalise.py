@@ -8,10 +8,11 @@ import torch
 from test_shift import write_set
 from test_training import make_inputs
 
-from cifarlib import cli, data, generalise, shift, training, worker
+from cifarlib import cli, data, generalise, shift, training
 from cifarlib.data import Images, Splits
 from cifarlib.errors import DataError
 from cifarlib.records import RecordStore, open_results, pack_classes
+from cifarlib.sweep import worker
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -3,10 +3,11 @@
 import pytest
 from conftest import tiny_conditions, tiny_store, wait_for
 
-from cifarlib.executors import Outcome
 from cifarlib.explore.collection import find_mistakes
 from cifarlib.explore.launch import Launch, Progress
-from cifarlib.worker import Message, lock
+from cifarlib.locks import lock
+from cifarlib.sweep.executors import Outcome
+from cifarlib.sweep.worker import Message
 
 
 def follow(launch: Launch, act=lambda progress: None) -> Progress:

@@ -5,10 +5,11 @@ import json
 import pytest
 from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_conditions, tiny_store
 
-from cifarlib import checkpoints, cli, locks
+from cifarlib import cli, locks
 from cifarlib.errors import ConfigError
 from cifarlib.merge import merge
 from cifarlib.records import RecordStore, encode, open_results
+from cifarlib.sweep import checkpoints
 
 ONE, TWO, THREE = NAMES = ("stage1-base/1", "stage1-base/2", "stage1-long/9")
 

@@ -42,17 +42,18 @@ from conftest import (
     wait_for,
 )
 
-from cifarlib import checkpoints, cli, data, describe, executors, locks, sweep, worker
-from cifarlib.budget import BORDER, Budget
-from cifarlib.checkpoints import checkpoint_epoch
+from cifarlib import cli, data, locks, sweep
 from cifarlib.config import DATASETS
 from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
-from cifarlib.executors import LANES, default_workers
 from cifarlib.progress import Prices
 from cifarlib.records import RecordStore
 from cifarlib.study import Condition
-from cifarlib.worker import RunJob
+from cifarlib.sweep import checkpoints, describe, executors, worker
+from cifarlib.sweep.budget import BORDER, Budget
+from cifarlib.sweep.checkpoints import checkpoint_epoch
+from cifarlib.sweep.executors import LANES, default_workers
+from cifarlib.sweep.worker import RunJob
 
 
 def run_sweep(conditions, store, **settings) -> tuple[executors.Outcome, list[str]]:

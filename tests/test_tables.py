@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from conftest import make_data_record, make_network_record, make_record
 
-from cifarlib import data, describe, published, tables
+from cifarlib import data, published, tables
 from cifarlib.errors import DataError
 from cifarlib.records import RecordStore, Statistics, open_results
+from cifarlib.sweep import describe
 
 SEEDS = ["seeds=[1, 2]"]
 

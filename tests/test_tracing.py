@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from cifarlib import describe, models, sweep, tracing
+from cifarlib import models, sweep, tracing
 from cifarlib.config import ENGINE
 from cifarlib.records import RecordStore
+from cifarlib.sweep import describe
 
 
 @pytest.fixture(scope="module")

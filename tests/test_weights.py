@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import make_record, tiny_conditions, tiny_store
 
-from cifarlib import data, weights, worker
+from cifarlib import data, weights
 from cifarlib.config import AverageConfig, RunConfig
 from cifarlib.errors import RecordError
 from cifarlib.generalise import KeptNetwork
 from cifarlib.records import RecordStore, RunRecord
+from cifarlib.sweep import worker
 from cifarlib.weights import KeptWeights, read_weights, write_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")

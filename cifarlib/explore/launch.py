@@ -17,12 +17,12 @@ from typing import Literal
 
 from cifarlib.config import RunConfig, run_id
 from cifarlib.errors import CifarlibError
-from cifarlib.executors import Outcome
 from cifarlib.progress import cores
 from cifarlib.records import RecordStore
 from cifarlib.study import Condition
 from cifarlib.sweep import sweep
-from cifarlib.worker import Message
+from cifarlib.sweep.executors import Outcome
+from cifarlib.sweep.worker import Message
 
 State = Literal["starting", "training", "done", "stopped", "failed"]
 

@@ -3,10 +3,10 @@
 import time
 from collections import deque
 
-from cifarlib.checkpoints import checkpoint_epoch
 from cifarlib.progress import Prices
 from cifarlib.records import RecordStore
-from cifarlib.worker import SAFETY, Job, RunJob
+from cifarlib.sweep.checkpoints import checkpoint_epoch
+from cifarlib.sweep.worker import SAFETY, Job, RunJob
 
 STOPPING = 1.5  # s before the deadline at which workers are ended, wherever they are
 BORDER = 3.0  # s before the deadline by which a run's last epoch must have ended

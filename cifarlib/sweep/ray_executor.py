@@ -22,11 +22,11 @@ from cifarlib import __version__, data
 from cifarlib.card_share import share
 from cifarlib.config import ENGINE, RunConfig
 from cifarlib.errors import RunError
-from cifarlib.executors import LANES, Executor, Outcome
 from cifarlib.locks import lock
 from cifarlib.progress import cores
 from cifarlib.records import AnyRecord, RecordStore, remove_leftovers, write_atomically
-from cifarlib.worker import DataJob, Job, Message, NetworkJob, RunJob
+from cifarlib.sweep.executors import LANES, Executor, Outcome
+from cifarlib.sweep.worker import DataJob, Job, Message, NetworkJob, RunJob
 
 PATIENCE = 60.0  # s without any node that could carry out a run, or for a message to come over
 SILENCE = 120.0  # s without a message of any task, after which that is said
@@ -414,7 +414,7 @@ def _make_task() -> Callable[..., Iterator[Any]]:
                 f"{wanted[0]} with engine {wanted[1]}; install the same everywhere"
             )
             return
-        from cifarlib.ray_node import serve_task
+        from cifarlib.sweep.ray_node import serve_task
 
         yield from serve_task(*order)
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from cifarlib.checkpoints import checkpoint_epoch
 from cifarlib.config import RunConfig
 from cifarlib.progress import Prices, duration
 from cifarlib.records import AnyRecord, RecordStore, RunRecord
-from cifarlib.worker import Job, RunJob
+from cifarlib.sweep.checkpoints import checkpoint_epoch
+from cifarlib.sweep.worker import Job, RunJob
 
 
 class ProgressLine:

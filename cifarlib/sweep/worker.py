@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import provenance
-from cifarlib.checkpoints import Aside, read_checkpoint, write_checkpoint
 from cifarlib.config import DATASETS, ENGINE, RunConfig
 from cifarlib.energy import Meter
 from cifarlib.errors import CifarlibError, UnavailableError
@@ -31,6 +30,7 @@ from cifarlib.records import (
     RunRecord,
     remove_leftovers,
 )
+from cifarlib.sweep.checkpoints import Aside, read_checkpoint, write_checkpoint
 
 LEAST_WORK = 5.0  # s of training that are worth a checkpoint
 SAFETY = 1.2  # how much longer than expected an epoch may take
@@ -356,7 +356,7 @@ def _lane(config: RunConfig, device: Any) -> contextlib.AbstractContextManager[A
 
 def _describe(job: DataJob | NetworkJob, store: RecordStore, connection: Connection) -> None:
     """Make a description, unless another sweep makes it or has made it in the meantime."""
-    from cifarlib.describe import describe_dataset, describe_network
+    from cifarlib.sweep.describe import describe_dataset, describe_network
 
     if isinstance(job, DataJob):
         path = store.data_path(job.dataset)

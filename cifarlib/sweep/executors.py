@@ -13,12 +13,12 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from cifarlib.budget import Budget
 from cifarlib.errors import CifarlibError
 from cifarlib.progress import cores
-from cifarlib.progress_line import ProgressLine
 from cifarlib.records import RecordStore, write_atomically
-from cifarlib.worker import Job, Message, RunJob, serve, serve_lanes
+from cifarlib.sweep.budget import Budget
+from cifarlib.sweep.progress_line import ProgressLine
+from cifarlib.sweep.worker import Job, Message, RunJob, serve, serve_lanes
 
 
 @dataclass

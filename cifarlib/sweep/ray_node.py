@@ -19,7 +19,7 @@ from typing import Any
 from cifarlib import data, paths, provenance
 from cifarlib.errors import CifarlibError, DataError
 from cifarlib.records import RecordStore, write_atomically
-from cifarlib.worker import DataJob, Job, Message, RunJob, carry_out
+from cifarlib.sweep.worker import DataJob, Job, Message, RunJob, carry_out
 
 FETCHING = 300.0  # s that a file of a data set may take to a node
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from cifarlib.budget import Budget
 from cifarlib.errors import RecordError
-from cifarlib.executors import Executor, LocalExecutor, Outcome
-from cifarlib.progress_line import ProgressLine
 from cifarlib.records import AnyRecord, RecordStore, RunRecord
 from cifarlib.study import Condition
-from cifarlib.worker import DataJob, Job, Message, NetworkJob, RunJob
+from cifarlib.sweep.budget import Budget
+from cifarlib.sweep.executors import Executor, LocalExecutor, Outcome
+from cifarlib.sweep.progress_line import ProgressLine
+from cifarlib.sweep.worker import DataJob, Job, Message, NetworkJob, RunJob
 
 
 def sweep(
