@@ -469,16 +469,18 @@ def test_reports_that_are_killed_leave_whole_ones(tmp_path, conditions, fault_lo
     subprocess.run(command, check=True, capture_output=True)
     took = time.monotonic() - began
     store.write(make_record(conditions[0]))
-    found = [report_files(store.folder)]
+    old, found = report_files(store.folder), []
     with fault_log("SIGKILL of a report") as fault:
-        for _ in range(FEW):
+        for _ in range(REPETITIONS):
+            for name, content in old.items():
+                (store.folder / name).write_bytes(content)
             process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
             time.sleep(fault.random.uniform(0.3, took))
             kill_group(process)
             found.append(report_files(store.folder))
-        with fault.attempt(FEW):
+        with fault.attempt(REPETITIONS):
             subprocess.run(command, check=True, capture_output=True)
-            old, new = found[0], report_files(store.folder)
+            new = report_files(store.folder)
             assert all(old[name] != new[name] for name in old)
             assert all(files[name] in (old[name], new[name]) for files in found for name in files)
             assert list(store.folder.rglob(".*")) == []
