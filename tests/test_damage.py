@@ -9,6 +9,7 @@ import threading
 
 import nbformat
 import pytest
+import torch
 from conftest import SET_TINY, make_record, tiny_conditions, tiny_store
 from faults import REPETITIONS
 from nbformat.v4 import new_code_cell, new_notebook
@@ -17,6 +18,7 @@ from cifarlib import cli, costs, data, locks, notebooks, report
 from cifarlib.errors import ConfigError, DataError, RecordError
 from cifarlib.pages.seal import is_beside, is_whole, seal
 from cifarlib.records import RecordStore, encode
+from cifarlib.weights import KeptWeights, read_weights, write_weights
 
 REPEATS = 20 * min(REPETITIONS, 10)
 
@@ -53,6 +55,18 @@ def test_a_damaged_record_is_never_read_as_good(tmp_path, capsys, fault_log):
                 if number % 10 == 0:
                     assert cli.main(["status", "--out", str(store.folder), *SET_TINY]) == 0
                     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_damaged_weights_are_never_read_as_good(tmp_path, fault_log):
+    path = tmp_path / "0123.pt"
+    kept = KeptWeights({"fc.weight": torch.ones(2, 3)}, (0.5, 0.4, 0.3), (0.25, 0.24, 0.23))
+    write_weights(path, kept)
+    whole = path.read_bytes()
+    with fault_log("Kept weights damaged") as fault:
+        for _ in range(REPEATS):
+            path.write_bytes(damage(whole, b"another's", fault.random))
+            with fault.attempt(), pytest.raises(RecordError, match=r"0123\.pt is damaged: "):
+                read_weights(path)
 
 
 PAGE = b"""<html><body><header class="front"></header>
