@@ -47,7 +47,7 @@ class Stage(Strict):
     grid: dict[str, list[Any]] = Field(default={})
     list_: list[dict[str, Any]] = Field(default=[], alias="list")
     cumulated: bool = False  # each item of the list adds to the ones before
-    at: dict[str, dict[str, Any]] = Field(default={})  # by scale of params/: in place of its own
+    at: dict[str, dict[str, Any]] = Field(default={})  # by scale of params/; epochs as they stand
 
 
 class Study(Strict):
@@ -172,9 +172,12 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
     conditions = []
     for name in names:
         for run, settings, changed in _stage_settings(study, name, ()):
-            settings = settings | study.stages[name].at.get(scale.name, {})
+            exact = study.stages[name].at.get(scale.name, {})
+            settings = settings | exact
             for seed in study.stages[name].seeds or scale.seeds:
-                config = _run_config(study, scale, name, run, settings, seed)
+                config = _run_config(
+                    study, scale, name, run, settings, seed, translated="epochs" not in exact
+                )
                 conditions.append(Condition(name, run, settings, changed, config, run_id(config)))
     return conditions
 
@@ -223,8 +226,16 @@ def _stage_settings(
 
 
 def _run_config(
-    study: Study, scale: Scale, stage: str, run: int, settings: dict[str, Any], seed: int
+    study: Study,
+    scale: Scale,
+    stage: str,
+    run: int,
+    settings: dict[str, Any],
+    seed: int,
+    *,
+    translated: bool,
 ) -> RunConfig:
+    """``translated``: whether epochs are the paper's, for which the scale says what they become."""
     where = f"the study, {stage} run {run}"
     content: dict[str, Any] = {"protocol": scale.protocol.model_dump()}
     dotted = {key: value for key, value in settings.items() if "." in key}
@@ -239,7 +250,7 @@ def _run_config(
     for key, value in dotted.items():
         _assign(content, key.split("."), copy.deepcopy(value), where)
     published = content.get("epochs")
-    if isinstance(published, int):
+    if translated and isinstance(published, int):
         if published not in scale.epochs:
             raise ConfigError(
                 f"{where} has {published} epochs, but the scale does not say what they become; "

@@ -210,6 +210,15 @@ def test_what_the_recipe_reaches_stands_beside_the_paper(empty):
     results = give(empty, *recipe.REACH)
     assert recipe.tabulate_reach(results)["Seeds"].tolist() == [1, 3, 3, 3]
     assert "3 seeds" in recipe.say_reach(results)
+    assert "In 4 epochs, " in recipe.say_reach(results)
+
+
+def test_the_recipe_in_thirty_epochs_has_them_at_every_scale_but_smoke(tmp_path):
+    """Epochs that a stage gives for a scale are meant; others are the paper's, and shrink."""
+    for scale, epochs, images in [("smoke", 4, 200), ("lite", 30, 45_000), ("full", 30, 45_000)]:
+        results = open_results(scale, (), tmp_path, STUDIES["beyond"])
+        config = results.select("recipe-30")[0].config
+        assert (config.epochs, config.data.train_size) == (epochs, images)
 
 
 # -- figures ----------------------------------------------------------------------------------
