@@ -114,12 +114,13 @@ def collect(results: Results, scale_file: Path) -> Files:
         for path in _built(results.store.folder)
     }
     for name, content in built.items():
-        path = results.store.folder / name
-        _refuse_damaged(path, content)
-        if not is_beside(built.get("report.html", b""), name, content):
+        _refuse_damaged(results.store.folder / name, content)
+    page = built.get("report.html", b"")
+    for name, content in built.items():
+        if not is_beside(page, name, content):
             raise ConfigError(
-                f"{path} is not the one that report.html was made with; make both again with "
-                "cifarlib report, or remove it"
+                f"{results.store.folder / name} is not the one that report.html was made with; "
+                "make both again with cifarlib report, or remove it"
             )
         files[f"{home}/{name}"] = content
     return files

@@ -29,6 +29,7 @@ from cifarlib import paths
 from cifarlib.checking import Strict
 from cifarlib.config import DATASETS, ENGINE, RunConfig, run_id
 from cifarlib.errors import ConfigError, RecordError
+from cifarlib.locks import lock
 from cifarlib.study import Condition, Scale, Study, expand, load_scale, load_study
 
 if typing.TYPE_CHECKING:
@@ -541,10 +542,13 @@ class RecordStore:
         return good, faults
 
     def clear_state(self, run_id: str) -> None:
-        """Remove a recorded run's checkpoint and last error, which say nothing any more."""
-        with contextlib.suppress(OSError):
+        """Remove a recorded run's checkpoint, last error and lock, which say nothing any more."""
+        with contextlib.suppress(OSError, RecordError):
             (self.state / f"{run_id}.pt").unlink(missing_ok=True)
             (self.state / f"{run_id}.error.txt").unlink(missing_ok=True)
+            if (path := self.state / f"{run_id}.lock").exists():
+                with lock(path):  # which removes it, unless somebody holds it
+                    pass
 
     def set_aside(self, path: Path, reason: str) -> Path:
         """Move a damaged file out of the way, beside a note of the reason; where it is now.

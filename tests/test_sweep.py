@@ -127,7 +127,7 @@ def test_a_second_sweep_does_nothing(swept, conditions, monkeypatch):
 
 
 def test_what_a_worker_left_that_died_right_behind_its_record_goes(swept, copy, conditions):
-    for ending in ("pt", "error.txt"):
+    for ending in ("pt", "error.txt", "lock"):
         (copy.state / f"{conditions[0].run_id}.{ending}").write_text("left")
     outcome, said = run_sweep(conditions, copy)
     assert (outcome, said) == (executors.Outcome(), ["nothing is missing"])

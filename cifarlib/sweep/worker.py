@@ -199,25 +199,23 @@ def _train(
     checkpoint_every: int | None,
     deadline: float | None,
 ) -> None:
+    record = None
     with lock(store.state / f"{job.run_id}.lock") as held:
-        if not held:
-            connection.send(Message("busy"))
-            return
-        if record := store.read_run(job.run_id):  # made by another sweep, or one that died then
+        if held and (record := store.read_run(job.run_id)):  # of another sweep, or one that died
             store.clear_state(job.run_id)
-            connection.send(Message("done", record=record))
-            return
-        record = train(
-            job.config,
-            store,
-            device_name,
-            threads,
-            checkpoint_every,
-            connection.send,
-            deadline=deadline,
-            keep_weights=job.keep_weights,
-        )
-        connection.send(Message("done", record=record))
+        elif held:
+            record = train(
+                job.config,
+                store,
+                device_name,
+                threads,
+                checkpoint_every,
+                connection.send,
+                deadline=deadline,
+                keep_weights=job.keep_weights,
+            )
+    # After the lock's end, so that no lock file stays behind a run that is said to be done.
+    connection.send(Message("done", record=record) if held else Message("busy"))
 
 
 def train(
@@ -366,10 +364,8 @@ def _describe(job: DataJob | NetworkJob, store: RecordStore, connection: Connect
         path = store.network_path
         read, describe = store.read_network, describe_network
     with lock(store.state / f"{path.stem}.lock") as held:
-        if not held:
-            connection.send(Message("busy"))
-            return
-        remove_leftovers(path)
-        if not read():
-            store.write(describe())
-        connection.send(Message("done"))
+        if held:
+            remove_leftovers(path)
+            if not read():
+                store.write(describe())
+    connection.send(Message("done") if held else Message("busy"))
