@@ -200,13 +200,16 @@ def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_p
     long, other = conditions = tiny_conditions(*NAMES[:2], overrides=("epochs.200=500",))
     store = tiny_store(tmp_path)
 
-    deadline = time.monotonic() + 32
-    outcome, said = sweep_on(cluster, conditions, store, workers=1, deadline=deadline)
-    assert time.monotonic() < deadline
-    assert (outcome.stopped, outcome.left, outcome.done) == ([long.name], [other.name], 0)
-    assert outcome.failed == outcome.retried == {}
-    assert outcome.seconds_left > 0
-    (checkpoint,) = store.state.iterdir()  # and no lock
+    for _ in range(4):  # on a busy machine, a slice may end before the first epoch does
+        deadline = time.monotonic() + 32
+        outcome, said = sweep_on(cluster, conditions, store, workers=1, deadline=deadline)
+        assert time.monotonic() < deadline
+        assert (outcome.stopped, outcome.left, outcome.done) == ([long.name], [other.name], 0)
+        assert outcome.failed == outcome.retried == {}
+        assert outcome.seconds_left > 0
+        if left := [*store.state.iterdir()]:
+            break
+    (checkpoint,) = left  # and no lock
     epoch = checkpoints.checkpoint_epoch(checkpoint)
     at_border = f"{long.name}: stopped after epoch {epoch} of 500, its checkpoint is kept"
     too_busy = f"{long.name}: stopped within an epoch"  # whose node was too slow to say so in time

@@ -279,10 +279,11 @@ def _say_longer(results: Results, short: RunConfig) -> str:
     """What more epochs on the same images make of it, where that is recorded."""
     parts = []
     for stage in REACH[1:]:
-        conditions = results.select(stage)
-        config, test = conditions[0].config, average(results, conditions, tested)
-        if test.mean is not None and config.data == short.data and config.epochs > short.epochs:
-            parts.append(f" In {config.epochs} epochs, {test.mean:.2f} % ({_say_seeds(test)}).")
+        for conditions in by_label(results, stage).values():
+            config, test = conditions[0].config, average(results, conditions, tested)
+            longer = config.data == short.data and config.epochs > short.epochs
+            if test.mean is not None and longer:
+                parts.append(f" In {config.epochs} epochs, {test.mean:.2f} % ({_say_seeds(test)}).")
     return "".join(parts)
 
 
