@@ -288,5 +288,6 @@ def _say_longer(results: Results, short: RunConfig) -> str:
 
 
 def _say_seeds(mean: Mean) -> str:
-    single = ", ".join(f"{value:.2f}" for value in mean.values)
-    return f"{mean.count} seed{'' if mean.count == 1 else 's'}: {single}"
+    if mean.count == 1:
+        return "1 seed"
+    return f"{mean.count} seeds: {', '.join(f'{value:.2f}' for value in mean.values)}"
