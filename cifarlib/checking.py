@@ -48,7 +48,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{shown(path)} is longer than {MOST_BYTES:,} bytes; write less")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{shown(path)} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"{shown(path)} cannot be read ({error.strerror}); restore it or name another"
+        ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{shown(path)} is not UTF-8 text") from error
     content = parse_yaml(text, shown(path))

@@ -206,7 +206,7 @@ def test_the_configurations_made_up_here_vary_every_field():
     seen = defaultdict(set)
 
     @given(CONFIGS)
-    @settings(max_examples=150)
+    @settings(max_examples=600)  # what is made up depends on the modules loaded before
     def collect(content):
         for part in parts(validate(RunConfig, content, "a test")):
             for name in type(part).model_fields:
