@@ -68,7 +68,7 @@ def export(
         raise ConfigError(
             f"{results.faults[0]}; a sweep sets it aside and makes it again, then export once more"
         )
-    if not results.records:
+    if not results.every_record:
         raise ConfigError(
             f"{results.store.runs} holds no record of this study to archive; make some with "
             "cifarlib sweep"
@@ -99,7 +99,7 @@ def collect(results: Results, scale_file: Path) -> Files:
         files["README-project.md"] = (paths.ROOT / "README.md").read_bytes()
     files[f"params/{scale_file.name}"] = scale_file.read_bytes()
     home = _home(results)
-    for record in results.records.values():
+    for record in results.every_record.values():
         files[f"{home}/runs/{record.run_id}.json"] = encode(record)
     for shift in read_shifts(results).values():
         files[f"{home}/runs/{shift_path(results.store, shift.run_id).name}"] = encode(shift)
@@ -167,7 +167,7 @@ def _built(folder: Path) -> Iterator[Path]:
 
 def last_record(results: Results) -> datetime:
     """When the last of a study's records was made, in UTC."""
-    finished = [record.provenance.finished for record in results.records.values()]
+    finished = [record.provenance.finished for record in results.every_record.values()]
     return max((datetime.fromisoformat(text).astimezone(UTC) for text in finished), default=NEVER)
 
 
@@ -188,7 +188,7 @@ def _readme(results: Results) -> str:
     return f"""\
 # {TITLE}
 
-{len(results.records)} runs at scale {results.scale_name}, on {info.title}; last record of
+{len(results.every_record)} runs at scale {results.scale_name}, on {info.title}; last record of
 {last_record(results):%Y-%m-%d %H:%M} UTC. The images are not in here: the report needs none.
 
 The report again, from the records, with Python 3.11 or newer:
@@ -229,7 +229,7 @@ def describe(results: Results, files: Files) -> dict[str, Any]:
         "@id": folder,
         "@type": "Dataset",
         "name": "Records of the runs",
-        "description": f"{len(results.records)} training runs, one JSON file each.",
+        "description": f"{len(results.every_record)} training runs, one JSON file each.",
         "hasPart": [{"@id": name} for name in sorted(files) if name.startswith(folder)],
     }
     images, software = _describe_images(results), _describe_software(results)
@@ -297,7 +297,9 @@ def _describe_images(results: Results) -> dict[str, Any]:
 def _describe_software(results: Results) -> list[dict[str, Any]]:
     """Each package in each version that made a record."""
     versions = {
-        pair for record in results.records.values() for pair in record.provenance.versions.items()
+        pair
+        for record in results.every_record.values()
+        for pair in record.provenance.versions.items()
     }
     return [
         {

@@ -409,10 +409,13 @@ def _find(results: Results, text: str) -> list[Condition]:
 
 
 def _describe(record: RunRecord) -> str:
-    test, validation = record.accuracy("test") or 0.0, record.accuracy("validation") or 0.0
+    epochs = record.result.history.epochs
+    if record.result.diverged:
+        return f"run {record.run_id}: diverged in epoch {epochs}"
+    test, validation = record.accuracy("test"), record.accuracy("validation")
     return (
-        f"run {record.run_id}: after epoch {record.reported_epoch} of "
-        f"{record.result.history.epochs}, test {test:.2f} %, validation {validation:.2f} %"
+        f"run {record.run_id}: after epoch {record.reported_epoch} of {epochs}, "
+        f"test {test:.2f} %, validation {validation:.2f} %"
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from cifarlib.checking import Strict
 
-ENGINE = 2
+ENGINE = 3
 """Raised by hand when the arithmetic of training changes; part of every run id."""
 
 

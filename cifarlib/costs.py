@@ -197,8 +197,8 @@ def tabulate_machines(results: Results) -> pd.DataFrame:
     """
     configs = {c.run_id: c.config for c in expand(results.study, load_scale("full"))}
     kinds: dict[str, list[RunRecord]] = {}
-    for record in results.records.values():
-        if record.timing.train_s + record.timing.evaluation_s > 0:
+    for record in results.every_record.values():
+        if record.seconds > 0:
             kinds.setdefault(_name_machine(record), []).append(record)
     rows = []
     for name, records in sorted(kinds.items()):
@@ -216,7 +216,7 @@ def tabulate_machines(results: Results) -> pd.DataFrame:
                 },
             }
         )
-    on_gpu = any(r.provenance.device_class == "cuda" for r in results.records.values())
+    on_gpu = any(r.provenance.device_class == "cuda" for r in results.every_record.values())
     if not on_gpu:
         rows.append({"Machine": "GPU", "Rates from": NO_GPU})
     if not kinds:
@@ -243,9 +243,9 @@ class _Rates:
         self.runs = len(records)
         known: dict[tuple[str, str], list[float]] = {}
         for record in records:
-            config, timing = record.config, record.timing
+            config = record.config
             share = record.result.history.epochs / config.epochs
-            rate = work(config) * share / (timing.train_s + timing.evaluation_s)
+            rate = work(config) * share / record.seconds
             known.setdefault((config.model.name, config.precision), []).append(rate)
         self.known = {kind: median(rates) for kind, rates in known.items()}
         lanes = [r.provenance.lanes for r in records if r.provenance.device_class == "cuda"]

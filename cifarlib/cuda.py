@@ -18,7 +18,6 @@ Everything but the capture itself works on a CPU, too, where it is tested agains
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -346,16 +345,13 @@ class LaneRun(Run):
     def _steps(self) -> int:
         return -(-len(self.inputs.train) // self.config.batch_size)
 
-    def train_epoch(self, epoch: int, on_batch: Callable[[int], None] | None) -> float:
-        started = time.perf_counter()
+    def _train_epoch(self, epoch: int, on_batch: Callable[[int], None] | None) -> float:
         before = (epoch - 1) * self._steps
         rates = [self.set_learning_rate(before + s, self._steps) for s in range(self._steps)]
         self.model.train()
         self.program.start(self.config, self.feed, epoch, step_scalars(self.config, rates, before))
         self._carry_out("step", len(self.inputs.train), self.config.batch_size, on_batch)
-        mean = self.program.loss.item() / self._steps
-        self.seconds["train"] += time.perf_counter() - started
-        return mean
+        return self.program.loss.item() / self._steps
 
     def _logits(self, name: str, epoch: int) -> Tensor:
         self.model.eval()

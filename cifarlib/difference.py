@@ -183,9 +183,14 @@ def _compare_runs(
     lines += [f"only in the second: {name(run)}" for run in sorted(second.keys() - first.keys())]
     for run in sorted(first.keys() & second.keys()):
         if first[run].result != second[run].result:
-            before, after = (build[run].accuracy("test") or 0.0 for build in (first, second))
-            lines.append(f"{name(run)}: test {before:.2f} % → {after:.2f} %")
+            before, after = (_outcome(build[run]) for build in (first, second))
+            lines.append(f"{name(run)}: test {before} → {after}")
     return lines
+
+
+def _outcome(record: RunRecord) -> str:
+    accuracy = record.accuracy("test")
+    return "diverged" if accuracy is None else f"{accuracy:.2f} %"
 
 
 def _compare_origins(first: Mapping[str, RunRecord], second: Mapping[str, RunRecord]) -> list[str]:

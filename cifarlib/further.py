@@ -42,7 +42,7 @@ def narrow(
             condition
             for condition in other.conditions
             if condition.run_id not in told
-            and (condition.run_id in other.records or condition.run_id in shown)
+            and (condition.run_id in other.every_record or condition.run_id in shown)
         ]
         told |= {condition.run_id for condition in kept}
         narrowed[name] = replace(other, conditions=kept)
@@ -52,8 +52,12 @@ def narrow(
 def join(results: Results, further: Mapping[str, Results]) -> Results:
     """The paper's study with the conditions, records and faults of others."""
     conditions, records, faults = list(results.conditions), dict(results.records), results.faults
+    diverged = dict(results.diverged)
     for other in further.values():
         conditions += other.conditions
         records |= other.records
+        diverged |= other.diverged
         faults = [*faults, *(fault for fault in other.faults if fault not in faults)]
-    return replace(results, conditions=conditions, records=records, faults=faults)
+    return replace(
+        results, conditions=conditions, records=records, diverged=diverged, faults=faults
+    )

@@ -67,7 +67,9 @@ def find_mixtures(results: Results, among: Collection[str] | None = None) -> lis
     ``among`` are the ids of the runs to look at, all of them unless given.
     """
     records = {
-        name: record for name, record in results.records.items() if among is None or name in among
+        name: record
+        for name, record in results.every_record.items()
+        if among is None or name in among
     }
     return [found for kind in get_args(Kind) if (found := _look(results, records, kind))]
 

@@ -58,6 +58,17 @@ class ResidualStage(nn.Module):
         return self.relu(self.block2(self.block1(x)) + self.shortcut(x))
 
 
+class LogitLayer(nn.Linear):
+    """The last linear layer, in fp32 whatever the precision of the rest.
+
+    Logits rounded to bfloat16 tie for some images in a hundred; in fp32 they order the classes.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 class ResidualNetwork(nn.Module):
     """The paper's network; (n, 3, 32, 32) normalised images → (n, 10) logits.
 
@@ -73,7 +84,7 @@ class ResidualNetwork(nn.Module):
         self.stage3 = ResidualStage(256, 512)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(512, CLASSES)
+        self.fc = LogitLayer(512, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem2(self.stem1(x))
@@ -114,9 +125,9 @@ def build_model(config: ModelConfig, dropout: float, seed: int) -> nn.Module:
         if config.initialization == "imagenet":
             load_imagenet_weights(model, config.name)
         if isinstance(model, DenseNet):
-            model.classifier = nn.Linear(model.classifier.in_features, CLASSES)
+            model.classifier = LogitLayer(model.classifier.in_features, CLASSES)
         elif isinstance(model, ResNet):
-            model.fc = nn.Linear(model.fc.in_features, CLASSES)
+            model.fc = LogitLayer(model.fc.in_features, CLASSES)
         if config.initialization == "kaiming":
             initialize_kaiming(model)
     _depart(model, config)

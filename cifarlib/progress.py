@@ -113,7 +113,7 @@ class Prices:
         """Learn from a record; what it did not train, for it stopped early, does not count."""
         config = record.config
         share = record.result.history.epochs / config.epochs
-        seconds = record.timing.train_s + record.timing.evaluation_s
+        seconds = record.seconds
         if seconds > 0:
             workers = max(1, cores() // record.provenance.threads)
             if record.provenance.device_class == "cuda":

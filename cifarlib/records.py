@@ -15,7 +15,7 @@ import os
 import tempfile
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ if typing.TYPE_CHECKING:
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
+AGREEING = 3  # the engine from which on counts, matrices and predictions follow one ranking
 SplitName = Literal["train", "validation", "test"]
 
 
@@ -211,14 +212,16 @@ class Result(Strict):
     chosen: dict[Literal["validation", "test", "last"], int]  # epoch, by each selection rule
     predictions: Predictions
     flip_averaged: FlipAveraged | None = None  # from the weights of the predictions; if asked for
+    diverged: bool = False  # did the last epoch's training or validation loss cease to be finite?
 
 
 class Timing(Strict):
-    """What it cost, in seconds, evaluation apart from training, and in energy."""
+    """What it cost, in seconds of the clock and of the processor, and in energy."""
 
     train_s: float = Field(ge=0)
     evaluation_s: float = Field(ge=0)
     images_per_s: float = Field(ge=0)  # in training
+    cpu_s: float | None = Field(default=None, ge=0)  # of all threads, training and evaluation
     energy_j: float | None = None  # J, of the whole device meanwhile; None: not told, or resumed
 
 
@@ -273,7 +276,27 @@ class RunRecord(Strict):
                 averaged = getattr(result.flip_averaged, name)
                 _require(averaged <= images, f"no more correct {name} images than there are")
         _require(None not in history.validation.top1, "a validation accuracy after every epoch")
+        if self.engine >= AGREEING:
+            self._agrees()
         return self
+
+    def _agrees(self) -> None:
+        """Refuse a record that says two things of one: of its counts, or of its end."""
+        history, shown = self.result.history, self.result.predictions
+        for name in SPLITS:
+            right = sum(shown.confusion[name][c][c] for c in range(CLASSES))
+            counted = history.split(name).top1[shown.epoch]
+            _require(right == counted, f"as many right {name} images in counts and confusion")
+        lost = None in (history.training_loss[-1], history.validation.loss[-1])
+        _require(self.result.diverged == lost, "diverged where the last losses are not finite")
+
+    @property
+    def seconds(self) -> float:
+        """Time of training and evaluation, s: of a run on processors, as if its threads had had
+        their cores to themselves."""
+        if self.timing.cpu_s is not None and self.provenance.device_class == "cpu":
+            return self.timing.cpu_s / self.provenance.threads
+        return self.timing.train_s + self.timing.evaluation_s
 
     @property
     def reported_epoch(self) -> int:
@@ -281,7 +304,12 @@ class RunRecord(Strict):
         return self.result.chosen[self.config.protocol.selection]
 
     def accuracy(self, split: SplitName, k: int = 1, epoch: int | None = None) -> float | None:
-        """Top-k accuracy in % of a set, at the reported epoch unless another is named."""
+        """Top-k accuracy in % of a set, at the reported epoch unless another is named.
+
+        None where the set was not evaluated then, and for the reported epoch of a diverged run.
+        """
+        if epoch is None and self.result.diverged:
+            return None
         epoch = self.reported_epoch if epoch is None else epoch
         return self.result.history.split(split).accuracy(epoch, k)
 
@@ -592,17 +620,23 @@ class Results:
     overrides: tuple[str, ...]
     store: RecordStore
     conditions: list[Condition]
-    records: dict[str, RunRecord]  # by run id
+    records: dict[str, RunRecord]  # by run id; those that statistics may stand on
     data: DataRecord | None
     faults: list[str]  # a sentence about each damaged record; it counts as missing
     network: NetworkRecord | None = None
+    diverged: dict[str, RunRecord] = field(default_factory=dict)  # by run id
+
+    @property
+    def every_record(self) -> dict[str, RunRecord]:
+        """All that is recorded, diverged runs included, by run id."""
+        return self.records | self.diverged
 
     def stage(self, name: str) -> "pd.DataFrame":
         """The conditions of one stage and their outcomes, as ``summarize`` gives them."""
-        return summarize(self.select(name), self.records)
+        return summarize(self.select(name), self.every_record)
 
     def record(self, condition: Condition) -> RunRecord | None:
-        """A condition's record, None while it is pending."""
+        """A condition's record, None while it is pending or where it diverged."""
         return self.records.get(condition.run_id)
 
     def select(self, *stages: str, **settings: Any) -> list[Condition]:
@@ -652,10 +686,11 @@ def open_results(
         tuple(overrides),
         store,
         conditions,
-        records,
+        {name: record for name, record in records.items() if not record.result.diverged},
         data,
         faults,
         network,
+        {name: record for name, record in records.items() if record.result.diverged},
     )
 
 
@@ -667,7 +702,8 @@ def open_results(
 def summarize(conditions: Iterable[Condition], records: dict[str, RunRecord]) -> "pd.DataFrame":
     """One row for each condition, with its settings and, where its run is recorded, the outcome.
 
-    Accuracies are top-1 to 3 in % at the reported epoch; missing outcomes are NA.
+    Accuracies are top-1 to 3 in % at the reported epoch; missing outcomes are NA, and so are
+    those of a diverged run.
     """
     import pandas as pd
 
@@ -678,11 +714,12 @@ def summarize(conditions: Iterable[Condition], records: dict[str, RunRecord]) ->
         row |= {"seed": condition.config.seed, "run_id": condition.run_id, "name": condition.name}
         record = records.get(condition.run_id)
         row["done"] = record is not None
-        if record:
+        row["diverged"] = record is not None and record.result.diverged
+        if record and not record.result.diverged:
             row |= {
                 "epochs_trained": record.result.history.epochs,
                 "best_epoch": record.reported_epoch,
-                "time_s": record.timing.train_s + record.timing.evaluation_s,
+                "time_s": record.seconds,
             }
             for split in SPLITS:
                 for k in (1, 2, 3):

@@ -294,6 +294,8 @@ def _compare(
 ) -> pd.DataFrame:
     """The paper's rows with our mean outcome beside each, matched by ``keys``."""
     means = ours.groupby(keys, sort=False)[metrics].mean()
+    ended = ours.groupby(keys[0], sort=False)["diverged"].all()
+    diverged = set(ended[ended].index)
     rows, runs = [], []
     for _, row in paper.iterrows():
         cells: dict[tuple[str, str], object] = {("", NAMES[k]): row[k] for k in [*keys, *settings]}
@@ -301,10 +303,12 @@ def _compare(
         for metric in metrics:
             theirs = pd.to_numeric(row[metric])
             value = means.loc[key, metric] if key in means.index else float("nan")
+            if key in diverged:
+                value = "diverged"
             cells[METRICS[metric], "paper"] = theirs
             cells[METRICS[metric], "ours"] = value
             if metric not in WITHOUT_DIFFERENCE:
-                cells[METRICS[metric], "diff."] = value - theirs
+                cells[METRICS[metric], "diff."] = "–" if key in diverged else value - theirs
         rows.append(cells)
         runs.append(_runs(ours[ours[keys[0]] == key]))
     return _two_levels(rows, runs)

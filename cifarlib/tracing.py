@@ -18,7 +18,7 @@ def trace(model: nn.Module, image: tuple[int, int, int]) -> tuple[Layer, ...]:
     Operations that are no module (an addition, a flattening) are layers, too, named after the
     module that executes them. The model's mode and weights stay as they are.
     """
-    graph = fx.symbolic_trace(model)
+    graph = fx.GraphModule(model, _Leaves().trace(model))
     names = {node.name: _name(node) for node in graph.graph.nodes}
     tracer = _Tracer(graph, names)
     training = model.training
@@ -45,6 +45,19 @@ def _kind(node: fx.Node) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
 
+class _Leaves(fx.Tracer):
+    """Keeps every layer with weights whole, ours included."""
+
+    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
+        return isinstance(m, nn.Linear) or super().is_leaf_module(m, qualified_name)
+
+
+def _torch_name(module: nn.Module) -> str:
+    """The name of a module's class, or of the class of torch that it is a kind of."""
+    kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn"))
+    return next(kinds).__name__
+
+
 class _Tracer(fx.Interpreter):
     """Executes a graph node by node and notes each."""
 
@@ -61,7 +74,7 @@ class _Tracer(fx.Interpreter):
             self.layers.append(
                 Layer(
                     name=self.names[node.name],
-                    kind=type(module).__name__ if module is not None else _kind(node),
+                    kind=_torch_name(module) if module is not None else _kind(node),
                     inputs=tuple(self.names[n.name] for n in node.all_input_nodes),
                     output=tuple(result.shape[1:]),
                     parameters=sum(p.numel() for p in module.parameters()) if module else 0,

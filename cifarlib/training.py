@@ -8,6 +8,7 @@ given back, that state continues the run bit for bit, because all randomness der
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -287,7 +288,8 @@ def fit(
     after each training step; an exception raised there ends the run. Epoch 0 is the evaluation
     before training. ``begin`` makes the run's moving parts, a ``Run`` unless it is given (for
     CUDA: a ``cuda.LaneRun``). Training stops early once validation top-1 has not improved for
-    *more than* ``early_stopping`` epochs (Listing 2).
+    *more than* ``early_stopping`` epochs (Listing 2), and after an epoch whose training loss is
+    not finite: nothing that follows could be.
     """
     run = (begin or Run)(config, inputs, device)
     if state is None:
@@ -318,7 +320,7 @@ class Run:
             **{name: {"loss": [], "top1": [], "top2": [], "top3": []} for name in SPLITS},
         }
         self.best: dict[str, dict[str, Any]] = {}  # by split: epoch, top1, weights
-        self.seconds = {"train": 0.0, "evaluation": 0.0}
+        self.seconds = {"train": 0.0, "evaluation": 0.0, "processor": 0.0}
         self.resumed = 0
 
     # -- where it stands ----------------------------------------------------------------------
@@ -337,9 +339,15 @@ class Run:
     def finished(self) -> bool:
         patience = self.config.early_stopping
         best = self.best.get("validation", {}).get("epoch", self.epoch)
-        return self.epoch >= self.config.epochs or (
-            patience is not None and self.epoch - best > patience
+        return (
+            self.epoch >= self.config.epochs
+            or self._is_lost(self.epoch)
+            or (patience is not None and self.epoch - best > patience)
         )
+
+    def _is_lost(self, epoch: int) -> bool:
+        """Whether an epoch's training loss was not finite: then no weight is, from there on."""
+        return epoch > 0 and self.history["training_loss"][epoch] is None
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
@@ -366,7 +374,18 @@ class Run:
 
     def train_epoch(self, epoch: int, on_batch: Callable[[int], None] | None) -> float:
         """Train one epoch; the mean loss over its steps."""
-        started = time.perf_counter()
+        with self.timed("train"):
+            return self._train_epoch(epoch, on_batch)
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Count what is done inside as time of training or of evaluation, and of the processor."""
+        started, processor = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[what] += time.perf_counter() - started
+        self.seconds["processor"] += time.process_time() - processor
+
+    def _train_epoch(self, epoch: int, on_batch: Callable[[int], None] | None) -> float:
         torch.manual_seed(derive_seed(self.config.seed, "dropout", epoch))
         self.model.train()
         steps = -(-len(self.inputs.train) // self.config.batch_size)
@@ -383,9 +402,7 @@ class Run:
             total += loss.detach()
             if on_batch:
                 on_batch(len(labels))
-        mean = total.item() / steps
-        self.seconds["train"] += time.perf_counter() - started
-        return mean
+        return total.item() / steps
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What a training step lowers."""
@@ -409,11 +426,12 @@ class Run:
 
     def measure(self, epoch: int, loss: float | None = None) -> None:
         """Evaluate what is due after an epoch, append it, and keep the weights if they are best."""
-        evaluation, last = self.config.evaluation, epoch == self.config.epochs
+        evaluation = self.config.evaluation
         due = {"train": evaluation.train_every, "validation": 1, "test": evaluation.test_every}
         rate = self.optimizer.param_groups[0]["lr"] if epoch else None
         self.history["learning_rate"].append(rate)
         self.history["training_loss"].append(_finite(loss))
+        last = epoch == self.config.epochs or self._is_lost(epoch)
         for name, every in due.items():
             for column in self.history[name].values():
                 column.append(None)
@@ -421,25 +439,25 @@ class Run:
                 self._evaluate(name, epoch)
         weights = None  # one copy for both rules
         for name in ("validation", "test"):
-            top1 = self.history[name]["top1"][epoch]
-            if epoch and top1 is not None and top1 > self.best.get(name, {"top1": -1})["top1"]:
+            top1, finite = (self.history[name][column][epoch] for column in ("top1", "loss"))
+            sound = epoch and top1 is not None and finite is not None
+            if sound and top1 > self.best.get(name, {"top1": -1})["top1"]:
                 weights = weights or _copy_weights(self.evaluated)
                 self.best[name] = {"epoch": epoch, "top1": top1, "weights": weights}
 
     def _evaluate(self, name: str, epoch: int) -> Tensor:
         """Evaluate one set in eval mode, enter it into the history; its logits (n, 10)."""
-        started = time.perf_counter()
-        images: ImageSet = getattr(self.inputs, name)
-        logits = self._logits(name, epoch)
-        row = self.history[name]
-        loss = metrics.mean_loss(
-            logits, images.labels, self.config.protocol, self.config.batch_size
-        )
-        row["loss"][epoch] = _finite(loss)
-        top = metrics.top_k_correct(logits, images.labels)
-        row["top1"][epoch], row["top2"][epoch], row["top3"][epoch] = top
-        self.seconds["evaluation"] += time.perf_counter() - started
-        return logits
+        with self.timed("evaluation"):
+            images: ImageSet = getattr(self.inputs, name)
+            logits = self._logits(name, epoch)
+            row = self.history[name]
+            loss = metrics.mean_loss(
+                logits, images.labels, self.config.protocol, self.config.batch_size
+            )
+            row["loss"][epoch] = _finite(loss)
+            top = metrics.top_k_correct(logits, images.labels)
+            row["top1"][epoch], row["top2"][epoch], row["top3"][epoch] = top
+            return logits
 
     def _logits(self, name: str, epoch: int) -> Tensor:
         images: ImageSet = getattr(self.inputs, name)
@@ -451,20 +469,22 @@ class Run:
 
     def _average_flips(self, logits: dict[str, Tensor], epoch: int) -> FlipAveraged:
         """Correct images by the mean logits of each image and its mirror image."""
-        started = time.perf_counter()
         correct = {}
-        for name in ("validation", "test"):
-            images: ImageSet = getattr(self.inputs, name)
-            batches = self.feed.evaluation(images, f"evaluation/{name}", epoch)
-            both = logits[name] + self._forward(batch.flip(3) for batch in batches)
-            correct[name] = metrics.top_k_correct(both, images.labels)[0]
-        self.seconds["evaluation"] += time.perf_counter() - started
+        with self.timed("evaluation"):
+            for name in ("validation", "test"):
+                images: ImageSet = getattr(self.inputs, name)
+                batches = self.feed.evaluation(images, f"evaluation/{name}", epoch)
+                both = logits[name] + self._forward(batch.flip(3) for batch in batches)
+                correct[name] = metrics.top_k_correct(both, images.labels)[0]
         return FlipAveraged(**correct)
 
     # -- the end ------------------------------------------------------------------------------
 
     def conclude(self) -> Fitted:
         """Evaluate what is still missing at the chosen epochs, and put the record together."""
+        for rule in ("validation", self.config.protocol.selection):
+            if rule not in self.best:  # no epoch had a finite loss: the last stands for them
+                self.best[rule] = {"epoch": self.epoch, "weights": _copy_weights(self.evaluated)}
         chosen = {"last": self.epoch} | {name: best["epoch"] for name, best in self.best.items()}
         weights = {best["epoch"]: best["weights"] for best in self.best.values()}
         shown = chosen[self.config.protocol.selection]
@@ -499,15 +519,22 @@ class Run:
                 confidence,
                 last_layer(self.evaluated).weight.detach().float().cpu().numpy(),
             ),
+            diverged=None
+            in (
+                self.history["training_loss"][-1],
+                self.history["validation"]["loss"][-1],
+            ),
             flip_averaged=(
                 self._average_flips(logits, shown) if self.config.evaluation.flip_averaged else None
             ),
         )
         trained = self.epoch * len(self.inputs.train)
+        alone = self.device.type == "cpu"  # on a card, several runs share a process
         timing = Timing(
             train_s=round(self.seconds["train"], 3),
             evaluation_s=round(self.seconds["evaluation"], 3),
             images_per_s=round(trained / self.seconds["train"], 1),
+            cpu_s=round(self.seconds["processor"], 3) if alone else None,
         )
         return Fitted(result, timing, self.resumed, weights[shown])
 

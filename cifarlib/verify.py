@@ -77,7 +77,7 @@ def sample(results: Results, number: int, seed: int) -> list[Condition]:
     """
     recorded: dict[str, Condition] = {}
     for condition in results.conditions:
-        if condition.run_id in results.records:
+        if condition.run_id in results.every_record:
             recorded.setdefault(condition.run_id, condition)
     if not recorded:
         raise ConfigError(
@@ -106,7 +106,7 @@ def verify(
     trained here.
     """
     for condition in conditions:
-        if condition.run_id not in results.records:
+        if condition.run_id not in results.every_record:
             raise ConfigError(
                 f"{condition.name} is not recorded in {results.store.runs}; name one that is"
             )
@@ -117,11 +117,12 @@ def verify(
         doubtful = [
             c
             for c in unique
-            if c.run_id in trained and _may_differ(results.records[c.run_id], trained[c.run_id])
+            if c.run_id in trained
+            and _may_differ(results.every_record[c.run_id], trained[c.run_id])
         ]
         others = _add_seeds(results, doubtful, seeds)
         measured = _train(results, others, store, device, workers)[0] if others else {}
-        alike = [*results.records.values(), *measured.values()]
+        alike = [*results.every_record.values(), *measured.values()]
         checked = [
             compare(c, results, trained[c.run_id], alike)
             if c.run_id in trained
@@ -156,11 +157,11 @@ def _train(
             store.write(known)  # to describe them again takes longer than many a run
     threads_of = {
         _without_seed(record.config): record.provenance.threads
-        for record in results.records.values()
+        for record in results.every_record.values()
     }
     by_threads: dict[int, list[Condition]] = {}
     for condition in conditions:
-        known = results.records.get(condition.run_id)
+        known = results.every_record.get(condition.run_id)
         threads = known.provenance.threads if known else threads_of[_without_seed(condition.config)]
         by_threads.setdefault(threads, []).append(condition)
     reasons: dict[str, str] = {}
@@ -183,7 +184,7 @@ def _add_seeds(results: Results, conditions: Sequence[Condition], number: int) -
     """The same conditions with other seeds, of each configuration that has too few in the store."""
     added = []
     for condition in conditions:
-        stored = _seeds(condition.config, results.records.values())
+        stored = _seeds(condition.config, results.every_record.values())
         fresh = itertools.filterfalse(stored.__contains__, itertools.count(condition.config.seed))
         if len(stored) < ENOUGH_SEEDS:
             for seed in itertools.islice(fresh, number):
@@ -203,7 +204,7 @@ def _without_seed(config: RunConfig) -> str:
 def _not_trained(condition: Condition, results: Results, reasons: dict[str, str]) -> Checked:
     names = (condition.name, f"{condition.name} (seed {condition.config.seed})")
     reason = next((reasons[name] for name in names if name in reasons), "it did not end")
-    stored = results.records[condition.run_id].accuracy("test")
+    stored = results.every_record[condition.run_id].accuracy("test")
     return Checked(
         condition.name, condition.run_id, "not trained", stored, None, None, None, reason
     )
@@ -218,8 +219,8 @@ def compare(
     condition: Condition, results: Results, trained: RunRecord, alike: Iterable[RunRecord]
 ) -> Checked:
     """A stored record beside a new one of the same run; ``alike`` is searched for seeds."""
-    stored = results.records[condition.run_id]
-    before, now = (record.accuracy("test") or 0.0 for record in (stored, trained))
+    stored = results.every_record[condition.run_id]
+    before, now = (record.accuracy("test") for record in (stored, trained))
     same = stored.result.predictions.classes == trained.result.predictions.classes
     apart = differing_origins(stored.provenance, trained.provenance)
     limit, basis = None, ""
@@ -231,7 +232,8 @@ def compare(
         reason = f"same machine, versions and threads, yet {first_difference(stored, trained)}"
     else:
         limit, basis = noise_limit(stored, alike)
-        verdict = "within noise" if abs(now - before) <= limit else "differs"
+        ended_alike = before is not None and now is not None and abs(now - before) <= limit
+        verdict = "within noise" if ended_alike else "differs"
         reason = f"{', '.join(apart)}; limit from {basis}"
     return Checked(
         name=condition.name,
@@ -307,8 +309,8 @@ def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float,
 
     groups: dict[str, list[float]] = {}
     for other in records:
-        if _budget(other.config) == _budget(record.config):
-            accuracy = other.accuracy("test") or 0.0
+        accuracy = other.accuracy("test")
+        if accuracy is not None and _budget(other.config) == _budget(record.config):
             groups.setdefault(_without_seed(other.config), []).append(accuracy)
     own = groups.get(_without_seed(record.config), [])
     chosen = [own] if len(own) >= ENOUGH_SEEDS else [g for g in groups.values() if len(g) > 1]
@@ -322,7 +324,7 @@ def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float,
         return factor * (2 * squares / freedom) ** 0.5, basis
     images = record.result.history.test.images
     # An accuracy of 0 or 100 % would have no error at all; Agresti and Coull's count has one.
-    right = (record.accuracy("test") or 0.0) / 100 * images + 2
+    right = record.result.history.test.top1[record.reported_epoch] + 2
     share = right / (images + 4)
     factor = float(stats.norm.ppf((1 + LEVEL) / 2))
     error = 100 * (share * (1 - share) / (images + 4)) ** 0.5

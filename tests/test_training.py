@@ -535,6 +535,110 @@ def test_cuda_agrees_with_the_cpu(inputs, base):
     assert ours == pytest.approx(fit(base, inputs, CPU).result.history.training_loss[1:], rel=0.05)
 
 
+# -- one ranking, and runs that diverge --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "residual", "initialization": "kaiming"},
+        {"name": "resnet18", "initialization": "kaiming"},
+    ],
+)
+def test_logits_are_fp32_whatever_the_precision(inputs, base, model):
+    run = change(base, precision="bf16", model=model)
+    network = training.first_model(run, inputs).eval()
+    seen = []
+    training.last_layer(network).register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    feed = training.Feed(run, inputs, channels_last=True)
+    logits = training.compute_logits(
+        network, feed.evaluation(inputs.test, "evaluation/test", 0), run, CPU
+    )
+    assert set(seen) == {torch.float32}
+    rounded = logits.bfloat16().float()
+    assert not torch.equal(logits, rounded)  # more digits than bfloat16 has
+
+
+def test_tied_logits_are_ranked_by_class_in_every_count():
+    logits = torch.zeros(4, 10)
+    logits[1, 3] = logits[1, 7] = 1.0
+    logits[2] = math.nan
+    logits[3, 9] = 1.0
+    labels = torch.tensor([0, 7, 0, 9])
+    assert metrics.rank(logits)[:3, :2].tolist() == [[0, 1], [3, 7], [0, 1]]
+    matrix = metrics.confusion_matrix(logits, labels)
+    classes, confidence = metrics.predictions(logits)
+    top1, top2, _ = metrics.top_k_correct(logits, labels)
+    assert classes == [0, 3, 0, 9]
+    assert top1 == sum(matrix[c][c] for c in range(10)) == 3
+    assert top2 == 4
+    assert confidence[0] == pytest.approx(0.1)
+
+
+def test_a_bf16_run_agrees_with_itself(inputs, base):
+    result = fit(change(base, precision="bf16", augmentation=DAA2), inputs, CPU).result
+    for name in ("train", "validation", "test"):
+        matrix = result.predictions.confusion[name]
+        counted = result.history.split(name).top1[result.predictions.epoch]
+        assert sum(matrix[c][c] for c in range(10)) == counted
+
+
+def lose_weights(run: training.Run, epoch: int) -> None:
+    """Spoil a run's weights when an epoch begins, as too large a step does."""
+    train = run._train_epoch
+
+    def spoiled(number, on_batch):
+        if number == epoch:
+            with torch.no_grad():
+                run.model.fc.weight.fill_(math.nan)
+        return train(number, on_batch)
+
+    run._train_epoch = spoiled
+
+
+@pytest.mark.parametrize(("lost", "trained", "chosen"), [(3, 3, {1, 2}), (1, 1, {1})])
+def test_a_run_that_diverges_ends_and_its_lost_epochs_are_never_best(
+    inputs, base, lost, trained, chosen
+):
+    def begin(*arguments):
+        run = training.Run(*arguments)
+        lose_weights(run, lost)
+        return run
+
+    fitted = fit(change(base, epochs=5), inputs, CPU, begin=begin)
+    history = fitted.result.history
+    assert fitted.result.diverged
+    assert history.epochs == trained
+    assert history.training_loss[-1] is None
+    assert history.validation.loss[-1] is None
+    assert fitted.result.chosen["validation"] in chosen
+    assert fitted.result.predictions.epoch in chosen
+
+
+def test_a_lost_epoch_loses_to_a_finite_one_of_lower_accuracy(inputs, base, monkeypatch):
+    """9 % with a finite loss is better than 10 % with none."""
+    run = training.Run(change(base, epochs=5), inputs, CPU)
+    counts = iter([(9, 9, 9), (10, 10, 10)])
+    losses = iter([2.0, math.nan])
+    monkeypatch.setattr(metrics, "top_k_correct", lambda *_: next(counts))
+    monkeypatch.setattr(metrics, "mean_loss", lambda *_: next(losses))
+    run.config = change(run.config, evaluation={"train_every": 0, "test_every": 0})
+    for name in ("learning_rate", "training_loss"):
+        run.history[name].append(None)
+    for name in training.SPLITS:
+        for column in run.history[name].values():
+            column.append(None)
+    run.measure(1, loss=2.0)
+    run.measure(2, loss=2.0)
+    assert run.history["validation"]["top1"][1:] == [9, 10]
+    assert run.best["validation"]["epoch"] == 1
+
+
+def test_processor_time_is_counted(inputs, base):
+    timing = fit(base, inputs, CPU).timing
+    assert 0 < timing.cpu_s <= 1.5 * (timing.train_s + timing.evaluation_s) + 1
+
+
 # -- the engine -------------------------------------------------------------------------------
 
 

@@ -102,7 +102,7 @@ class Runs:
         row["best_epoch"] = record.reported_epoch
         for split in ("train", "validation", "test"):
             row[f"{split}_top1"] = record.accuracy(split)  # type: ignore[arg-type]
-        row["seconds"] = record.timing.train_s + record.timing.evaluation_s
+        row["seconds"] = record.seconds
         return row
 
     def name(self, config: RunConfig) -> str:

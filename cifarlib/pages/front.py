@@ -36,7 +36,7 @@ def describe(
     a partial report, none of the whole one. ``others`` are further studies whose runs are listed,
     too (see ``further``).
     """
-    done, total = len(results.records), len({c.run_id for c in results.conditions})
+    done, total = len(results.every_record), len({c.run_id for c in results.conditions})
     scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
     kind, short, banner = _budget_banner(results)
     label = f"{scale_title}: {short}" if short else scale_title
@@ -99,11 +99,11 @@ def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
 
 def _facts(results: Results) -> list[tuple[str, str]]:
     """(what, how much) of what was run, for one line of the title page."""
-    scale, records = results.scale, results.records.values()
+    scale, records = results.scale, results.every_record.values()
     conditions = len({c.name for c in results.conditions})
     runs = len({c.run_id for c in results.conditions})
     info = DATASETS[scale.data.name]
-    seconds = sum(r.timing.train_s + r.timing.evaluation_s for r in records)
+    seconds = sum(r.seconds for r in records)
     facts = [
         ("Runs done", f"{len(records)} of {runs}"),
         ("Conditions", f"{conditions}, {_count(len(scale.seeds), 'seed')} each"),
@@ -337,7 +337,7 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
             for text, n in sorted(count.items())
         ] or ["no run is recorded yet"]
 
-    seconds = sum(r.timing.train_s + r.timing.evaluation_s for r in records)
+    seconds = sum(r.seconds for r in records)
 
     def of(package: str) -> str:
         return ", ".join(sorted({r.provenance.versions.get(package, "–") for r in records}))
@@ -366,6 +366,6 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
 
 def _count_recorded(results: Results, recorded: int) -> list[str]:
     """How many runs there are of the study, and how many of others."""
-    done, total = len(results.records), len({c.run_id for c in results.conditions})
+    done, total = len(results.every_record), len({c.run_id for c in results.conditions})
     more = recorded - done
     return [f"{done} of {total}", *([f"{more} more past the paper's study"] if more else [])]

@@ -45,14 +45,14 @@ def _summarise(front: dict[str, Any]) -> list[str]:
 
 
 def _last_record(results: Results) -> datetime | None:
-    finished = [record.provenance.finished for record in results.records.values()]
+    finished = [record.provenance.finished for record in results.every_record.values()]
     if results.data:
         finished.append(results.data.provenance.finished)
     return max((datetime.fromisoformat(text).astimezone(UTC) for text in finished), default=None)
 
 
 def _only_device(results: Results) -> str | None:
-    devices = {record.provenance.device for record in results.records.values()}
+    devices = {record.provenance.device for record in results.every_record.values()}
     return devices.pop() if len(devices) == 1 else None
 
 
@@ -67,7 +67,7 @@ def list_runs(results: Results) -> list[dict[str, Any]]:
         {
             "id": run_id,
             "names": [n + (seeds[run_id] if several[n] > 1 else "") for n in dict.fromkeys(names)],
-            **_outcome(results.records.get(run_id)),
+            **_outcome(results.every_record.get(run_id)),
         }
         for run_id, names in names.items()
     ]
@@ -83,7 +83,7 @@ def _outcome(record: RunRecord | None) -> dict[str, Any]:
         "epochs": record.result.history.epochs,
         "chosen": record.reported_epoch,
         "accuracies": ["–" if value is None else f"{value:.2f}" for value in accuracies],
-        "time": duration(record.timing.train_s + record.timing.evaluation_s),
+        "time": duration(record.seconds),
         "device": origin.device,
         "commit": (origin.commit or "–")[:8] + ("*" if origin.dirty else ""),
     }

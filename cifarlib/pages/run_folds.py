@@ -64,7 +64,7 @@ def describe_all(results: Results, options: str) -> list[dict[str, Any]]:
     names: dict[str, list[Condition]] = {}
     for condition in results.conditions:
         names.setdefault(condition.run_id, []).append(condition)
-    prices = Prices(results.records.values())
+    prices = Prices(results.every_record.values())
     stages: dict[str, list[dict[str, Any]]] = {}
     for conditions in names.values():
         run = describe(results, conditions, prices, options)
@@ -94,7 +94,7 @@ def describe(
         "settings": describe_settings(condition, results),
         "command": f"cifarlib run {shlex.quote(target)} {options}",
     }
-    record = results.record(condition)
+    record = results.every_record.get(condition.run_id)
     if record is None:
         cost = duration(prices.seconds(condition.config))
         return run | {"done": False, "cost": f"about {cost} of the whole machine"}
@@ -173,6 +173,8 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
     history, timing = record.result.history, record.timing
     data = DATASETS[record.config.data.name]
     top = [_percent(record.accuracy("test", k)) for k in (1, 2, 3)]
+    if record.result.diverged:
+        top[0] = "diverged"
     predictions = record.result.predictions
     return {
         "test": top[0],
@@ -202,7 +204,7 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
         "classes": data.classes,
         "confusion": list(zip(data.classes, predictions.confusion["test"], strict=True)),
         "confusion_epoch": predictions.epoch,
-        "time": duration(timing.train_s + timing.evaluation_s),
+        "time": duration(record.seconds),
         "energy": say_energy(timing.energy_j),
         "origin": _describe_origin(record),
         "device": record.provenance.device,

@@ -64,10 +64,12 @@ class ProgressLine:
             self.bar.update()
             self._refresh()
         else:
-            seconds = record.timing.train_s + record.timing.evaluation_s
+            accuracy = record.accuracy("test")
+            outcome = f"diverged in epoch {record.result.history.epochs}"
+            if accuracy is not None:
+                outcome = f"test {accuracy:.2f} % after epoch {record.reported_epoch}"
             self.say(
-                f"[{self.finished}/{self.total}] {job.name}: test {record.accuracy('test'):.2f} % "
-                f"after epoch {record.reported_epoch}, {seconds:.1f} s, "
+                f"[{self.finished}/{self.total}] {job.name}: {outcome}, {record.seconds:.1f} s, "
                 f"{record.timing.images_per_s:.0f} images/s, {duration(self.seconds_left())} left"
             )
 
