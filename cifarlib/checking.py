@@ -1,12 +1,15 @@
-"""Plain data against models: strict ones, YAML files, and faults said in one sentence."""
+"""Plain data against models: strict ones, files, YAML, and faults said in one sentence."""
 
 import difflib
+import errno
 import json
+import os
 import re
+import stat
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydantic
 import yaml
@@ -28,8 +31,79 @@ class Strict(BaseModel):
         return 0.0 if isinstance(value, float) and value == 0 else value
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys; a study must not lose a line that way."""
+# ---------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------
+
+
+def open_file(path: Path) -> BinaryIO:
+    """A file to be read; ``OSError`` for a pipe or a device, whose reader might wait forever."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "a pipe or a device stands there, not a file", str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content; errors of ``open_file``."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def named_folder(variable: str) -> Path | None:
+    """The folder that an environment variable names, None where it is not set.
+
+    Raises ``ConfigError`` for the home of a user that there is none of.
+    """
+    text = os.environ.get(variable)
+    try:
+        return Path(text).expanduser() if text else None
+    except RuntimeError as error:
+        raise ConfigError(f"{variable}={cut(text)} names no folder: {error}") from error
+
+
+def parse_json(raw: str | bytes) -> Any:
+    """What JSON says; ``ValueError`` for what is none, or nested too deeply to be read."""
+    try:
+        return json.loads(raw)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def list_folder(folder: Path, ending: str) -> list[Path]:
+    """A folder's files with an ending, sorted; none where there is no such folder.
+
+    Hidden files are left out: macOS puts ``._name`` beside the files that it copies. Unlike
+    ``glob``, raises ``OSError`` where the folder cannot be read.
+    """
+    try:
+        files = sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [f for f in files if f.name.endswith(ending) and not f.name.startswith(".")]
+
+
+# ---------------------------------------------------------------------------------------------
+# YAML
+# ---------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML, but strict where it would silently change what a file says.
+
+    It keeps the last of two equal keys, and by YAML 1.1 reads 042 as 34 and 1:30 as 90.
+    """
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(_require_decimal(node).replace("_", ""))
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        _require_decimal(node)
+        return super().construct_yaml_float(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -41,12 +115,25 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _require_decimal(node: yaml.ScalarNode) -> str:
+    """A number's text; an error for octal (042), sexagesimal (1:30), binary and hexadecimal."""
+    text = str(node.value)
+    if ":" in text or re.match(r"[-+]?0[0-9_xb]", text):
+        reason = f"{cut(text)} is not a plain decimal number; write it as such, 42 for 042"
+        raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+    return text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that is a mapping; ``ConfigError`` for any other, and for a key twice."""
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{shown(path)} is longer than {MOST_BYTES:,} bytes; write less")
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path).decode()
     except OSError as error:
         raise ConfigError(
             f"{shown(path)} cannot be read ({error.strerror}); restore it or name another"
@@ -62,7 +149,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(text: str, source: str) -> Any:
     """What YAML says; ``ConfigError``, which names the source, for what is none or a key twice."""
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader)
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         several = error.problem_mark and "\n" in text
         line = f", line {error.problem_mark.line + 1}" if several else ""
@@ -94,6 +181,10 @@ def shown(path: Path) -> str:
     path = path.absolute()
     return str(path.relative_to(paths.ROOT)) if path.is_relative_to(paths.ROOT) else str(path)
 
+
+# ---------------------------------------------------------------------------------------------
+# Models
+# ---------------------------------------------------------------------------------------------
 
 Model = typing.TypeVar("Model", bound=Strict)
 
@@ -137,7 +228,7 @@ def validate(model: type[Model], content: Any, source: str) -> Model:
 
 def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
     location = [str(part) for part in fault["loc"]]
-    place = ".".join(location) or "the whole"
+    place = cut(".".join(location)) or "the whole"
     given = fault["input"]
     match fault["type"]:
         case "extra_forbidden":
@@ -156,10 +247,10 @@ def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
                 if fault["type"] == "int_type":
                     number = f"{float(given):.0f}"
                 hint = f"YAML takes that for text, write {number}"
-            return f"{source}: {place} must be a number, not the text {given!r}; {hint}"
+            return f"{source}: {place} must be a number, not the text {cut(given)!r}; {hint}"
         case _:
             message = fault["msg"][0].lower() + fault["msg"][1:]
-            return f"{source}: {place} = {given!r} is not valid: {message}"
+            return f"{source}: {place} = {cut(repr(given))} is not valid: {message}"
 
 
 def _field_names(model: type[BaseModel], location: list[str]) -> set[str]:

@@ -351,7 +351,21 @@ class RunConfig(Strict):
             raise ValueError(f"{self.model.name} has no dropout; set dropout to 0.0")
         if self.resize and self.augmentation.padding_mode != "black":
             raise ValueError("resized images are padded in black only; leave padding_mode out")
+        pixels = self.resize.crop if self.resize else 32
+        images = self.data.train_size
+        if pixels < LEAST_PIXELS[self.model.name] and (
+            self.batch_size == 1 or images % self.batch_size == 1
+        ):
+            raise ValueError(
+                f"{images} training images in batches of {self.batch_size} leave a batch of one "
+                f"image, of which {self.model.name} makes one value per channel at {pixels} "
+                "pixels, too few for batch norm; change data.train_size or batch_size"
+            )
         return self
+
+
+LEAST_PIXELS = {"residual": 32, "resnet18": 33, "densenet121": 61}
+"""Sides of the smallest images of which a network's last feature map has more than one pixel."""
 
 
 def run_id(config: RunConfig, engine: int = ENGINE, data: str | None = None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from cifarlib import paths
+from cifarlib.checking import parse_json, read_bytes
 from cifarlib.config import RunConfig
 from cifarlib.errors import ConfigError
 from cifarlib.progress import duration, status, work
@@ -34,7 +35,7 @@ def read_bench(device: str = "cpu", folder: Path = paths.BENCH) -> Bench:
     """
     path = folder / f"{device}.json"
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_bytes(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from cifarlib import paths, synthetic
+from cifarlib.checking import named_folder, open_file, parse_json, read_bytes
 from cifarlib.config import DATASETS, DataConfig, DatasetInfo
 from cifarlib.errors import DataError
 
@@ -64,10 +65,11 @@ class Splits:
 # ---------------------------------------------------------------------------------------------
 
 
-def find(name: str) -> Path:
+def find(name: str, *, reread: bool = False) -> Path:
     """The folder of a data set, every file of it verified; the stand-in set is made if missing.
 
-    Raises ``DataError`` when the set is missing, or one of its files is missing or damaged.
+    ``reread`` trusts no earlier verification. Raises ``DataError`` when the set is missing, or one
+    of its files is missing or damaged.
     """
     info = _info(name)
     folder = _locate(name)
@@ -78,7 +80,7 @@ def find(name: str) -> Path:
         raise DataError(
             f"{info.title} was not found at {places}; `cifarlib data --download` fetches it"
         )
-    verify(info, folder)
+    verify(info, folder, reread=reread)
     return folder
 
 
@@ -96,11 +98,7 @@ def _places(info: DatasetInfo) -> list[Path]:
 
 def _root(info: DatasetInfo) -> Path | None:
     """What the environment says of where a real data set is."""
-    root = os.environ.get("CIFAR10_ROOT") if info.real else None
-    try:
-        return Path(root).expanduser() if root else None
-    except RuntimeError as error:
-        raise DataError(f"CIFAR10_ROOT={root} names no folder: {error}") from error
+    return named_folder("CIFAR10_ROOT") if info.real else None
 
 
 def _locate(name: str) -> Path | None:
@@ -129,13 +127,14 @@ def _generate(info: DatasetInfo) -> Path:
 # ---------------------------------------------------------------------------------------------
 
 
-def verify(info: DatasetInfo, folder: Path) -> None:
+def verify(info: DatasetInfo, folder: Path, *, reread: bool = False) -> None:
     """Compare every file's MD5 with the pinned one; raises ``DataError`` at the first that differs.
 
     What was verified is remembered beside the files by size and modification time, so that each
-    file is read once; where the folder is read-only nothing is remembered.
+    file is read once, unless it is to be ``reread``: both may be those of a file that was changed.
+    Where the folder is read-only nothing is remembered.
     """
-    remembered = _read_verified(folder)
+    remembered = {} if reread else _read_verified(folder)
     verified = {}
     for name, expected in info.files.items():
         path = folder / name
@@ -166,14 +165,14 @@ def _mend(info: DatasetInfo, broken: Path) -> str:
 
 
 def _md5(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _read_verified(folder: Path) -> dict[str, list[Any]]:
     """File name → size, modification time (ns), MD5; empty when there is no usable memory."""
     try:
-        content = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+        content = parse_json(read_bytes(folder / VERIFIED))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -215,7 +214,7 @@ def download(
     target = Path(root) / info.folder if root else _locate(name) or paths.DATA / info.folder
     if target.is_dir():
         with contextlib.suppress(DataError):
-            verify(info, target)
+            verify(info, target, reread=True)
             return target
     with _writing(target), _temporary_folder(target) as temporary:
         archive = temporary / "archive.tar.gz.partial"
@@ -382,7 +381,7 @@ def _read_images(folder: Path, names: dict[str, str]) -> Images:
 def read_batch(path: Path) -> Images:
     """The images of one batch file; raises ``DataError`` for anything that is not such a file."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = _BatchUnpickler(file, encoding="bytes").load()
     except DataError:
         raise

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cifarlib.checking import read_bytes
 from cifarlib.errors import ConfigError
 from cifarlib.pages.seal import is_whole
 from cifarlib.records import RecordStore, RunRecord
@@ -81,7 +82,7 @@ def _read_page(path: Path, build: Build) -> Build:
     from bs4 import BeautifulSoup
 
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
         text = raw.decode()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error

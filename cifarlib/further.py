@@ -4,7 +4,7 @@ The report counts and asks for the runs of the paper's study alone; those of the
 with them, so that every number leads to its run.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from cifarlib.study import STUDIES
 PAPER = "study"  # the name of the paper's study among ``STUDIES``
 
 
-def open_further(scale: str, overrides: Collection[str], build: str | Path) -> dict[str, Results]:
+def open_further(
+    scale: str, overrides: str | Sequence[str], build: str | Path
+) -> dict[str, Results]:
     """Every study but the paper's by name, opened as ``open_results`` does.
 
     One that the scale cannot be applied to is left out: a scale file of one's own need not say
@@ -25,7 +27,7 @@ def open_further(scale: str, overrides: Collection[str], build: str | Path) -> d
     for name, path in STUDIES.items():
         if name != PAPER:
             try:
-                found[name] = open_results(scale, list(overrides), build, path)
+                found[name] = open_results(scale, overrides, build, path)
             except ConfigError:
                 continue
     return found

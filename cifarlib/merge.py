@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cifarlib.checking import read_bytes
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.locks import lock
@@ -93,9 +94,9 @@ def merge(results: Results, folders: Sequence[Path], *, prefer: Side | None = No
     names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.conditions)}
     for folder in folders:
         theirs = RecordStore(folder)
-        for path in sorted(theirs.runs.glob("*.json")):
+        for path in theirs.files(theirs.runs, ".json"):
             _merge_record(path.name, ours, theirs, names, prefer, merged)
-        for path in sorted(theirs.state.glob("*.pt")):
+        for path in theirs.files(theirs.state, ".pt"):
             if path.stem in names:
                 _merge_checkpoint(path, names[path.stem], ours, merged)
     return merged
@@ -189,7 +190,7 @@ def _merge_checkpoint(path: Path, name: str, ours: RecordStore, merged: Merged) 
         if not held or ours.run_path(path.stem).exists():
             return
         try:
-            raw = path.read_bytes()
+            raw = read_bytes(path)
         except OSError as error:  # such as a folder of this name
             merged.damaged.append(f"{path} cannot be read ({error.strerror})")
             return
@@ -207,7 +208,7 @@ def _merge_checkpoint(path: Path, name: str, ours: RecordStore, merged: Merged) 
 def _epoch(checkpoint: Path) -> int:
     """Where a checkpoint stands; 0 where there is none, or none that a run could go on from."""
     try:
-        unpacked = unpack_checkpoint(checkpoint.read_bytes())
+        unpacked = unpack_checkpoint(read_bytes(checkpoint))
     except OSError:
         return 0
     return unpacked[0] if unpacked else 0

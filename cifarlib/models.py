@@ -15,7 +15,7 @@ projection shortcut (1×1 convolution of stride 2 and batch normalisation; count
 its second ReLU, and takes a ReLU of the sum.
 """
 
-import os
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +26,9 @@ from torchvision.models import DenseNet121_Weights, ResNet18_Weights, densenet12
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import ResNet
 
+from cifarlib.checking import named_folder, read_bytes
 from cifarlib.config import ModelConfig
-from cifarlib.errors import RunError, UnavailableError
+from cifarlib.errors import ConfigError, UnavailableError
 
 CLASSES = 10
 
@@ -188,31 +189,36 @@ def find_imagenet_weights(name: str) -> Path | None:
     """The weight file in ``$CIFARLIB_WEIGHTS`` or torch's hub cache; None where there is none."""
     file = WEIGHTS[name].url.rpartition("/")[2]
     folders = [Path(torch.hub.get_dir()) / "checkpoints"]
-    if given := os.environ.get("CIFARLIB_WEIGHTS"):
-        folders.insert(0, Path(given).expanduser())
+    if given := named_folder("CIFARLIB_WEIGHTS"):
+        folders.insert(0, given)
     return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
 def load_imagenet_weights(model: nn.Module, name: str) -> None:
     """Load torchvision's ImageNet weights (IMAGENET1K_V1) from a local file into a fresh model.
 
-    Raises ``UnavailableError`` where the file is missing, ``RunError`` where it does not fit.
+    Raises ``UnavailableError`` where the file is missing or is not what it should be.
     Nothing is downloaded here: ``torch.hub.load_state_dict_from_url(url)`` fills the cache.
     """
     url = WEIGHTS[name].url
-    path = find_imagenet_weights(name)
+    try:
+        path = find_imagenet_weights(name)
+    except ConfigError as error:
+        raise UnavailableError(f"{name}: {error}") from error
     if path is None:
         raise UnavailableError(
             f"{name}: weights not available offline; download {url} into torch's hub cache "
             "or into the folder that CIFARLIB_WEIGHTS names"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
         model.load_state_dict({_modern(key): value for key, value in state.items()})
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(
-            f"{path} is not a weight file of {name} ({reason}); delete it and download {url} again"
+    except MemoryError:
+        raise
+    except Exception as error:  # torch may raise anything, with advice that is not for our users
+        reason = f"{error.strerror}" if isinstance(error, OSError) else "it is damaged or another"
+        raise UnavailableError(
+            f"{path} is no weight file of {name} ({reason}); delete it and download {url} again"
         ) from error
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from cifarlib.checking import open_file
 from cifarlib.config import RunConfig
 from cifarlib.records import RecordStore, RunRecord
 from cifarlib.study import Condition
@@ -35,7 +36,7 @@ class StageStatus:
 def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageStatus]:
     """How far each stage is, from the records and the locks of a build folder."""
     records, _ = store.read_runs(c.run_id for c in conditions)
-    locked = {path.stem for path in store.state.glob("*.lock") if _is_locked(path)}
+    locked = {path.stem for path in store.files(store.state, ".lock") if _is_locked(path)}
     prices = Prices(records.values())
     stages: dict[str, list[Condition]] = {}
     for condition in conditions:
@@ -60,7 +61,7 @@ def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageSta
 
 def _is_locked(path: Path) -> bool:
     try:
-        with path.open() as file:
+        with open_file(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from cifarlib import paths
+from cifarlib.checking import read_bytes
 from cifarlib.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -122,8 +123,8 @@ def _roman(number: int | str) -> str:
 def _read_cells(path: Path, columns: list[str], rows: int) -> dict[str, list[str]]:
     """Column → its cells as text, once the file has the shape that it must have."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *body = list(csv.reader(file, strict=True)) or [[]]
+        lines = read_bytes(path).decode().splitlines(keepends=True)
+        header, *body = list(csv.reader(lines, strict=True)) or [[]]
     except OSError as error:
         raise ConfigError(
             f"{_shown(path)} cannot be read ({error.strerror}); restore it from the repository"

@@ -26,11 +26,19 @@ import pydantic
 from pydantic import Field
 
 from cifarlib import paths
-from cifarlib.checking import Strict
+from cifarlib.checking import Strict, list_folder, parse_json, read_bytes
 from cifarlib.config import DATASETS, ENGINE, RunConfig, run_id
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.locks import lock
-from cifarlib.study import Condition, Scale, Study, expand, load_scale, load_study
+from cifarlib.study import (
+    Condition,
+    Scale,
+    Study,
+    expand,
+    load_scale,
+    load_study,
+    split_overrides,
+)
 
 if typing.TYPE_CHECKING:
     import pandas as pd
@@ -242,7 +250,9 @@ class Provenance(Strict):
     @pydantic.field_validator("finished")
     @classmethod
     def _is_a_time(cls, text: str) -> str:
-        datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
+        _require(time.utcoffset() is not None, "a time with its time zone")
+        _require(2000 <= time.year < 2100, "a time of this century")  # of others none is shown
         return text
 
 
@@ -337,6 +347,24 @@ class DataRecord(Strict):
     transforms: dict[str, str]  # PNG, base64: one image after each transform
     provenance: Provenance
 
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> "DataRecord":
+        _require(self.dataset in DATASETS, "a known data set")
+        info = DATASETS[self.dataset]
+        _require(set(self.class_counts) == set(SPLITS), "class counts of each set")
+        for counts in self.class_counts.values():
+            _require(len(counts) == CLASSES and min(counts) >= 0, f"counts of {CLASSES} classes")
+        images = sum(self.class_counts["train"]) + sum(self.class_counts["validation"])
+        _require(images == info.train_images, "class counts of all training images")
+        _require(sum(self.class_counts["test"]) == info.test_images, "counts of all test images")
+        _require(_packed_bytes(self.test_labels) == info.test_images // 2, "every test label")
+        _require(_packed_bytes(self.pixel_sums) == 4 * 3 * 32 * 32, "a sum of every pixel")
+        _require(set(self.first_loss) == {"fan_out", "fan_in"}, "both first losses")
+        _require(len(self.examples) == CLASSES, "an example of each class")
+        for picture in (*self.examples, *self.transforms.values()):
+            _require(_packed_bytes(picture) > 0, "no empty picture")
+        return self
+
     @cached_property
     def labels(self) -> np.ndarray:
         """True class of every test image in the set's order, uint8 (n,)."""
@@ -370,7 +398,7 @@ class NetworkRecord(Strict):
     engine: int
     model: Literal["residual"]
     image: tuple[int, int, int]  # channels, height, width
-    layers: tuple[Layer, ...]  # in the order in which an image meets them
+    layers: tuple[Layer, ...] = Field(min_length=1)  # in the order in which an image meets them
     provenance: Provenance
 
     @property
@@ -461,9 +489,9 @@ def encode(record: Strict) -> bytes:
 def decode(model: type[AnyRecord], raw: bytes, name: str) -> AnyRecord:
     """A record from its JSON, checked; raises ``RecordError`` with the reason."""
     try:
-        content = json.loads(raw)
+        content = parse_json(raw)
         digest = content.pop("digest")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise RecordError(f"{name} is truncated or is no record") from error
     if content.get("format") != FORMAT:
         raise RecordError(
@@ -551,7 +579,7 @@ class RecordStore:
     def read(self, model: type[AnyRecord], path: Path) -> AnyRecord | None:
         """A record of any kind, None where there is none; ``RecordError`` where it is damaged."""
         try:
-            raw = path.read_bytes()
+            raw = read_bytes(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -602,7 +630,18 @@ class RecordStore:
     def run_ids(self) -> list[str]:
         """The ids of all records in the folder, damaged ones included."""
         others = ("data-", "network-", "shift-")
-        return sorted(p.stem for p in self.runs.glob("*.json") if not p.stem.startswith(others))
+        files = self.files(self.runs, ".json")
+        return [path.stem for path in files if not path.stem.startswith(others)]
+
+    def files(self, folder: Path, ending: str) -> list[Path]:
+        """A folder's files with an ending, hidden ones left out; ``RecordError`` where it cannot
+        be read."""
+        try:
+            return list_folder(folder, ending)
+        except OSError as error:
+            raise RecordError(
+                f"{folder} cannot be read ({error.strerror}); give yourself permission to read it"
+            ) from error
 
 
 # ---------------------------------------------------------------------------------------------
@@ -658,13 +697,18 @@ class Results:
 
 
 def open_results(
-    scale: str, overrides: Sequence[str] = (), build: str | Path = "", study: Path | None = None
+    scale: str,
+    overrides: str | Sequence[str] = (),
+    build: str | Path = "",
+    study: Path | None = None,
 ) -> Results:
     """Read a study, a scale and every record of theirs in a build folder.
 
+    ``overrides`` may be one text, as ``papermill -p overrides`` gives it (``split_overrides``).
     ``build`` is the folder, ``build/<scale>`` where it is empty. Damaged records count as
     missing and are named in ``faults``.
     """
+    overrides = split_overrides(overrides)
     loaded = load_study(study)
     checked = load_scale(scale, overrides, loaded)
     conditions = expand(loaded, checked)
@@ -683,7 +727,7 @@ def open_results(
         loaded,
         Path(scale).stem,
         checked,
-        tuple(overrides),
+        overrides,
         store,
         conditions,
         {name: record for name, record in records.items() if not record.result.diverged},

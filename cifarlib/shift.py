@@ -8,7 +8,6 @@ Nothing is fetched: its two files are looked for in a folder that is named, else
 import base64
 import hashlib
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +16,7 @@ import numpy as np
 import pydantic
 
 from cifarlib import paths
-from cifarlib.checking import Strict
+from cifarlib.checking import Strict, named_folder, read_bytes
 from cifarlib.errors import DataError, RecordError
 from cifarlib.records import (
     Confusion,
@@ -52,8 +51,7 @@ class NewImages:
 
 def find_folder(named: Path | None = None) -> Path:
     """Where the two files are looked for, whether they are there or not."""
-    root = os.environ.get(VARIABLE)
-    return named or (Path(root) if root else paths.DATA / "cifar-10.1")
+    return named or named_folder(VARIABLE) or paths.DATA / "cifar-10.1"
 
 
 def read_images(folder: Path) -> NewImages:
@@ -79,7 +77,7 @@ def read_images(folder: Path) -> NewImages:
 
 def _read_array(path: Path, digest: "hashlib._Hash") -> np.ndarray:
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path} is missing; {_mend()}") from error
     except OSError as error:

@@ -6,7 +6,9 @@ one ``RunConfig`` of each condition and seed.
 
 import copy
 import itertools
+import math
 import operator
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from cifarlib import paths
-from cifarlib.checking import Strict, cut, parse_value, read_yaml, shown, suggest, validate
+from cifarlib.checking import (
+    Strict,
+    cut,
+    list_folder,
+    parse_value,
+    read_yaml,
+    shown,
+    suggest,
+    validate,
+)
 from cifarlib.config import (
     DATASETS,
     IMAGE_SIZE,
@@ -122,23 +133,44 @@ STUDIES = {"study": paths.STUDY, "beyond": paths.BEYOND}
 def load_study(path: Path | None = None) -> Study:
     """Read and check a study; ``params/study.yaml`` unless another is named."""
     path = path or paths.STUDY
+    if path.parent == paths.PARAMS and not paths.PARAMS.is_dir():
+        raise ConfigError(
+            f"{paths.PARAMS} is missing: studies, notebooks and records stand in a checkout of "
+            "cifarlib's repository; clone it and run the command there"
+        )
     return validate(Study, read_yaml(path), shown(path))
 
 
 def scale_names() -> list[str]:
     """The scales that ``params/`` offers."""
     known = {"smoke", "lite", "full"}
-    return sorted(known | {p.stem for p in paths.PARAMS.glob("*.yaml")} - STUDIES.keys())
+    return sorted(known | {p.stem for p in list_folder(paths.PARAMS, ".yaml")} - STUDIES.keys())
+
+
+def split_overrides(overrides: str | typing.Sequence[str]) -> tuple[str, ...]:
+    """Overrides one by one, where papermill's ``-p`` may have made one text of them.
+
+    ``'["epochs.30=2", "seeds=[1, 2]"]'`` is a list, any other text one override.
+    """
+    if not isinstance(overrides, str):
+        return tuple(overrides)
+    if not overrides.lstrip().startswith("["):
+        return (overrides,) if overrides.strip() else ()
+    listed = parse_value(overrides, "overrides")
+    if not all(isinstance(text, str) for text in listed):
+        raise ConfigError(f'overrides {cut(overrides)}: write a list of texts, such as ["a=1"]')
+    return tuple(listed)
 
 
 def load_scale(
-    name: str, overrides: typing.Sequence[str] = (), study: Study | None = None
+    name: str, overrides: str | typing.Sequence[str] = (), study: Study | None = None
 ) -> Scale:
     """Read and check a scale by name, or by the path of a YAML file.
 
     ``overrides`` are ``key=value`` strings with dotted keys, ``data.train_size=2000``; values
     are YAML. ``protocol`` may be the name of a preset of ``study``.
     """
+    overrides = split_overrides(overrides)
     study = study or load_study()
     path = Path(name) if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
     if not path.is_file():
@@ -147,17 +179,19 @@ def load_scale(
     content["protocol"] = _preset(study, "protocol", content.get("protocol"))
     if isinstance(content.get("epochs"), dict):
         content["epochs"] = study.epochs.get(path.stem, {}) | content["epochs"]
-    content["name"] = path.stem if path.parent == paths.PARAMS and not overrides else ""
     source = shown(path)
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: write key=value, such as data.train_size=2000")
+            raise ConfigError(f"--set {cut(text)}: write key=value, such as data.train_size=2000")
         parsed = parse_value(value, f"--set {cut(text)}")
         _assign(content, key.strip().split("."), parsed, f"--set {cut(text)}")
         source = f"{shown(path)} with --set"
         if isinstance(content.get("protocol"), str):
             content["protocol"] = _preset(study, "protocol", content["protocol"])
+    if "name" in content:
+        raise ConfigError(f"{source}: unknown key 'name'; a scale is named by its file")
+    content["name"] = path.stem if path.parent == paths.PARAMS and not overrides else ""
     return validate(Scale, content, source)
 
 
@@ -169,8 +203,10 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
     if stage is not None and stage not in study.stages:
         raise ConfigError(f"there is no stage {stage!r}; {suggest(stage, study.stages)}")
     names = study.stages if stage is None else [stage]
-    conditions = []
+    conditions: list[Condition] = []
     for name in names:
+        seeds = len(study.stages[name].seeds or scale.seeds)
+        _limit(len(conditions) + seeds * _count_conditions(study, name, ()), f"stage {name}")
         for run, settings, changed in _stage_settings(study, name, ()):
             exact = study.stages[name].at.get(scale.name, {})
             settings = settings | exact
@@ -180,6 +216,41 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
                 )
                 conditions.append(Condition(name, run, settings, changed, config, run_id(config)))
     return conditions
+
+
+MOST_CONDITIONS = 10_000
+"""Of a study with all its seeds; two orders of magnitude above the paper's."""
+
+
+def _limit(conditions: int, where: str) -> None:
+    if conditions > MOST_CONDITIONS:
+        raise ConfigError(
+            f"{where}: the study then has {conditions:,} conditions, seeds counted; "
+            f"at most {MOST_CONDITIONS:,} can be run, so shorten its grid, list or seeds"
+        )
+
+
+def _count_conditions(study: Study, name: str, visited: tuple[str, ...]) -> int:
+    """Conditions of a stage for one seed, without making them."""
+    stage = study.stages[name]
+    points = math.prod(map(len, stage.grid.values())) * max(1, len(stage.list_))
+    if stage.from_ is None:
+        return points
+    source = _source(study, name, visited)
+    _limit(_count_conditions(study, source, (*visited, name)), f"stage {source}")
+    return points * len(stage.from_.runs)
+
+
+def _source(study: Study, name: str, visited: tuple[str, ...]) -> str:
+    """The stage that another one is taken from."""
+    reference = study.stages[name].from_
+    assert reference is not None
+    source = reference.stage
+    if source not in study.stages or source == name or source in visited:
+        raise ConfigError(
+            f"stage {name} is taken from {source!r}, which is no other stage before it"
+        )
+    return source
 
 
 def _stage_settings(
@@ -210,9 +281,7 @@ def _stage_settings(
             (number, study.defaults | stage.fixed | point, {})
             for number, point in enumerate(points, start=1)
         ]
-    source = stage.from_.stage
-    if source not in study.stages or source == name or source in visited:
-        raise ConfigError(f"{where} is taken from {source!r}, which is no other stage before it")
+    source = _source(study, name, visited)
     bases = {run: settings for run, settings, _ in _stage_settings(study, source, (*visited, name))}
     if missing := [run for run in stage.from_.runs if run not in bases]:
         raise ConfigError(
@@ -249,26 +318,21 @@ def _run_config(
     }
     for key, value in dotted.items():
         _assign(content, key.split("."), copy.deepcopy(value), where)
-    published = content.get("epochs")
-    if translated and isinstance(published, int):
-        if published not in scale.epochs:
+    published = validate(RunConfig, content, where)  # before anything is computed from it
+    if translated:
+        if published.epochs not in scale.epochs:
             raise ConfigError(
-                f"{where} has {published} epochs, but the scale does not say what they become; "
-                f"add {published} to its `epochs`"
+                f"{where} has {published.epochs} epochs, but the scale does not say what they "
+                f"become; add {published.epochs} to its `epochs`"
             )
-        content["epochs"] = scale.epochs[published]
-        patience = content.get("early_stopping")
-        if isinstance(patience, int):  # in proportion, so that it can still take effect
+        content["epochs"] = scale.epochs[published.epochs]
+        if published.early_stopping is not None:  # in proportion, so that it can still take effect
             content["early_stopping"] = max(
-                1, round(patience * scale.epochs[published] / published)
+                1, round(published.early_stopping * content["epochs"] / published.epochs)
             )
-    if isinstance(content.get("resize"), dict):
-        resize = content["resize"]
-        ratio = resize.get("size", 256) / resize.get("crop", 224)
-        content["resize"] = resize | {
-            "size": round(scale.image_size * ratio),
-            "crop": scale.image_size,
-        }
+    if resize := published.resize:
+        size = round(scale.image_size * resize.size / resize.crop)
+        content["resize"] |= {"size": size, "crop": scale.image_size}
     return validate(RunConfig, content, where)
 
 
@@ -285,7 +349,7 @@ def _preset(study: Study, key: str, value: Any) -> Any:
 def _assign(content: dict[Any, Any], keys: list[str], value: Any, source: str) -> None:
     """Set a dotted key; whether it exists is for the model's validation to say."""
     for depth, key in enumerate(keys):
-        known: Any = int(key) if key.isdigit() else key
+        known: Any = int(key) if re.fullmatch("[0-9]{1,9}", key) else key
         if depth == len(keys) - 1:
             content[known] = value
             return

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cifarlib.checking import read_bytes
 from cifarlib.errors import RecordError
 from cifarlib.models import build_model, last_layer
 from cifarlib.records import RunRecord, write_atomically
@@ -52,7 +53,7 @@ def _digest(content: bytes) -> bytes:
 def read_weights(path: Path) -> KeptWeights:
     """The weights of the run that names a file; raises ``RecordError`` for anything else."""
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror})") from error
     digest, content = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]

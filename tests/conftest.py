@@ -269,6 +269,20 @@ def made_up(monkeypatch):
     monkeypatch.setattr(executors, "serve", serve_made_up)
 
 
+@pytest.fixture
+def at_once():
+    """Fail a test that waits for what never comes, such as the writer of a pipe."""
+
+    def give_up(number, frame):
+        raise TimeoutError("waited for 20 s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
 def wait_for(happened, what: str):
     """Wait until a condition holds; what it gave."""
     end = time.monotonic() + DEADLINE

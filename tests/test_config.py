@@ -10,7 +10,14 @@ from cifarlib import paths
 from cifarlib.checking import validate
 from cifarlib.config import ENGINE, RunConfig, canonical, flatten, run_id
 from cifarlib.errors import ConfigError
-from cifarlib.study import STUDIES, expand, load_scale, load_study, scale_names
+from cifarlib.study import (
+    STUDIES,
+    expand,
+    load_scale,
+    load_study,
+    scale_names,
+    split_overrides,
+)
 
 KNOWN_IDS = Path(__file__).with_name("run_ids.json")
 
@@ -362,6 +369,15 @@ def test_overrides_reach_the_runs(study):
         ("nonsense", "write key=value"),
         ("data.train_size.x=1", "no settings of its own"),
         ("data=[", "not a YAML value"),
+        ("epochs.³=1", "epochs.³"),
+        ("data.①=1", "unknown key 'data.①'"),
+        (f"epochs.{'9' * 5000}=1", "is not valid"),
+        ("name=lite", "unknown key 'name'; a scale is named by its file"),
+        ("seeds=[042]", "042 is not a plain decimal number"),
+        ("seeds=[1:30]", "1:30 is not a plain decimal number"),
+        ("data.split_seed=0x10", "0x10 is not a plain decimal number"),
+        ("seeds=1:30.5", "1:30.5 is not a plain decimal number"),
+        ("early_stopping=true", "unknown key 'early_stopping'"),
     ],
 )
 def test_a_wrong_override_is_named_in_one_sentence(override, said):
@@ -369,6 +385,30 @@ def test_a_wrong_override_is_named_in_one_sentence(override, said):
         load_scale("smoke", [override])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_plain_numbers_are_read_as_they_stand(study):
+    assert load_scale("smoke", ["seeds=[0, 42, +7, 1_000]"]).seeds == (0, 42, 7, 1000)
+
+
+@pytest.mark.parametrize(
+    ("given", "overrides"),
+    [
+        ([], ()),
+        ("", ()),
+        ("epochs.30=2", ("epochs.30=2",)),
+        ('["epochs.30=2", "seeds=[1, 2]"]', ("epochs.30=2", "seeds=[1, 2]")),
+    ],
+)
+def test_overrides_may_be_one_text_as_papermill_gives_them(given, overrides):
+    assert split_overrides(given) == overrides
+    assert load_scale("smoke", given) == load_scale("smoke", overrides)
+
+
+def test_overrides_that_are_no_texts_are_refused():
+    with pytest.raises(ConfigError, match="write a list of texts"):
+        load_scale("smoke", "[epochs.30, 2]")
 
 
 def test_an_unknown_scale_is_named():
@@ -400,6 +440,12 @@ def write_study(tmp_path, old, new):
         ("dropout: 0.0", "dropout: 1.0", "dropout = 1.0 is not valid"),
         ("dropout: 0.0\n", "dropout: 0.0\n  dropout: 0.1\n", "stands there twice"),
         ("{name: sgd, momentum: 0.9}", "{name: sgd, momentm: 0.9}", "did you mean 'momentum'?"),
+        ("crop: 224, method: bilinear", "crop: 0, method: bilinear", "resize.crop = 0 is not"),
+        ("size: 256, crop: 224", "size: big, crop: 224", "resize.size must be a number"),
+        ("size: 256, crop: 224", "size: .inf, crop: 224", "resize.size"),
+        ("early_stopping: null", "early_stopping: true", "early_stopping = True is not valid"),
+        ("fixed: {epochs: 30}", "fixed: {epochs: true}", "epochs = True is not valid"),
+        ("optimizer: [sgd, adam, adamw]", f"optimizer: {['sgd'] * 2000}", "24,000"),
     ],
 )
 def test_a_wrong_study_is_named_in_one_sentence(tmp_path, old, new, said):
@@ -408,6 +454,38 @@ def test_a_wrong_study_is_named_in_one_sentence(tmp_path, old, new, said):
         expand(load_study(path), load_scale("smoke"))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_endless_grid_is_refused_at_once(tmp_path, at_once):
+    values = "[" + "0.1, " * 99 + "0.1]"
+    keys = ("batch_size", "learning_rate", "weight_decay", "dropout", "early_stopping")
+    grid = "    grid: {" + ", ".join(f"{key}: {values}" for key in keys) + "}"
+    path = write_study(tmp_path, "defaults:", f"stages:\n  own:\n    title: own\n{grid}\nold:")
+    text = path.read_text().partition("\nold:")[0] + "\ndefaults: {}\n"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="stage own: the study then has 10,000,000,000 cond"):
+        expand(load_study(path), load_scale("smoke"))
+
+
+def test_a_stage_of_an_endless_one_is_refused(tmp_path, at_once):
+    path = write_study(tmp_path, "batch_size: [32, 64, 128, 256]", f"batch_size: {[32] * 9999}")
+    with pytest.raises(ConfigError, match="stage stage1-daa1: the study then has 79,992"):
+        expand(load_study(path), load_scale("smoke"), "stage1-long")
+
+
+def test_seeds_count_among_a_studys_conditions(study):
+    with pytest.raises(ConfigError, match="at most 10,000"):
+        expand(study, load_scale("smoke", [f"seeds={list(range(1000))}"]))
+
+
+@pytest.mark.parametrize(("stage", "run"), [("stage3", 1), ("interpolation", 1)])
+def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(study, stage, run):
+    scale = load_scale("smoke", ["data.train_size=129", "image_size=32"])
+    with pytest.raises(ConfigError, match=f"{stage} run {run}: 129 training images in batches of"):
+        expand(study, scale, stage)
+    large_enough = load_scale("smoke", ["data.train_size=129", "image_size=61"])
+    assert expand(study, large_enough, "stage3")
+    assert expand(study, scale, "stage1-base")
 
 
 def test_a_missing_study_is_named(tmp_path):

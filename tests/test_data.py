@@ -15,7 +15,7 @@ import pytest
 
 from cifarlib import config, data, paths, synthetic
 from cifarlib.config import DATASETS, DataConfig
-from cifarlib.errors import DataError
+from cifarlib.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +102,7 @@ def test_missing_data_say_where_they_were_looked_for_and_how_to_get_them(
 
 def test_an_environment_variable_without_sense_is_named(tiny, monkeypatch):
     monkeypatch.setenv("CIFAR10_ROOT", "~nobody-of-that-name/data")
-    with pytest.raises(DataError, match="CIFAR10_ROOT=~nobody-of-that-name/data names no folder"):
+    with pytest.raises(ConfigError, match="CIFAR10_ROOT=~nobody-of-that-name/data names no folder"):
         data.find("cifar10")
 
 
@@ -127,6 +127,35 @@ def test_files_are_read_once_until_they_change(tiny, monkeypatch):
     data.find("cifar10")
     assert len(read) == 5
     assert sorted(p.name for p in folder.iterdir()) == [data.VERIFIED, "data_batch_1", "test_batch"]
+
+
+def test_a_changed_file_of_the_same_size_and_time_is_found_where_files_are_reread(tiny):
+    folder = unpack(tiny, paths.DATA)
+    data.find("cifar10")
+    file = folder / "test_batch"
+    content, before = file.read_bytes(), file.stat()
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(DataError, match="test_batch is damaged"):
+        data.find("cifar10", reread=True)
+
+
+@pytest.mark.parametrize("memory", ["[" * 100_000, "[1]", "\0"])
+def test_a_memory_that_is_none_is_forgotten(tiny, memory):
+    folder = unpack(tiny, paths.DATA)
+    (folder / data.VERIFIED).write_text(memory)
+    assert data.find("cifar10") == folder
+
+
+@pytest.mark.parametrize("place", ["data_batch_1", "test_batch"])
+def test_a_pipe_in_place_of_a_file_is_named(tiny, place, at_once):
+    folder = unpack(tiny, paths.DATA)
+    (folder / place).unlink()
+    os.mkfifo(folder / place)
+    with pytest.raises(DataError, match=f"{place} cannot be read: a pipe or a device"):
+        data.find("cifar10")
+    with pytest.raises(DataError, match=f"{place} cannot be read: a pipe or a device"):
+        data.read_batch(folder / place)
 
 
 def test_a_folder_that_cannot_be_written_is_verified_all_the_same(tiny, monkeypatch):

@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models import densenet121, resnet18
 
 from cifarlib import models
-from cifarlib.config import ModelConfig
-from cifarlib.errors import RunError, UnavailableError
+from cifarlib.config import LEAST_PIXELS, ModelConfig
+from cifarlib.errors import UnavailableError
 
 RESIDUAL = ModelConfig(name="residual", initialization="kaiming")
 
@@ -216,9 +216,26 @@ def test_a_damaged_weight_file_is_named(tmp_path, monkeypatch):
     path = weight_file(tmp_path, "resnet18")
     for content in (b"", b"garbage"):
         path.write_bytes(content)
-        with pytest.raises(RunError, match="is not a weight file of resnet18"):
+        with pytest.raises(UnavailableError, match="is no weight file of resnet18"):
             models.build_model(ModelConfig(name="resnet18", initialization="imagenet"), 0.0, seed=1)
     torch.save({"fc.weight": torch.zeros(2)}, path)
-    with pytest.raises(RunError, match="is not a weight file of resnet18") as caught:
+    with pytest.raises(UnavailableError, match="is no weight file of resnet18") as caught:
         models.build_model(ModelConfig(name="resnet18", initialization="imagenet"), 0.0, seed=1)
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_weights_in_no_folder_are_said(monkeypatch):
+    monkeypatch.setenv("CIFARLIB_WEIGHTS", "~nobody-of-that-name")
+    with pytest.raises(UnavailableError, match="CIFARLIB_WEIGHTS=~nobody-of-that-name names no"):
+        models.build_model(ModelConfig(name="resnet18", initialization="imagenet"), 0.0, seed=1)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_least_pixels_are_those_of_which_one_image_is_batch_enough(name):
+    """``RunConfig`` refuses batches of one image below them."""
+    model = models.build_model(ModelConfig(name=name, initialization="kaiming"), 0.0, seed=1)
+    pixels = LEAST_PIXELS[name]
+    model.train()(torch.zeros(1, 3, pixels, pixels))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(torch.zeros(1, 3, pixels - 1, pixels - 1))

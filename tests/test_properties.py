@@ -146,6 +146,9 @@ def make_consistent(content: dict[str, Any]) -> dict[str, Any]:
     else:
         content["dropout"] = 0.0
         model |= {"last_layer_scale": 1.0, "branch_scale": 1.0, "whitening": None}
+    images, batch = content["data"]["train_size"], content["batch_size"]
+    if model["name"] != "residual" and (batch == 1 or images % batch == 1):
+        content["batch_size"] = images
     if content["resize"]:
         augmentation["padding_mode"] = "black"
     if not augmentation["flip_probability"]:

@@ -263,6 +263,58 @@ def test_what_is_no_record_is_refused(store, content, reason):
     assert "\n" not in str(caught.value)
 
 
+def test_a_pipe_in_place_of_a_record_is_refused(store, record, at_once):
+    store.runs.mkdir(parents=True)
+    os.mkfifo(store.run_path(record.run_id))
+    with pytest.raises(RecordError, match=r"cannot be read \(a pipe or a device"):
+        store.read_run(record.run_id)
+
+
+def test_hidden_files_are_no_records(store, record):
+    """macOS puts a ``._name`` beside each file that it copies to another file system."""
+    path = store.write(record)
+    path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    assert store.run_ids() == [record.run_id]
+
+
+def test_a_folder_of_records_that_cannot_be_read_is_named(store, record, monkeypatch):
+    store.write(record)
+
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(type(store.runs), "iterdir", refuse)
+    with pytest.raises(RecordError, match=r"runs cannot be read \(Permission denied"):
+        store.run_ids()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.update(dataset="cifar11"), "known data set"),
+        (lambda c: c.update(class_counts={}), "class counts of each set"),
+        (lambda c: c["class_counts"].update(test=[0] * 9), "counts of 10 classes"),
+        (lambda c: c["class_counts"]["test"].__setitem__(0, 1), "counts of all test images"),
+        (lambda c: c["class_counts"]["train"].__setitem__(0, 1), "of all training images"),
+        (lambda c: c.update(test_labels="AAAA"), "every test label"),
+        (lambda c: c.update(pixel_sums=""), "a sum of every pixel"),
+        (lambda c: c["first_loss"].pop("fan_in"), "both first losses"),
+        (lambda c: c.update(examples=[]), "an example of each class"),
+        (lambda c: c["transforms"].update(original=""), "no empty picture"),
+        (lambda c: c["provenance"].update(finished="0001-01-01T00:00:00+14:00"), "this century"),
+        (lambda c: c["provenance"].update(finished="9999-12-31T23:59:59-14:00"), "this century"),
+        (lambda c: c["provenance"].update(finished="2025-01-01T00:00:00"), "its time zone"),
+    ],
+)
+def test_a_forged_data_record_is_refused(change, reason):
+    content = json.loads(encode(make_data_record("synthetic")))
+    del content["digest"]
+    change(content)
+    content["digest"] = records._digest(content)
+    with pytest.raises(RecordError, match=reason):
+        decode(records.DataRecord, json.dumps(content).encode(), "it")
+
+
 def test_an_edited_number_is_refused(store, record):
     path = store.write(record)
     text = path.read_text()

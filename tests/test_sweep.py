@@ -238,6 +238,23 @@ def test_missing_imagenet_weights_leave_a_run_pending(tmp_path, monkeypatch, cap
     assert store.run_ids() == [chosen[0].run_id]
 
 
+def test_damaged_imagenet_weights_leave_their_runs_pending_and_train_the_others(
+    tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("CIFARLIB_WEIGHTS", str(tmp_path))
+    (tmp_path / "resnet18-f37072fd.pth").write_bytes(b"cut off")
+    store = tiny_store(tmp_path / "build")
+    first, _, third = tiny_conditions("stage3/1", "stage3/2", "stage3/3")
+    store.write(make_record(third))
+    arguments = ["sweep", "--stage", "stage3", "--out", str(store.folder), "--device", "cpu"]
+    assert cli.main([*arguments, *SET_TINY]) == 0
+    said = capfd.readouterr().err
+    assert f"{tmp_path}/resnet18-f37072fd.pth is no weight file of resnet18" in said
+    assert "1 runs stay pending" in said
+    assert set(store.run_ids()) == {first.run_id, third.run_id}
+
+
 # ---------------------------------------------------------------------------------------------
 # Killed and stopped
 # ---------------------------------------------------------------------------------------------

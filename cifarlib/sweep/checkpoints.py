@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cifarlib.checking import open_file, read_bytes
 from cifarlib.records import RecordStore, write_atomically
 
 DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
@@ -46,7 +47,7 @@ def unpack_checkpoint(raw: bytes) -> tuple[int, bytes] | None:
 def checkpoint_epoch(path: Path) -> int:
     """The epoch that a checkpoint claims to stand at, unchecked; 0 where there is none."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(DIGEST_BYTES + EPOCH_BYTES)
     except OSError:
         return 0
@@ -58,7 +59,7 @@ def read_checkpoint(
 ) -> dict[str, Any] | None:
     """A run's state, None where there is none; a damaged one is set aside and said."""
     try:
-        raw = path.read_bytes()
+        raw = read_bytes(path)
     except FileNotFoundError:
         return None
     except OSError as error:  # such as a folder of this name
