@@ -15,6 +15,7 @@ from cifarlib.checking import parse_json, read_bytes
 from cifarlib.config import RunConfig
 from cifarlib.errors import ConfigError
 from cifarlib.progress import duration, status, work
+from cifarlib.provenance import name_commit
 from cifarlib.records import Results, RunRecord, write_atomically
 from cifarlib.study import expand, load_scale
 
@@ -281,11 +282,10 @@ def describe_bench(bench: Bench, part: str) -> str:
     if not found:
         return "Not measured yet: make bench."
     versions = found["versions"]
-    changed = ", with uncommitted changes" if found["dirty"] else ""
     return (
         f"Measured {found['measured'][:10]} on {found['cores']} cores ({found['processor']}), "
         f"torch {versions.get('torch', '?')}, data {found['data']}, "
-        f"commit {(found['commit'] or 'unknown')[:12]}{changed}."
+        f"{name_commit(found['commit'], found['dirty'])}."
     )
 
 

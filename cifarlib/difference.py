@@ -15,6 +15,7 @@ from typing import Any
 from cifarlib.checking import read_bytes
 from cifarlib.errors import ConfigError
 from cifarlib.pages.seal import is_whole
+from cifarlib.provenance import name_commit
 from cifarlib.records import RecordStore, RunRecord
 
 if typing.TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _origins(records: Iterable[RunRecord]) -> dict[str, str]:
             "device": origin.device,
             "threads": str(origin.threads),
             "engine": str(record.engine),
-            "commit": (origin.commit or "none")[:12] + (" (changed)" if origin.dirty else ""),
+            "commit": name_commit(origin.commit, origin.dirty).removeprefix("commit "),
         }
         for key, value in described.items():
             found.setdefault(key, set()).add(value)

@@ -13,6 +13,7 @@ from cifarlib.checking import read_bytes
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.locks import lock
+from cifarlib.provenance import name_commit
 from cifarlib.records import (
     DataRecord,
     NetworkRecord,
@@ -173,7 +174,7 @@ def _content(record: Record) -> dict[str, object]:
 
 
 def _describe(provenance: Provenance) -> str:
-    commit = (provenance.commit or "no commit")[:12] + (" (changed)" if provenance.dirty else "")
+    commit = name_commit(provenance.commit, provenance.dirty)
     versions = " ".join(f"{name} {number}" for name, number in provenance.versions.items())
     return f"{provenance.device}, {commit}, {versions}, finished {provenance.finished}"
 

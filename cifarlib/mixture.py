@@ -4,8 +4,9 @@ A report compares runs with one another, so whatever else differs between them m
 things are looked at: the engine, the data's fingerprint, the kind of device, and whether the
 package had uncommitted changes. Different commits are no fault: what a commit changes in the
 arithmetic is said by the engine. A run from changed files among runs from clean ones is, for
-nobody can look up what it was made with. Changes outside the package, such as a notebook that was
-executed in JupyterLab, make no run. A scale that means it says so:
+nobody can look up what it was made with; so is one from a copy without git, changed or not.
+Changes outside the package, such as a notebook that was executed in JupyterLab, make no run.
+A scale that means it says so:
 
     mixed: [device_class, dirty]
 """
@@ -55,9 +56,11 @@ _HAVE: dict[Kind, Callable[[RunRecord], Hashable]] = {
     "device_class": lambda record: {"cpu": "on processors", "cuda": "on GPUs"}[
         record.provenance.device_class
     ],
-    "dirty": lambda record: (
-        "with uncommitted changes" if record.provenance.dirty else "without uncommitted changes"
-    ),
+    "dirty": lambda record: {
+        True: "with uncommitted changes",
+        False: "without uncommitted changes",
+        None: "from a copy whose changes nobody can know",
+    }[record.provenance.dirty],
 }
 
 

@@ -1,15 +1,19 @@
-"""Where things stand in a checkout: constants, without side effects."""
+"""Where things stand in a checkout: constants, without side effects.
+
+Of an installed package without its checkout, the working directory is taken for one.
+"""
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE.parent if (PACKAGE.parent / "params").is_dir() else Path.cwd()
 PARAMS = ROOT / "params"
 PUBLISHED = PARAMS / "published"
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
 BENCH = BUILD / "bench"
 DATA = ROOT / "data"
-TEMPLATES = ROOT / "cifarlib" / "templates"
+TEMPLATES = PACKAGE / "templates"
 
 STUDY = PARAMS / "study.yaml"
 BEYOND = PARAMS / "beyond.yaml"

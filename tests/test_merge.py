@@ -127,8 +127,10 @@ def test_a_conflict_is_listed_and_nothing_of_it_changed(
     assert f"{ONE} (seed 42): conflict, nothing changed" in said
     (mine,) = [line for line in said if line.startswith("  ours:")]
     (other,) = [line for line in said if line.startswith("  theirs:")]
-    assert "a processor, 0123456789ab, python 3.11.2 torch 2.11.0, finished 2025-01-02" in mine
-    assert "a GPU, ffffffffffff, " in other
+    assert (
+        "a processor, commit 0123456789ab, python 3.11.2 torch 2.11.0, finished 2025-01-02" in mine
+    )
+    assert "a GPU, commit ffffffffffff, " in other
     assert str(theirs.folder) in other
     assert "--prefer" in said[-1]
     assert ours.read_run(conditions[0].run_id) == contradicting[0]

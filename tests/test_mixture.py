@@ -44,6 +44,15 @@ def test_a_dirty_run_among_clean_ones_is_refused(tmp_path):
         mixture.refuse_undeclared(results)
 
 
+def test_a_run_of_unknown_code_among_clean_ones_is_refused(tmp_path):
+    """An unpacked archive may have been edited, and nobody would know."""
+    results = open_mixed(tmp_path, {}, {"dirty": None}, {})
+    (found,) = mixture.find_mixtures(results)
+    assert (found.kind, found.names) == ("dirty", (tiny_conditions()[1].name,))
+    with pytest.raises(ReportError, match="1 run is from a copy whose changes nobody can know"):
+        mixture.refuse_undeclared(results)
+
+
 def test_processors_and_gpus_are_refused_and_the_fewer_named(tmp_path):
     results = open_mixed(tmp_path, *[{"device_class": "cuda"}] * 5, *[{}] * 6)
     with pytest.raises(ReportError) as caught:

@@ -6,6 +6,7 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import make_record
 
+from cifarlib.cli import _parser
 from cifarlib.pages import run_folds
 from cifarlib.records import RecordStore, open_results
 
@@ -49,6 +50,13 @@ def test_a_pending_run_says_how_to_make_it_and_what_it_costs(results, runs):
     assert not run["done"]
     assert run["command"] == "cifarlib run stage2-dropout/9,dropout=0.5 --scale smoke"
     assert re.fullmatch(r"about \d+ s of the whole machine", run["cost"])
+
+
+def test_a_recorded_run_says_how_to_train_it_again(results, runs):
+    run = runs[results.find("stage1-long", 13).run_id]
+    assert run["done"]
+    assert run["command"] == "cifarlib verify --run stage1-long/13 --scale smoke"
+    assert _parser().parse_args(run["command"].split()[1:]).run == ["stage1-long/13"]
 
 
 def test_of_several_seeds_the_command_names_the_run(tmp_path):

@@ -343,13 +343,13 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
         return ", ".join(sorted({r.provenance.versions.get(package, "–") for r in records}))
 
     packages = list(dict.fromkeys(name for r in records for name in r.provenance.versions))
-    commit, dirty = provenance.commit()
+    commit, dirty = provenance.commit(provenance.REPORT)
     described = "described in the records" if results.data else "not yet described in the records"
     return [
-        ("Code of this page", [run_folds.name_commit(commit, dirty)]),
+        ("Code of this page", [provenance.name_commit(commit, dirty)]),
         (
             "Code of the runs",
-            distinct(lambda r: run_folds.name_commit(r.provenance.commit, r.provenance.dirty)),
+            distinct(lambda r: provenance.name_commit(r.provenance.commit, r.provenance.dirty)),
         ),
         ("Engine", distinct(lambda r: r.engine) if records else [str(ENGINE)]),
         ("Data set", [f"{info.title}, fingerprint {info.fingerprint}, {described}"]),

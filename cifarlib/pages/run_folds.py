@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cifarlib import provenance
 from cifarlib.config import DATASETS, RunConfig
 from cifarlib.progress import Prices, duration
 from cifarlib.records import SPLITS, Results, RunRecord
@@ -85,6 +86,8 @@ def describe(
     seeds = results.study.stages[condition.stage].seeds or results.scale.seeds
     several_seeds = len(seeds) > 1
     target = condition.run_id if several_seeds else condition.name
+    record = results.every_record.get(condition.run_id)
+    verb = "run" if record is None else "verify --run"  # "run" only reads what is recorded
     run: dict[str, Any] = {
         "run_id": condition.run_id,
         "names": [c.name for c in conditions],
@@ -92,9 +95,8 @@ def describe(
         + (f", seed {condition.config.seed}" if several_seeds else "")
         + (f" and {len(conditions) - 1} more" if len(conditions) > 1 else ""),
         "settings": describe_settings(condition, results),
-        "command": f"cifarlib run {shlex.quote(target)} {options}",
+        "command": f"cifarlib {verb} {shlex.quote(target)} {options}",
     }
-    record = results.every_record.get(condition.run_id)
     if record is None:
         cost = duration(prices.seconds(condition.config))
         return run | {"done": False, "cost": f"about {cost} of the whole machine"}
@@ -229,7 +231,7 @@ def _describe_origin(record: RunRecord) -> str:
         f"training {duration(timing.train_s)} ({timing.images_per_s:,.0f} images/s)",
         f"evaluation {duration(timing.evaluation_s)}",
         f"finished {origin.finished}",
-        name_commit(origin.commit, origin.dirty),
+        provenance.name_commit(origin.commit, origin.dirty),
         ", ".join(f"{name} {version}" for name, version in origin.versions.items()),
         f"data {record.data_fingerprint}",
         f"engine {record.engine}",
@@ -250,13 +252,6 @@ def say_energy(joules: float | None) -> str:
     if joules is None:
         return "–"
     return f"{joules / 1000:.3g} kJ" if joules < 1e6 else f"{joules / 3.6e6:.3g} kWh"
-
-
-def name_commit(commit: str | None, dirty: bool | None) -> str:
-    """A commit in words, and whether files were changed since."""
-    if commit is None:
-        return "outside a git checkout"
-    return f"commit {commit[:12]}{', with uncommitted changes' if dirty else ''}"
 
 
 # ---------------------------------------------------------------------------------------------

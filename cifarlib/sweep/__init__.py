@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from cifarlib import provenance
 from cifarlib.errors import RecordError
 from cifarlib.records import AnyRecord, RecordStore, RunRecord
 from cifarlib.study import Condition
@@ -48,6 +49,7 @@ def sweep(
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
     """
+    provenance.commit()  # what it finds wrong is said here, not by every worker
     jobs, records = _take_stock(conditions, store, keep_weights)
     if not jobs:
         print("nothing is missing", file=sys.stderr, flush=True)

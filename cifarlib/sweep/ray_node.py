@@ -39,7 +39,7 @@ def serve_task(
     last epoch border. The job is carried out as on any machine, in a folder of its own.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    provenance.commit(provenance.PROGRAM)  # now, for it is the code of now that this process runs
+    provenance.commit()  # now, for it is the code of now that this process runs
     job: Job = pickle.loads(packed)
     try:
         if files is not None:

@@ -96,7 +96,7 @@ def serve(
     # On a machine with other work, threads that spin while they wait take minutes for seconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    provenance.commit(provenance.PROGRAM)  # now, for it is the code of now that this process runs
+    provenance.commit()  # now, for it is the code of now that this process runs
     store = RecordStore(folder)
     with contextlib.suppress(EOFError, OSError):  # the sweep is gone, and so are we
         while (job := connection.recv()) is not None:
