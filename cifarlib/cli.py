@@ -5,6 +5,7 @@ Exit codes: 0 all well, 1 some run failed or something differs, 2 something that
 """
 
 import argparse
+import io
 import json
 import os
 import re
@@ -46,6 +47,9 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call one function, print; the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         code = options.call(options)
@@ -77,7 +81,7 @@ def _data(options: argparse.Namespace) -> int:
         data.download(options.name, root=options.root)
     if options.root:
         os.environ["CIFAR10_ROOT"] = str(options.root)
-    folder = data.find(options.name)
+    folder = data.find(options.name, reread=True)
     train, test = data.load(options.name)
     mean, std = data.channel_statistics(train.images)
     print(f"{DATASETS[options.name].title} in {folder}: every MD5 is right")
@@ -227,10 +231,10 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from cifarlib.notebooks import settings_folder
+    from cifarlib.notebooks import plain_matplotlib
 
     parameters = dict(_parse_parameter(text) for text in options.parameter)
-    with settings_folder():  # before matplotlib is imported
+    with plain_matplotlib():  # before matplotlib is imported
         from cifarlib import report
 
         print(report.render(options.scale, options.set, options.out, parameters, options.only))
@@ -433,8 +437,19 @@ def _count(text: str) -> int:
     return number
 
 
+MOST_AT_ONCE = 1024  # of threads or processes: torch hangs or dies of more than a system starts
+
+
+def _some(text: str) -> int:
+    number = _positive(text)
+    if number > MOST_AT_ONCE:
+        raise ValueError
+    return number
+
+
 _count.__name__ = "whole number"
 _positive.__name__ = "positive whole number"  # argparse names the type in its message
+_some.__name__ = f"positive whole number up to {MOST_AT_ONCE}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -474,7 +489,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def machine(command: argparse.ArgumentParser) -> None:
         command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-        command.add_argument("--threads", type=_positive, help="threads of each worker")
+        command.add_argument("--threads", type=_some, help="threads of each worker")
         command.add_argument(
             "--checkpoint-every",
             type=_count,
@@ -504,7 +519,7 @@ def _parser() -> argparse.ArgumentParser:
     study(command)
     machine(command)
     command.add_argument("--stage", action="append", help="only this stage (may be repeated)")
-    command.add_argument("--workers", type=_positive, help="processes (one a core)")
+    command.add_argument("--workers", type=_some, help="processes (one a core)")
     command.add_argument(
         "--budget",
         metavar="TIME",
@@ -562,7 +577,7 @@ def _parser() -> argparse.ArgumentParser:
         help="trained to measure noise where bits may differ (2)",
     )
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    command.add_argument("--workers", type=_positive, help="processes (one a core)")
+    command.add_argument("--workers", type=_some, help="processes (one a core)")
     keep_weights(command)
 
     command = add(

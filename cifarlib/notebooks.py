@@ -2,6 +2,8 @@
 
 import ast
 import contextlib
+import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cifarlib.checking import shown, suggest
+from cifarlib.checking import read_bytes, shown, suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.progress import cores
 from cifarlib.records import remove_leftovers, write_atomically
@@ -32,6 +34,10 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
         if name not in known:
             raise ConfigError(
                 f"{shown(notebook)} has no parameter {name!r}; {suggest(name, known)}"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(
+                f"{shown(notebook)}: parameter {name!r} is {value}; give a finite number"
             )
         default = known[name]
         if default is not None and not _fits(value, default):
@@ -90,8 +96,7 @@ def read_notebook(path: Path, error_class: type[ConfigError] | type[ReportError]
     import nbformat
 
     try:
-        with path.open(encoding="utf-8") as file:
-            return nbformat.read(file, as_version=4)
+        return nbformat.reads(read_bytes(path).decode(), as_version=4)
     except OSError as error:
         raise error_class(f"{shown(path)} cannot be read ({error.strerror})") from error
     except Exception as error:  # nbformat raises many kinds for what is not a notebook
@@ -205,7 +210,33 @@ def _tidy(notebook: "NotebookNode") -> "NotebookNode":
 
 
 @contextlib.contextmanager
-def settings_folder() -> Iterator[None]:
+def plain_matplotlib() -> Iterator[None]:
+    """Have this process and its kernels draw with matplotlib's own defaults, into files.
+
+    The settings and the backend of whoever renders a report must not show in it. For before
+    matplotlib is imported.
+    """
+    package = importlib.util.find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    plain = {
+        "MATPLOTLIBRC": str(Path(package.origin).with_name("mpl-data") / "matplotlibrc"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    before = {name: os.environ.get(name) for name in plain}
+    os.environ.update(plain)
+    try:
+        with _settings_folder():
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _settings_folder() -> Iterator[None]:
     """Give matplotlib a folder for its settings where the home directory is of no use.
 
     Without one it says so on standard error, and what a kernel says there stands in its notebook.

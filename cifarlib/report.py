@@ -21,9 +21,9 @@ from cifarlib.notebooks import (
     check_parameters,
     execute_all,
     join,
+    plain_matplotlib,
     read_notebook,
     read_parameters,
-    settings_folder,
 )
 from cifarlib.pages.front import describe
 from cifarlib.pages.page import TITLE, make_page
@@ -73,7 +73,7 @@ def render(
     options = name_records(scale, overrides, build, parameters or {})
     folder = results.store.folder
     page = folder / f"report{suffix}.html"
-    with _alone(results.store.state / "report.lock"), settings_folder():
+    with _alone(results.store.state / "report.lock"), plain_matplotlib():
         for path in (page, page.with_suffix(".pdf")):
             remove_leftovers(path)
         executed = execute_all(chosen, folder / f"notebooks{suffix}", given)

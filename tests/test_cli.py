@@ -105,7 +105,16 @@ def test_version(command):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["bake"], ["run"], ["sweep", "--workers", "0"], ["sweep", "--device", "tpu"]],
+    [
+        [],
+        ["bake"],
+        ["run"],
+        ["sweep", "--workers", "0"],
+        ["sweep", "--workers", "1000000000"],
+        ["sweep", "--threads", "1000000000"],
+        ["run", "stage1-base/1", "--threads", "9" * 5000],
+        ["sweep", "--device", "tpu"],
+    ],
 )
 def test_a_command_that_is_none_shows_the_usage(command, arguments):
     code, out, err = command(*arguments)
@@ -248,6 +257,35 @@ def test_an_error_of_the_program_is_one_line_and_no_traceback(tmp_path):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_terminal_that_knows_ascii_only_is_no_error():
+    command = [sys.executable, "-m", "cifarlib.cli", "data", "--name", "synthetic"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}
+    environment |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"test images of 32?32 pixels" in done.stdout
+
+
+def test_outside_a_checkout_it_is_said_what_to_do(tmp_path):
+    """An installed package has no study beside it, and writes nothing there."""
+    shutil.copytree(paths.PACKAGE, tmp_path / "site/cifarlib")
+    (tmp_path / "work").mkdir()
+    for arguments in (["status"], ["report"], ["sweep", "--study", "beyond"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "cifarlib.cli", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path / "work",
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        )
+        assert done.returncode == 2
+        (said,) = done.stderr.splitlines()
+        assert f"{tmp_path}/work/params is missing" in said
+        assert "clone it" in said
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["cifarlib"]
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_a_closed_pipe_is_no_error():

@@ -134,7 +134,9 @@ def test_a_seal_knows_what_stands_beside_the_page():
     assert is_beside(PAGE, "report.pdf", b"of before there were seals")
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b'{"throughput": {}}', b'{"a": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"null", b'{"throughput": {}}', b'{"a": 1}', b"[" * 100_000]
+)
 def test_damaged_measurements_are_named(tmp_path, content):
     (tmp_path / "cpu.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
@@ -217,19 +219,42 @@ def test_no_home_leaves_no_trace_in_a_notebook(tmp_path, monkeypatch, kind):
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
     notebook = new_notebook(cells=[new_code_cell("import matplotlib.pyplot")])
     nbformat.write(notebook, tmp_path / "01_a.ipynb")
-    with notebooks.settings_folder():
+    with notebooks.plain_matplotlib():
         (executed,) = notebooks.execute_all([tmp_path / "01_a.ipynb"], tmp_path / "out", [{}])
     assert "MPLCONFIGDIR" not in os.environ
     assert [cell.outputs for cell in nbformat.read(executed, as_version=4).cells] == [[]]
     assert home.read_bytes() == b""
 
 
-def test_no_home_leaves_no_trace_on_the_command_line(tmp_path):
+def test_figures_are_drawn_the_same_whoever_renders_them(tmp_path, monkeypatch):
+    settings = tmp_path / "matplotlib"
+    settings.mkdir()
+    (settings / "matplotlibrc").write_text("lines.linewidth: 6\ntext.usetex: True\n")
+    monkeypatch.setenv("MPLCONFIGDIR", str(settings))
+    monkeypatch.setenv("MATPLOTLIBRC", str(settings))
+    monkeypatch.setenv("MPLBACKEND", "garbage")
+    code = (
+        "import matplotlib.pyplot as plt\n"
+        "print(plt.rcParams['lines.linewidth'], plt.rcParams['text.usetex'])"
+    )
+    nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / "01_a.ipynb")
+    with notebooks.plain_matplotlib():
+        (executed,) = notebooks.execute_all([tmp_path / "01_a.ipynb"], tmp_path / "out", [{}])
+    (cell,) = nbformat.read(executed, as_version=4).cells
+    assert [output.text for output in cell.outputs] == ["1.5 False\n"]
+    assert os.environ["MATPLOTLIBRC"] == str(settings)
+    assert os.environ["MPLBACKEND"] == "garbage"
+
+
+@pytest.mark.parametrize(
+    "setting", [{"HOME": "/dev/null/nobody"}, {"MPLBACKEND": "garbage"}], ids=["home", "backend"]
+)
+def test_no_home_or_backend_leaves_no_trace_on_the_command_line(tmp_path, setting):
     command = [sys.executable, "-m", "cifarlib.cli", "report", "--only", "nothing"]
     environment = {name: os.environ[name] for name in os.environ if name != "MPLCONFIGDIR"}
     done = subprocess.run(
         [*command, "--out", str(tmp_path)],
-        env=environment | {"HOME": "/dev/null/nobody"},
+        env=environment | setting,
         capture_output=True,
         text=True,
         timeout=120,

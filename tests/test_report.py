@@ -1,5 +1,6 @@
 import base64
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -115,6 +117,13 @@ def test_parameters_that_fit_pass(tmp_path):
     notebooks.check_parameters(notebook, {"rate": 1, "n": 4, "other": "anything"})
 
 
+@pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda p: p.name)
+def test_papermill_finds_every_parameter_of_a_notebook(path, caplog):
+    found = papermill.inspect_notebook(path)
+    assert set(found) == set(notebooks.read_parameters(path))
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
@@ -125,6 +134,8 @@ def test_parameters_that_fit_pass(tmp_path):
         ({"n": True}, ["'n'", "bool", "give a int"]),
         ({"n": 1.0}, ["'n'", "float"]),
         ({"rate": True}, ["'rate'", "bool"]),
+        ({"rate": math.nan}, ["'rate'", "nan", "finite"]),
+        ({"rate": -math.inf}, ["'rate'", "-inf", "finite"]),
     ],
 )
 def test_wrong_parameters_are_named(tmp_path, parameters, words):
