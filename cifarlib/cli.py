@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cifarlib import STARTED, __version__, paths
 from cifarlib.checking import cut, parse_value
 from cifarlib.config import DATASETS, ENGINE, flatten
-from cifarlib.errors import CifarlibError, ConfigError
+from cifarlib.errors import CifarlibError, ConfigError, UnavailableError
 from cifarlib.records import Results, RunRecord, open_results
 from cifarlib.study import STUDIES, Condition
 
@@ -237,10 +237,17 @@ def _report(options: argparse.Namespace) -> int:
     with plain_matplotlib():  # before matplotlib is imported
         from cifarlib import report
 
-        print(report.render(options.scale, options.set, options.out, parameters, options.only))
+        page = report.render(
+            options.scale, options.set, options.out, parameters, options.only, _tell
+        )
+        print(page)
     if options.only:
         print("only a part; the whole report is left as it was", file=sys.stderr)
     return 0
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _parse_parameter(text: str) -> tuple[str, Any]:
@@ -370,6 +377,8 @@ def _explain(condition: Condition, results: Results) -> str:
     title = f"{condition.name} (seed {condition.config.seed}) is run {condition.run_id}"
     if results.store.read_run(condition.run_id):
         return f"{title}: recorded in {results.store.run_path(condition.run_id)}"
+    if lacking := _lacking_weights(condition):
+        return f"{title}: not recorded, for it cannot be trained here: {lacking}"
     wanted = flatten(condition.config.model_dump(mode="json"))
     wanted |= {
         "data fingerprint": DATASETS[condition.config.data.name].fingerprint,
@@ -389,6 +398,19 @@ def _explain(condition: Condition, results: Results) -> str:
     lines = [f"{title}: not recorded; the nearest record, {nearest}, differs in"]
     lines += [f"  {key}: {there.get(key)} there, {wanted.get(key)} here" for key in differ]
     return "\n".join(lines)
+
+
+def _lacking_weights(condition: Condition) -> str:
+    """What a condition that starts from pre-trained weights waits for; nothing where it can run."""
+    if condition.config.model.initialization != "imagenet":
+        return ""
+    from cifarlib.models import require_imagenet_weights
+
+    try:
+        require_imagenet_weights(condition.config.model.name)
+    except UnavailableError as error:
+        return str(error)
+    return ""
 
 
 # ---------------------------------------------------------------------------------------------

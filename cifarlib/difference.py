@@ -147,8 +147,17 @@ def _read_table(figure: "Tag") -> Table:
 
 
 def compare(first: Build, second: Build) -> list[Section]:
-    """What differs, in the order of how much it means; sections without a change are left out."""
+    """What differs, in the order of how much it means; sections without a change are left out.
+
+    Raises ``ConfigError`` where one has records alone and the other a page alone.
+    """
     sections = []
+    if None in (first.records, second.records) and not (first.page and second.page):
+        lacking = second if first.page else first
+        raise ConfigError(
+            f"{first.name} and {second.name} have nothing in common to compare: {lacking.name} has "
+            "no report.html; make it with cifarlib report, or name two build folders"
+        )
     if first.records is not None and second.records is not None:
         names = second.runs | first.runs
         sections += [

@@ -194,22 +194,29 @@ def find_imagenet_weights(name: str) -> Path | None:
     return next((folder / file for folder in folders if (folder / file).is_file()), None)
 
 
-def load_imagenet_weights(model: nn.Module, name: str) -> None:
-    """Load torchvision's ImageNet weights (IMAGENET1K_V1) from a local file into a fresh model.
+def require_imagenet_weights(name: str) -> Path:
+    """The weight file of a network; raises ``UnavailableError`` where there is none.
 
-    Raises ``UnavailableError`` where the file is missing or is not what it should be.
     Nothing is downloaded here: ``torch.hub.load_state_dict_from_url(url)`` fills the cache.
     """
-    url = WEIGHTS[name].url
     try:
         path = find_imagenet_weights(name)
     except ConfigError as error:
         raise UnavailableError(f"{name}: {error}") from error
     if path is None:
         raise UnavailableError(
-            f"{name}: weights not available offline; download {url} into torch's hub cache "
-            "or into the folder that CIFARLIB_WEIGHTS names"
+            f"{name}: weights not available offline; download {WEIGHTS[name].url} into torch's hub "
+            "cache or into the folder that CIFARLIB_WEIGHTS names"
         )
+    return path
+
+
+def load_imagenet_weights(model: nn.Module, name: str) -> None:
+    """Load torchvision's ImageNet weights (IMAGENET1K_V1) from a local file into a fresh model.
+
+    Raises ``UnavailableError`` where the file is missing or is not what it should be.
+    """
+    path = require_imagenet_weights(name)
     try:
         state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
         model.load_state_dict({_modern(key): value for key, value in state.items()})
@@ -218,7 +225,8 @@ def load_imagenet_weights(model: nn.Module, name: str) -> None:
     except Exception as error:  # torch may raise anything, with advice that is not for our users
         reason = f"{error.strerror}" if isinstance(error, OSError) else "it is damaged or another"
         raise UnavailableError(
-            f"{path} is no weight file of {name} ({reason}); delete it and download {url} again"
+            f"{path} is no weight file of {name} ({reason}); delete it and download "
+            f"{WEIGHTS[name].url} again"
         ) from error
 
 

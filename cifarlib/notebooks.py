@@ -9,8 +9,8 @@ import subprocess
 import sys
 import tempfile
 import typing
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +109,15 @@ def read_notebook(path: Path, error_class: type[ConfigError] | type[ReportError]
 
 
 def execute_all(
-    notebooks: Sequence[Path], folder: Path, parameters: Sequence[dict[str, Any]]
+    notebooks: Sequence[Path],
+    folder: Path,
+    parameters: Sequence[dict[str, Any]],
+    tell: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Execute notebooks side by side into a folder, each with its parameters.
 
-    All failures become one ``ReportError``.
+    ``tell`` is called with a line about each that has been executed. All failures become one
+    ``ReportError``.
     """
     outputs = [folder / notebook.name for notebook in notebooks]
     kernels = _Kernels()
@@ -123,6 +127,10 @@ def execute_all(
             pool.submit(_execute, notebook, output, given, kernels)
             for notebook, output, given in zip(notebooks, outputs, parameters, strict=True)
         ]
+        names = dict(zip(futures, notebooks, strict=True))
+        for number, future in enumerate(as_completed(futures), start=1):
+            outcome = "failed" if future.exception() else "executed"
+            tell(f"[{number}/{len(futures)}] {names[future].name}: {outcome}")
         failures = [error for future in futures if (error := future.exception())]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

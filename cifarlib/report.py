@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,14 @@ def render(
     build: str | Path = "",
     parameters: Mapping[str, Any] | None = None,
     only: Sequence[str] = (),
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Execute the notebooks over a build folder's records; write ``report.html`` and ``.pdf``.
 
     ``parameters`` go to every notebook that has a parameter of that name. ``only`` names chapters
     by a part of their notebooks' names; they go to a page of their own, ``report-stage1.html``,
-    in which a reference to another chapter is plain text. Works with any number of finished runs.
+    in which a reference to another chapter is plain text. ``tell`` is called with a line about each
+    step, for the whole takes a minute. Works with any number of finished runs.
     Raises ``ConfigError`` for wrong parameters and unknown chapters, before anything is executed,
     and ``ReportError`` for records of mixed provenance that the scale does not declare (see
     ``mixture``), where a notebook fails or the page would be broken; an older report stays as it
@@ -76,7 +78,9 @@ def render(
     with _alone(results.store.state / "report.lock"), plain_matplotlib():
         for path in (page, page.with_suffix(".pdf")):
             remove_leftovers(path)
-        executed = execute_all(chosen, folder / f"notebooks{suffix}", given)
+        tell(f"executing {len(chosen)} notebooks over {len(results.records)} recorded runs")
+        executed = execute_all(chosen, folder / f"notebooks{suffix}", given, tell)
+        tell("setting the page and the PDF")
         findings, examined = _judge(results)
         others = further.narrow(others, results, _shown_runs(executed))
         front = describe(results, options, findings, examined, parts, others)

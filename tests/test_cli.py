@@ -378,6 +378,15 @@ def test_why_names_what_differs_from_the_nearest_record(command, tmp_path):
     assert out[1:] == ["  epochs: 1 there, 2 here", "  seed: 42 there, 7 here"]
 
 
+def test_why_names_the_weights_that_are_missing(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("CIFARLIB_WEIGHTS", str(tmp_path))
+    RecordStore(tmp_path).write(make_record(*tiny_conditions("stage3/1")))
+    code, out, err = command("why", "stage3/2", "--out", str(tmp_path), *SET_TINY)
+    assert (code, len(out), err) == (0, 1, [])
+    assert "cannot be trained here: resnet18: weights not available offline; download" in out[0]
+
+
 def test_why_names_engine_and_data(command, tmp_path):
     store = RecordStore(tmp_path)
     (condition,) = tiny_conditions("stage1-daa1/13")

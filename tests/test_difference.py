@@ -148,6 +148,15 @@ def test_without_a_page_only_records_are_compared(build, other, capsys):
     assert f"{other} has no report.html" in capsys.readouterr().err
 
 
+def test_records_and_a_page_have_nothing_to_compare(build, other, capsys):
+    (other / "report.html").unlink()
+    for pair in ((build / "report.html", other), (other, build / "report.html")):
+        assert cli.main(["diff", *map(str, pair)]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert "nothing in common to compare" in said
+        assert f"{other} has no report.html" in said
+
+
 @pytest.mark.parametrize("made", ["nothing", "folder", "page", "record"])
 def test_what_is_no_build_is_refused(build, tmp_path, made, capsys):
     place = tmp_path / "place"

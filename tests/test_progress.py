@@ -8,6 +8,8 @@ from conftest import make_record, tiny_conditions
 from cifarlib import locks, models, progress
 from cifarlib.config import ModelConfig
 from cifarlib.records import RecordStore
+from cifarlib.sweep.progress_line import ProgressLine
+from cifarlib.sweep.worker import DataJob, NetworkJob
 
 
 def test_status_counts_what_is_done_running_and_pending(tmp_path):
@@ -98,3 +100,12 @@ def test_fast_records_lower_what_is_left_to_pay(tmp_path):
 )
 def test_durations_are_said_as_a_person_does(seconds, text):
     assert progress.duration(seconds) == text
+
+
+def test_a_sweep_says_at_once_what_it_does_before_the_first_run(tmp_path, capsys):
+    jobs = [DataJob("data set cifar10", "cifar10"), NetworkJob("residual network")]
+    ProgressLine(jobs, [], 1, 1.0, RecordStore(tmp_path)).close()
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].endswith("may take a minute: data set cifar10, residual network")
+    ProgressLine([], [], 1, 1.0, RecordStore(tmp_path)).close()
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -317,7 +317,13 @@ def test_a_chapter_alone_is_a_page_of_its_own(tmp_path, monkeypatch):
     write_notebook(notebooks / "02_stage1.ipynb", "# Stage 1\n\nSee [Table I](#table-I).")
     (build / "report.html").write_text("old")
     monkeypatch.setattr(paths, "NOTEBOOKS", notebooks)
-    page = report.render("smoke", build=build, only=["stage1"])
+    told = []
+    page = report.render("smoke", build=build, only=["stage1"], tell=told.append)
+    assert told == [
+        "executing 1 notebooks over 0 recorded runs",
+        "[1/1] 02_stage1.ipynb: executed",
+        "setting the page and the PDF",
+    ]
     assert page == build / "report-stage1.html"
     assert (build / "report.html").read_text() == "old"
     html = page.read_text(encoding="utf-8")

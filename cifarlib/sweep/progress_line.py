@@ -38,6 +38,7 @@ class ProgressLine:
         }
         self.started, self.shown = time.monotonic(), 0.0
         self.bar = None
+        described = [job.name for job in jobs if not isinstance(job, RunJob)]
         if sys.stderr.isatty():
             layout = "{percentage:3.0f}%|{bar}| {desc}"
             self.bar = tqdm(total=self.total, initial=self.finished, bar_format=layout)
@@ -47,6 +48,8 @@ class ProgressLine:
                 f"{self.finished} of {self.total} runs are recorded; {len(runs)} to go, workers: "
                 f"{workers}, about {duration(self.seconds_left())}"
             )
+        if described:  # of CIFAR-10 it takes most of a minute, in which no run may end
+            self.say(f"to be described first, which may take a minute: {', '.join(described)}")
 
     def advance(self, job: Job, images: int) -> None:
         if isinstance(job, RunJob):
