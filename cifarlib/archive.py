@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cifarlib import __version__, costs, further, paths
+from cifarlib import __version__, costs, further, paths, provenance
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.pages.seal import is_beside, is_whole
 from cifarlib.records import Results, encode, open_results, write_atomically
-from cifarlib.report import name_records
+from cifarlib.report import name_records, name_suffix
 from cifarlib.shift import read_shifts, shift_path
 
 METADATA = "ro-crate-metadata.json"
@@ -93,6 +93,9 @@ def collect(results: Results, scale_file: Path) -> Files:
     files: Files = {}
     for path in (*_project_files(), *_package_files()):
         files[path.relative_to(paths.ROOT).as_posix()] = path.read_bytes()
+    commit, dirty = provenance.commit(provenance.REPORT)
+    if commit and not dirty:  # an unpacked archive has no git to ask
+        files[f"cifarlib/{provenance.ARCHIVED}"] = f"{commit}\n".encode()
     for name in costs.DEVICES:
         costs.read_bench(name)  # damaged measurements are named here, not by whoever unpacks them
     if (paths.ROOT / "README.md").is_file():
@@ -109,18 +112,19 @@ def collect(results: Results, scale_file: Path) -> Files:
         )
     if results.network:
         files[f"{home}/runs/{results.store.network_path.name}"] = encode(results.network)
+    suffix = name_suffix(results)
     built = {
         path.relative_to(results.store.folder).as_posix(): path.read_bytes()
-        for path in _built(results.store.folder)
+        for path in _built(results.store.folder, suffix)
     }
     for name, content in built.items():
         _refuse_damaged(results.store.folder / name, content)
-    page = built.get("report.html", b"")
+    page = built.get(f"report{suffix}.html", b"")
     for name, content in built.items():
         if not is_beside(page, name, content):
             raise ConfigError(
-                f"{results.store.folder / name} is not the one that report.html was made with; "
-                "make both again with cifarlib report, or remove it"
+                f"{results.store.folder / name} is not the one that report{suffix}.html was made "
+                "with; make both again with cifarlib report, or remove it"
             )
         files[f"{home}/{name}"] = content
     return files
@@ -160,9 +164,11 @@ def _package_files() -> Iterator[Path]:
             yield path
 
 
-def _built(folder: Path) -> Iterator[Path]:
-    yield from sorted((folder / "notebooks").glob("*.ipynb"))
-    yield from (path for name in ("report.html", "report.pdf") if (path := folder / name).is_file())
+def _built(folder: Path, suffix: str) -> Iterator[Path]:
+    yield from sorted((folder / f"notebooks{suffix}").glob("*.ipynb"))
+    for ending in ("html", "pdf"):
+        if (path := folder / f"report{suffix}.{ending}").is_file():
+            yield path
 
 
 def last_record(results: Results) -> datetime:
@@ -173,7 +179,9 @@ def last_record(results: Results) -> datetime:
 
 def _commands(results: Results) -> tuple[str, str]:
     """To make the environment, and to render the report."""
-    records = name_records(results.scale_name, results.overrides, "")
+    # In a folder that is named, the page of a changed scale has the name of any other.
+    home = _home(results) if results.overrides else ""
+    records = name_records(results.scale_name, results.overrides, home)
     return (
         "python3 -m venv .venv && .venv/bin/pip install --constraint constraints.txt --editable .",
         f".venv/bin/cifarlib report {records}",

@@ -5,6 +5,7 @@ the same bytes. No network, no data set and no kernel installed by hand is neede
 """
 
 import contextlib
+import hashlib
 import re
 import shlex
 import sys
@@ -48,8 +49,9 @@ def render(
 
     ``parameters`` go to every notebook that has a parameter of that name. ``only`` names chapters
     by a part of their notebooks' names; they go to a page of their own, ``report-stage1.html``,
-    in which a reference to another chapter is plain text. ``tell`` is called with a line about each
-    step, for the whole takes a minute. Works with any number of finished runs.
+    in which a reference to another chapter is plain text. With ``overrides`` and no ``build`` the
+    page is named by them, ``report-data.name=cifar10.html``. ``tell`` is called with a line about
+    each step, for the whole takes a minute. Works with any number of finished runs.
     Raises ``ConfigError`` for wrong parameters and unknown chapters, before anything is executed,
     and ``ReportError`` for records of mixed provenance that the scale does not declare (see
     ``mixture``), where a notebook fails or the page would be broken; an older report stays as it
@@ -70,7 +72,7 @@ def render(
     }
     chosen = choose_chapters(notebooks, only)
     parts = [_chapter(notebook) for notebook in chosen] if only else []
-    suffix = "".join(f"-{part}" for part in parts)
+    suffix = name_suffix(results, parts)
     given = _share_out(parameters or {}, shared, chosen)
     options = name_records(scale, overrides, build, parameters or {})
     folder = results.store.folder
@@ -91,6 +93,24 @@ def render(
         beside = {path.relative_to(folder).as_posix(): path.read_bytes() for path in executed}
         write_atomically(page, seal(html, {page.with_suffix(".pdf").name: pdf} | beside))
     return page
+
+
+def name_suffix(results: Results, parts: Sequence[str] = ()) -> str:
+    """What a report's files have in their names: nothing where it is of a scale as it stands.
+
+    So neither single chapters nor, in the scale's own folder, a changed scale replace that.
+    """
+    own = results.store.folder == paths.BUILD / results.scale_name
+    changes = results.overrides if own else ()
+    words = [*parts, *(re.sub(r"[^A-Za-z0-9_.=]+", "-", text).strip("-") for text in changes)]
+    suffix = "".join(f"-{word}" for word in words)
+    if len(suffix) > MOST_LETTERS:
+        digest = hashlib.sha256(" ".join([*parts, *changes]).encode()).hexdigest()
+        suffix = f"{suffix[: MOST_LETTERS - 9]}-{digest[:8]}"
+    return suffix
+
+
+MOST_LETTERS = 120  # of a suffix; file names end at 255 bytes
 
 
 @contextlib.contextmanager

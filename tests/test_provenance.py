@@ -1,6 +1,7 @@
 """Where numbers come from: the commit, and whether what makes a run was changed since."""
 
 import io
+import re
 import shutil
 import subprocess
 import tarfile
@@ -28,9 +29,8 @@ def checkout(tmp_path, monkeypatch):
     for name in ("cifarlib/training.py", "notebooks/01_data.ipynb", "notebooks/explore.ipynb"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("1\n")
-    root = paths.PACKAGE.parent
-    shutil.copy(root / "cifarlib" / provenance.ARCHIVED, folder / "cifarlib")
-    shutil.copy(root / ".gitattributes", folder)
+    (folder / "cifarlib" / provenance.ARCHIVED).write_text("$Format:%H$\n")
+    shutil.copy(paths.PACKAGE.parent / ".gitattributes", folder)
     git(folder, "init", "-q")
     git(folder, "add", ".")
     git(folder, "commit", "-q", "-m", "Begin")
@@ -93,6 +93,11 @@ def test_an_archive_says_which_commit_it_is_of(checkout, tmp_path, monkeypatch):
     assert asked() == (head, None)
     monkeypatch.setenv(provenance.VARIABLE, STATED)
     assert asked() == (STATED, None)
+
+
+def test_this_package_has_a_place_for_an_archives_commit():
+    written = (paths.PACKAGE / provenance.ARCHIVED).read_text().strip()
+    assert written == "$Format:%H$" or re.fullmatch("[0-9a-f]{40}", written)
 
 
 def test_a_stated_commit_is_for_where_there_is_no_git(checkout, monkeypatch):

@@ -334,6 +334,34 @@ def test_a_chapter_alone_is_a_page_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "parts", "suffix"),
+    [
+        ([], [], ""),
+        ([], ["data", "stage1"], "-data-stage1"),
+        (["data.train_size=100", "epochs.30=2"], [], "-data.train_size=100-epochs.30=2"),
+        (["seeds=[1, 2]"], ["stage1"], "-stage1-seeds=-1-2"),
+    ],
+)
+def test_a_changed_scale_does_not_replace_the_scales_own_report(
+    monkeypatch, tmp_path, overrides, parts, suffix
+):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    assert report.name_suffix(open_results("smoke", overrides), parts) == suffix
+    elsewhere = open_results("smoke", overrides, tmp_path / "elsewhere")
+    assert report.name_suffix(elsewhere, parts) == "".join(f"-{part}" for part in parts)
+
+
+def test_names_of_much_changed_scales_stay_short_and_apart(monkeypatch, tmp_path):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    first, second = (
+        report.name_suffix(open_results("smoke", [f"seeds={[*range(60), last]}"]))
+        for last in (100, 200)
+    )
+    assert len(first) == len(second) == report.MOST_LETTERS
+    assert first != second
+
+
+@pytest.mark.parametrize(
     ("only", "chosen"),
     [
         ([], ["01_data", "02_stage1", "03_stage2"]),

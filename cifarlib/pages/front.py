@@ -356,12 +356,19 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
         ("Versions", [f"{name} {of(name)}" for name in packages] or ["no run is recorded yet"]),
         ("Devices", distinct(lambda r: f"{r.provenance.device} ({r.provenance.device_class})")),
         ("Threads of a run", distinct(lambda r: r.provenance.threads)),
+        ("Trained again", [REPRODUCIBLE]),
         ("Precision", distinct(lambda r: r.config.precision)),
         ("Seeds", distinct(lambda r: r.config.seed)),
         ("Runs", _count_recorded(results, len(records))),
         ("Training and evaluation", [f"{duration(seconds)} in all"]),
         ("Last record", [max((r.provenance.finished for r in records), default="none")]),
     ]
+
+
+REPRODUCIBLE = (
+    "to the same bits on the same kind of processor with the same versions and threads; elsewhere, "
+    "and on GPUs, within noise (cifarlib verify)"
+)
 
 
 def _count_recorded(results: Results, recorded: int) -> list[str]:
