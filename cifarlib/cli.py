@@ -405,9 +405,12 @@ def _open(options: argparse.Namespace) -> Results:
 
 
 def _find(results: Results, text: str) -> list[Condition]:
-    """Conditions by name (every seed) or by the beginning of a run id."""
-    by_name = [c for c in results.conditions if c.name == text]
-    by_id = [c for c in results.conditions if len(text) >= 4 and c.run_id.startswith(text)]
+    """Conditions by name (every seed) or by the beginning of a run id.
+
+    The paper's are always there, even if the study has been edited and leaves them out.
+    """
+    by_name = [c for c in results.known if c.name == text]
+    by_id = [c for c in results.known if len(text) >= 4 and c.run_id.startswith(text)]
     if not (by_name or by_id):
         raise ConfigError(
             f"the study has no condition {text!r} at this scale; name one like stage1-daa1/13 or "

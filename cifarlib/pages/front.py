@@ -36,7 +36,7 @@ def describe(
     a partial report, none of the whole one. ``others`` are further studies whose runs are listed,
     too (see ``further``).
     """
-    done, total = len(results.every_record), len({c.run_id for c in results.conditions})
+    done, total = len(results.every_record), len({c.run_id for c in results.known})
     scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
     kind, short, banner = _budget_banner(results)
     label = f"{scale_title}: {short}" if short else scale_title
@@ -74,7 +74,7 @@ def describe(
         "runs_csv": _link_runs_csv(stages),
         "done": done,
         "total": total,
-        "shared": len(results.conditions) > total,
+        "shared": len(results.known) > total,
     }
 
 
@@ -100,8 +100,10 @@ def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
 def _facts(results: Results) -> list[tuple[str, str]]:
     """(what, how much) of what was run, for one line of the title page."""
     scale, records = results.scale, results.every_record.values()
-    conditions = len({c.name for c in results.conditions})
-    runs = len({c.run_id for c in results.conditions})
+    paper = {c.name for c in results.paper}
+    own = {c.name for c in results.known} - paper
+    conditions = f"{len(paper)}" + (f" and {len(own)} of your own" if own else "")
+    runs = len({c.run_id for c in results.known})
     info = DATASETS[scale.data.name]
     seconds = sum(r.seconds for r in records)
     facts = [
@@ -229,13 +231,13 @@ def _budget_banner(results: Results) -> tuple[str, str, str]:
 def _stage_rows(results: Results) -> list[dict[str, Any]]:
     return [
         {
-            "title": results.study.stages[row.stage].title,
+            "title": results.title(row.stage),
             "conditions": row.conditions,
             "done": row.done,
             "pending": row.conditions - row.done,
             "cost": f"about {duration(row.seconds_left)}" if row.conditions > row.done else "–",
         }
-        for row in status(results.conditions, results.store)
+        for row in status(results.known, results.store)
     ]
 
 
@@ -366,6 +368,6 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
 
 def _count_recorded(results: Results, recorded: int) -> list[str]:
     """How many runs there are of the study, and how many of others."""
-    done, total = len(results.every_record), len({c.run_id for c in results.conditions})
+    done, total = len(results.every_record), len({c.run_id for c in results.known})
     more = recorded - done
     return [f"{done} of {total}", *([f"{more} more past the paper's study"] if more else [])]
