@@ -16,7 +16,6 @@ VERDICTS = {  # verdict: (what stands above its claims on the title page, its si
     "held": ("Held", "✓"),
     "failed": ("Did not hold", "✗"),
     "not distinguishable": ("Cannot be told apart", "≈"),
-    "pending": ("Pending", "…"),
 }
 SHOWN = 3  # claims of a verdict on the title page
 
@@ -132,12 +131,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def _sum_up(findings: Sequence[Any]) -> list[dict[str, Any]]:
-    """Held, failed and not distinguishable: how many claims, and the first of them."""
+    """Held, failed and not distinguishable: how many claims, and the first of them.
+
+    Nothing where no claim is judged.
+    """
     groups = []
+    if all(finding.verdict == "not judged" for finding in findings):
+        return groups
     for verdict, (title, sign) in VERDICTS.items():
         members = [finding for finding in findings if finding.verdict == verdict]
-        if verdict == "pending" or not findings:
-            continue
         groups.append(
             {
                 "verdict": verdict,
@@ -163,7 +165,12 @@ def _sum_up_claim(finding: Any) -> dict[str, Any]:
 
 
 def _count_pending(findings: Sequence[Any]) -> str:
-    """How many claims wait, and that verdicts are provisional; empty where neither is so."""
+    """How many claims wait, and that verdicts are provisional; empty where neither is so.
+
+    Or that none is judged, and why.
+    """
+    if findings and all(finding.verdict == "not judged" for finding in findings):
+        return f"None of the {len(findings)} claims is judged: these data are not CIFAR-10."
     waiting = sum(finding.verdict == "pending" for finding in findings)
     provisional = sum(finding.provisional for finding in findings if finding.verdict != "pending")
     judged = len(findings) - waiting
