@@ -2,7 +2,8 @@
 
 The claims stand in ``params/published/claims.yaml``. Each names a check (``ledger_*.py``), which
 reads the records and the transcribed tables and nothing else. Below the paper's budget absolute
-numbers can neither hold nor fail; orderings and effects are judged, provisionally.
+numbers can neither hold nor fail; orderings and effects are judged, provisionally. On data that
+are not CIFAR-10 no claim is judged.
 """
 
 import inspect
@@ -17,14 +18,25 @@ from pydantic import Field
 
 from cifarlib import paths
 from cifarlib.checking import Strict, read_yaml, suggest, validate
-from cifarlib.config import DATASETS
 from cifarlib.display import Links
-from cifarlib.ledger import CHECKS, Case, Outcome, Verdict, Waiting, accuracy, behaviour, settings  # noqa: F401
+from cifarlib.ledger import (  # noqa: F401
+    CHECKS,
+    Case,
+    NotJudged,
+    Outcome,
+    Verdict,
+    Waiting,
+    accuracy,
+    behaviour,
+    settings,
+)
 from cifarlib.records import Results
 
 LEDGER = paths.PUBLISHED / "claims.yaml"
 
 REDUCED = "needs the paper's budget"
+UNDECIDED = ("pending", "not judged")
+"""Verdicts that decide nothing."""
 
 Kind = Literal["absolute", "ordering", "effect", "relation", "equality"]
 
@@ -83,7 +95,7 @@ class Finding:
     ours: str
     interval: str  # 95 %, of what ``ours`` says; may be empty
     verdict: Verdict
-    provisional: bool  # judged on incomplete runs, a reduced scale or the stand-in set
+    provisional: bool  # judged on incomplete runs or at a reduced scale
     reason: str  # one sentence
     links: tuple[tuple[str, str], ...]  # (text, anchor) in the report
     runs: tuple[str, ...]  # run ids behind the verdict, done or pending
@@ -111,9 +123,12 @@ def judge_claim(claim: Claim, results: Results) -> Finding:
         outcome = CHECKS[claim.check](case, **claim.settings)
     except Waiting as waiting:
         outcome = Outcome("pending", "–", str(waiting))
+    except NotJudged as other:
+        outcome = Outcome("not judged", "–", str(other))
     verdict, reason = outcome.verdict, outcome.reason
-    if claim.kind == "absolute" and verdict != "pending" and _lesser(results):
-        verdict, reason = "pending", REDUCED
+    judged = verdict not in UNDECIDED
+    if claim.kind == "absolute" and judged and results.scale.reduced:
+        verdict, reason, judged = "pending", REDUCED, False
     if case.agrees is False:
         reason += "; the paper's own tables contradict it"
     missing = any(run not in results.records for run in case.runs)
@@ -123,7 +138,7 @@ def judge_claim(claim: Claim, results: Results) -> Finding:
         ours=_bind(outcome.ours),
         interval=outcome.interval,
         verdict=verdict,
-        provisional=verdict != "pending" and bool(case.runs) and (missing or _lesser(results)),
+        provisional=judged and bool(case.runs) and (missing or results.scale.reduced),
         reason=_bind(f"{reason[0].upper()}{reason[1:]}."),
         links=tuple((_name(anchor), anchor) for anchor in claim.links),
         runs=case.runs,
@@ -136,11 +151,6 @@ def _bind(text: str) -> str:
     for sign in (" %", " = ", " < "):
         text = text.replace(sign, sign.replace(" ", "\N{NO-BREAK SPACE}"))
     return text
-
-
-def _lesser(results: Results) -> bool:
-    """Whether these records are of less than the paper's budget, or of other images."""
-    return results.scale.reduced or not DATASETS[results.scale.data.name].real
 
 
 def _name(anchor: str) -> str:
@@ -179,8 +189,13 @@ def say_verdict(finding: Finding) -> str:
 
 
 def count_verdicts(findings: list[Finding]) -> pd.DataFrame:
-    """Claims by kind and verdict, with a row of sums; the last column is of the paper's tables."""
-    verdicts = get_args(Verdict)
+    """Claims by kind and verdict, with a row of sums; the last column is of the paper's tables.
+
+    Where no claim is judged, that is the only verdict.
+    """
+    known = get_args(Verdict)
+    others = any(finding.verdict == "not judged" for finding in findings)
+    verdicts = [verdict for verdict in known if (verdict == "not judged") == others]
     rows = []
     for kind in (*get_args(Kind), "all"):
         members = [f for f in findings if kind in (f.claim.kind, "all")]

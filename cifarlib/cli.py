@@ -30,6 +30,7 @@ examples:
   cifarlib data --download                      fetch CIFAR-10 and check it
   cifarlib sweep --scale lite                   make every missing record of a scale
   cifarlib sweep --stage stage1-daa1            ... of one stage only
+  cifarlib sweep --run stage1-base/26           ... of one condition only, or of several
   cifarlib sweep --scale lite --budget 9m       ... as far as nine minutes go
   cifarlib sweep --executor ray                 ... on the nodes of a Ray cluster
   cifarlib merge other/lite --scale lite        take records that were made elsewhere
@@ -109,22 +110,29 @@ def _run(options: argparse.Namespace) -> int:
 def _sweep(options: argparse.Namespace) -> int:
     budget = _parse_budget(options.budget)
     results = _open(options)
-    conditions = results.conditions
-    if options.stage:
-        for name in options.stage:
-            if name not in results.study.stages:
-                known = ", ".join(results.study.stages)
-                raise ConfigError(f"there is no stage {name!r}; the study has {known}")
-        conditions = [c for c in conditions if c.stage in options.stage]
     return _sweep_conditions(
         options,
         results,
-        conditions,
+        _choose_conditions(results, options.run, options.stage),
         options.workers,
         options.threads,
         budget,
         _choose_executor(options),
     )
+
+
+def _choose_conditions(
+    results: Results, runs: Sequence[str], stages: Sequence[str]
+) -> list[Condition]:
+    """The named conditions in the order named, then those of the stages; without names, all."""
+    for name in stages:
+        if name not in results.study.stages:
+            known = ", ".join(results.study.stages)
+            raise ConfigError(f"there is no stage {name!r}; the study has {known}")
+    if not runs and not stages:
+        return results.conditions
+    named = [condition for text in runs for condition in _find(results, text)]
+    return named + [c for c in results.conditions if c.stage in stages]
 
 
 def _choose_executor(options: argparse.Namespace) -> "Callable[..., Executor] | None":
@@ -423,9 +431,12 @@ def _open(options: argparse.Namespace) -> Results:
 
 
 def _find(results: Results, text: str) -> list[Condition]:
-    """Conditions by name (every seed) or by the beginning of a run id."""
-    by_name = [c for c in results.conditions if c.name == text]
-    by_id = [c for c in results.conditions if len(text) >= 4 and c.run_id.startswith(text)]
+    """Conditions by name (every seed) or by the beginning of a run id.
+
+    The paper's are always there, even if the study has been edited and leaves them out.
+    """
+    by_name = [c for c in results.known if c.name == text]
+    by_id = [c for c in results.known if len(text) >= 4 and c.run_id.startswith(text)]
     if not (by_name or by_id):
         raise ConfigError(
             f"the study has no condition {text!r} at this scale; name one like stage1-daa1/13 or "
@@ -540,7 +551,17 @@ def _parser() -> argparse.ArgumentParser:
     command = add("sweep", _sweep, "make the missing records", "cifarlib sweep --scale lite")
     study(command)
     machine(command)
-    command.add_argument("--stage", action="append", help="only this stage (may be repeated)")
+    command.add_argument(
+        "--run",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this condition, by name or run id (may be repeated; runs are trained in the "
+        "order named, before those of any --stage)",
+    )
+    command.add_argument(
+        "--stage", action="append", default=[], help="only this stage (may be repeated)"
+    )
     command.add_argument("--workers", type=_some, help="processes (one a core)")
     command.add_argument(
         "--budget",

@@ -1,8 +1,9 @@
 """Pairs of settings on the same test images: differences, their intervals, and families of tests.
 
-The difference of two settings is taken seed by seed. With one or two seeds it is tested on the
-images, by McNemar's exact test: that tells two trained networks apart, not two settings. From
-three seeds on, Student's t over the seeds tells the settings apart.
+The difference of two settings is taken seed by seed, and from two seeds on the difference, p and
+interval are all of Student's t over the seeds. One seed says nothing of other seeds: its difference
+is tested on the images, by McNemar's exact test, which tells two trained networks apart, not two
+settings.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,7 +28,6 @@ from cifarlib.statistics import (
 )
 from cifarlib.study import Condition
 
-ENOUGH_SEEDS = 3  # from which on seeds are compared, and not images
 PUBLISHED_IMAGES = 10_000  # test images behind every printed test accuracy
 
 RANKED = {
@@ -66,9 +66,7 @@ class Contrast:
     @property
     def basis(self) -> str:
         """What was tested, in words."""
-        if self.seeds >= ENOUGH_SEEDS:
-            return f"t test, {self.seeds} seeds"
-        return f"exact McNemar, {'one seed' if self.seeds == 1 else 'first of two seeds'}"
+        return "exact McNemar, one seed" if self.seeds == 1 else f"t test, {self.seeds} seeds"
 
 
 def contrast(
@@ -76,7 +74,7 @@ def contrast(
 ) -> Contrast | None:
     """Compare two settings, given as conditions of one or more seeds.
 
-    None while a run of the first seed is missing, and where correctness cannot be told image by
+    None while no seed is recorded of both, and where correctness cannot be told image by
     image. Accuracies are those of the recorded predictions.
     """
     one, other = _by_seed(results, first), _by_seed(results, second)
@@ -93,7 +91,7 @@ def contrast(
     if not seeds:
         return None
     mean, _ = mean_interval(differences)
-    p = tests[0].p if len(seeds) < ENOUGH_SEEDS else _t_test(differences)
+    p = tests[0].p if len(seeds) == 1 else t_test(differences)
     runs = tuple(one[s] for s in seeds), tuple(other[s] for s in seeds)
     return Contrast(mean, p, len(seeds), tuple(dict.fromkeys(runs[0] + runs[1])), *runs)
 
@@ -107,10 +105,8 @@ def difference_interval(results: Results, pair: Contrast) -> Interval:
         )
         for a, b in zip(pair.first, pair.second, strict=True)
     ]
-    if pair.seeds >= ENOUGH_SEEDS:
-        _, interval = mean_interval([mcnemar(a, b).difference for a, b in right])
-        return interval
-    return bootstrap_difference(*right[0])
+    _, interval = mean_interval([mcnemar(a, b).difference for a, b in right])
+    return interval or bootstrap_difference(*right[0])
 
 
 def adjust(family: Sequence[Contrast]) -> list[Contrast]:
@@ -123,7 +119,8 @@ def _by_seed(results: Results, conditions: Iterable[Condition]) -> dict[int, str
     return {c.config.seed: c.run_id for c in conditions if c.run_id in results.records}
 
 
-def _t_test(differences: Sequence[float]) -> float:
+def t_test(differences: Sequence[float]) -> float:
+    """Two-sided p that differences, one for each of at least two seeds, are 0 in the mean."""
     from scipy import stats
 
     if len(set(differences)) == 1:  # no spread: the test is undefined

@@ -37,7 +37,7 @@ def narrow(
     further: Mapping[str, Results], results: Results, shown: Collection[str] = ()
 ) -> dict[str, Results]:
     """Studies with only those runs that are recorded or ``shown``, and that ``results`` has not."""
-    told = {condition.run_id for condition in results.conditions}
+    told = {condition.run_id for condition in results.known}
     narrowed = {}
     for name, other in further.items():
         kept = [

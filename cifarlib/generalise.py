@@ -58,7 +58,7 @@ def generalise(
             "these runs are of a generated stand-in set, whose classes are not CIFAR-10.1's; "
             "add --set data.name=cifar10, or name a scale on CIFAR-10"
         )
-    names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.conditions)}
+    names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.known)}
     done = Generalised()
     own = _find_test_images(say)
     for run_id, record in results.records.items():

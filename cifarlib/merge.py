@@ -92,7 +92,7 @@ def merge(results: Results, folders: Sequence[Path], *, prefer: Side | None = No
         if folder.resolve() == ours.folder.resolve():
             raise ConfigError(f"{folder} is the folder to merge into; name others")
     merged = Merged()
-    names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.conditions)}
+    names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.known)}
     for folder in folders:
         theirs = RecordStore(folder)
         for path in theirs.files(theirs.runs, ".json"):

@@ -85,7 +85,7 @@ def _look(results: Results, records: dict[str, RunRecord], kind: Kind) -> Mixtur
         return None
     ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
     outside = {name for _, members in ordered[1:] for name in members}
-    names = {c.run_id: c.name for c in reversed(results.conditions) if c.run_id in outside}
+    names = {c.run_id: c.name for c in reversed(results.known) if c.run_id in outside}
     return Mixture(
         kind,
         {text: tuple(members) for text, members in ordered},

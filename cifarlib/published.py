@@ -1,17 +1,21 @@
-"""The paper's tables and normalisation constants, as printed.
+"""The paper's tables, normalisation constants and conditions, as printed.
 
-They are transcribed in ``params/published/``: Tables I–XV, and the constants of Listing 4.
-Settings stand in them as numbers (0.001, not a power of ten) and by the names that
-``params/study.yaml`` uses; results keep the printed digits. What the paper got wrong is kept.
+They are transcribed in ``params/published/``: Tables I–XV, the constants of Listing 4, and what the
+text says of settings that no table has. Settings stand in them as numbers (0.001, not a power of
+ten) and by the names that ``params/study.yaml`` uses; results keep the printed digits. What the
+paper got wrong is kept.
 """
 
 import csv
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pydantic import Field
 
 from cifarlib import paths
-from cifarlib.checking import read_bytes
+from cifarlib.checking import Strict, read_bytes, read_yaml, shown, validate
 from cifarlib.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,6 +67,10 @@ _LAYOUTS = {  # rows, columns
     "XIV": (5, _DROPOUT),
     "XV": (5, f"model {_TOP1}"),
 }
+_CONDITION = (
+    *("optimizer", "augmentation", "dropout"),
+    *("batch_size", "learning_rate", "weight_decay", "epochs"),
+)  # columns that say what was trained
 _TEXT = {"method", "task", "optimizer", "augmentation", "label", "model"}
 _METHODS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "32")
 
@@ -75,19 +83,93 @@ def read_table(number: int | str) -> "pandas.DataFrame":
     in images. Only Table XV has blanks (NaN): what the paper does not give. Raises
     ``ConfigError`` for a number that the paper does not have and for a missing or damaged file.
     """
+    import pandas  # here, so that training, which only needs settings, does without
+
+    return pandas.DataFrame(_read_columns(number))
+
+
+def _read_columns(number: int | str) -> dict[str, list[Any]]:
+    """Column → its values, numbers where it holds no text."""
     roman = _roman(number)
     path = paths.PUBLISHED / f"table_{list(TITLES).index(roman) + 1:02d}.csv"
     rows, columns = _LAYOUTS[roman]
     cells = _read_cells(path, columns.split(), rows)
+    return {
+        name: cells[name] if name in _TEXT else _numbers(path, cells[name], roman == "XV")
+        for name in columns.split()
+    }
 
-    import pandas  # here, so that training, which only needs the constants, does without
 
-    return pandas.DataFrame(
-        {
-            name: cells[name] if name in _TEXT else _numbers(path, cells[name], roman == "XV")
-            for name in columns.split()
-        }
-    )
+# ---------------------------------------------------------------------------------------------
+# Conditions
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PaperCondition:
+    """A condition of the paper: what it trained once."""
+
+    run: int  # the paper's number within its stage
+    settings: dict[str, Any]  # all of them, by the names of the presets
+
+
+@dataclass(frozen=True)
+class PaperConditions:
+    """Everything that the paper trained."""
+
+    presets: dict[str, dict[str, dict[str, Any]]]
+    stages: dict[str, tuple[PaperCondition, ...]]
+
+
+class _Stage(Strict):
+    tables: tuple[str, ...] = ()
+    without: dict[str, Any] = Field(default={})  # rows of the tables that are another stage's
+    settings: dict[str, Any] = Field(default={})
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+class _Settings(Strict):
+    presets: dict[str, dict[str, dict[str, Any]]]
+    shared: dict[str, Any]
+    stages: dict[str, _Stage]
+
+
+def read_conditions() -> PaperConditions:
+    """The paper's conditions by stage, in its order: 114 in its tables, and 6 of Section II.A.2.
+
+    Raises ``ConfigError`` for a missing or damaged file.
+    """
+    path = paths.PUBLISHED / "settings.yaml"
+    content = validate(_Settings, read_yaml(path), shown(path))
+    stages = {}
+    for name, stage in content.stages.items():
+        rows = [row for number in stage.tables for row in _read_rows(number)]
+        if stage.without:
+            rows = [row for row in rows if not stage.without.items() <= row.items()]
+        stages[name] = tuple(
+            PaperCondition(row["run"], content.shared | stage.settings | _without_run(row))
+            for row in [*rows, *stage.rows]
+        )
+    return PaperConditions(content.presets, stages)
+
+
+def _read_rows(number: str) -> list[dict[str, Any]]:
+    """Run number and settings of each row of a table."""
+    columns = _read_columns(number)
+    names = ("run", *(name for name in _CONDITION if name in columns))
+    return [
+        dict(zip(names, row, strict=True))
+        for row in zip(*(columns[name] for name in names), strict=True)
+    ]
+
+
+def _without_run(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "run"}
+
+
+# ---------------------------------------------------------------------------------------------
+# Constants, and reading
+# ---------------------------------------------------------------------------------------------
 
 
 def read_normalization() -> dict[str, tuple[Channels, Channels]]:
@@ -127,7 +209,7 @@ def _read_cells(path: Path, columns: list[str], rows: int) -> dict[str, list[str
         header, *body = list(csv.reader(lines, strict=True)) or [[]]
     except OSError as error:
         raise ConfigError(
-            f"{_shown(path)} cannot be read ({error.strerror}); restore it from the repository"
+            f"{shown(path)} cannot be read ({error.strerror}); restore it from the repository"
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         _damaged(path, f"it is not CSV ({error})")
@@ -156,8 +238,4 @@ def _numbers(path: Path, cells: list[str], blanks: bool = False) -> list[int] | 
 
 
 def _damaged(path: Path, reason: str) -> NoReturn:
-    raise ConfigError(f"{_shown(path)} is damaged: {reason}; restore it from the repository")
-
-
-def _shown(path: Path) -> Path:
-    return path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path
+    raise ConfigError(f"{shown(path)} is damaged: {reason}; restore it from the repository")

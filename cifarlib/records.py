@@ -36,6 +36,7 @@ from cifarlib.study import (
     Scale,
     Study,
     expand,
+    expand_paper,
     load_scale,
     load_study,
     split_overrides,
@@ -662,14 +663,31 @@ class Results:
     faults: list[str]  # a sentence about each damaged record; it counts as missing
     network: NetworkRecord | None = None
     diverged: dict[str, RunRecord] = field(default_factory=dict)  # by run id
+    paper: tuple[Condition, ...] = ()  # the paper's conditions, whatever the study makes of them
 
     @property
     def every_record(self) -> dict[str, RunRecord]:
         """All that is recorded, diverged runs included, by run id."""
         return self.records | self.diverged
 
+    @property
+    def known(self) -> list[Condition]:
+        """The study's conditions, and those of the paper that it leaves out."""
+        names = {c.name for c in self.conditions}
+        return [*self.conditions, *(c for c in self.paper if c.name not in names)]
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Stage → title: the paper's stages, or, of a study past the paper, that study's."""
+        names = dict.fromkeys(c.stage for c in self.paper) or self.study.stages
+        return {name: self.title(name) for name in names}
+
+    def title(self, stage: str) -> str:
+        """A stage's title; its name where the study has left it out."""
+        return self.study.stages[stage].title if stage in self.study.stages else stage
+
     def stage(self, name: str) -> "pd.DataFrame":
-        """The conditions of one stage and their outcomes, as ``summarize`` gives them."""
+        """What ``select`` gives of one stage, with outcomes, as ``summarize`` gives them."""
         return summarize(self.select(name), self.every_record)
 
     def record(self, condition: Condition) -> RunRecord | None:
@@ -678,18 +696,23 @@ class Results:
 
     def select(self, *stages: str, **settings: Any) -> list[Condition]:
         """The conditions of some stages, with some settings: ``select("stage1-base",
-        optimizer="sgd")``; ``run`` is the paper's number."""
+        optimizer="sgd")``; ``run`` is the paper's number.
+
+        Of a stage of the paper these are the paper's conditions, all of them and no other.
+        """
+        of_paper = {c.stage for c in self.paper}
+        others = [c for c in self.conditions if c.stage not in of_paper]
         return [
             c
-            for c in self.conditions
+            for c in [*self.paper, *others]
             if c.stage in stages
             and all((c.settings | {"run": c.run}).get(k) == v for k, v in settings.items())
         ]
 
     def find(self, stage: str, run: int, **changed: Any) -> Condition:
         """The condition of a stage with the paper's run number, at the first seed."""
-        for condition in self.conditions:
-            if (condition.stage, condition.run, condition.changed) == (stage, run, changed):
+        for condition in self.select(stage, run=run):
+            if condition.changed == changed:
                 return condition
         raise ConfigError(f"the study has no run {run} {changed or ''} in {stage}")
 
@@ -710,8 +733,9 @@ def open_results(
     loaded = load_study(study)
     checked = load_scale(scale, overrides, loaded)
     conditions = expand(loaded, checked)
+    paper = expand_paper(loaded, checked)
     store = RecordStore(Path(build) if str(build) else paths.BUILD / Path(scale).stem)
-    records, faults = store.read_runs(c.run_id for c in conditions)
+    records, faults = store.read_runs(c.run_id for c in [*conditions, *paper])
     data = network = None
     try:
         data = store.read_data(checked.data.name)
@@ -733,6 +757,7 @@ def open_results(
         faults,
         network,
         {name: record for name, record in records.items() if record.result.diverged},
+        tuple(paper),
     )
 
 

@@ -1,22 +1,28 @@
 """A study as data (``params/study.yaml``), at a scale (``params/<scale>.yaml``): its conditions.
 
 A ``Study`` says which conditions there are, a ``Scale`` how much of them to run. ``expand`` makes
-one ``RunConfig`` of each condition and seed.
+one ``RunConfig`` of each condition and seed, ``expand_paper`` one of each of the paper's.
+
+In the stages of the paper a condition has the paper's run number where its settings are the
+paper's (``params/published/``), wherever in the study they stand. Any other is the user's own: it
+has no number, and a name made of its settings.
 """
 
 import copy
 import itertools
+import json
 import math
 import operator
 import re
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pydantic
 from pydantic import Field
 
-from cifarlib import paths
+from cifarlib import paths, published
 from cifarlib.checking import (
     Strict,
     cut,
@@ -34,15 +40,45 @@ from cifarlib.config import (
     EvaluationConfig,
     ProtocolConfig,
     RunConfig,
+    flatten,
     run_id,
 )
 from cifarlib.errors import ConfigError
 
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if (twice := _first_twice(seeds)) is not None:
+        raise ValueError(f"the seed {twice} stands there twice; name each seed once")
+    return seeds
+
+
+def _first_twice(values: typing.Iterable[Any]) -> str | None:
+    """The first value that was there before, as text."""
+    seen = set()
+    for text in map(_plain, values):
+        if text in seen:
+            return text
+        seen.add(text)
+    return None
+
+
+def _plain(value: Any) -> str:
+    """A value as a name or a sentence may hold it."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=2**32)], ...],
+    Field(min_length=1),
+    pydantic.AfterValidator(_distinct),
+]
 
 
 class Reference(Strict):
-    """Conditions taken from another stage, by the paper's run numbers."""
+    """Conditions taken from another stage by number: the paper's, else their place in the stage.
+
+    The paper's runs have the paper's settings, whether the other stage still trains them or not.
+    """
 
     stage: str
     runs: tuple[int, ...] = Field(min_length=1)
@@ -109,21 +145,12 @@ class Condition:
     """One condition of the study at one scale and seed."""
 
     stage: str
-    run: int  # the paper's number within its stage
+    run: int | None  # the paper's number; in a stage past the paper the place; None: one's own
     settings: dict[str, Any]  # as the study says them, preset names unresolved
     changed: dict[str, Any]  # what sets it apart from the run it was taken from
     config: RunConfig
     run_id: str
-
-    @property
-    def name(self) -> str:
-        """``stage1-daa1/13``; with what was changed where the run number is not enough."""
-        parts = [f"{self.stage}/{self.run}"]
-        if "label" in self.changed:
-            parts.append(self.changed["label"])
-        else:
-            parts += [f"{key}={value}" for key, value in self.changed.items()]
-        return ",".join(parts)
+    name: str  # stage1-daa1/13; of one's own: stage1-daa1/batch_size=64,learning_rate=0.003
 
 
 STUDIES = {"study": paths.STUDY, "beyond": paths.BEYOND}
@@ -195,26 +222,27 @@ def load_scale(
     return validate(Scale, content, source)
 
 
+# ---------------------------------------------------------------------------------------------
+# Conditions
+# ---------------------------------------------------------------------------------------------
+
+
 def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Condition]:
-    """Every condition of a study (or of one stage) at a scale, in the paper's order.
+    """Every condition of a study (or of one stage) at a scale, in the study's order.
 
     Several conditions may have the same ``run_id``: such a run is trained once.
     """
     if stage is not None and stage not in study.stages:
         raise ConfigError(f"there is no stage {stage!r}; {suggest(stage, study.stages)}")
     names = study.stages if stage is None else [stage]
+    paper = _Paper()
     conditions: list[Condition] = []
     for name in names:
         seeds = len(study.stages[name].seeds or scale.seeds)
         _limit(len(conditions) + seeds * _count_conditions(study, name, ()), f"stage {name}")
-        for run, settings, changed in _stage_settings(study, name, ()):
-            exact = study.stages[name].at.get(scale.name, {})
-            settings = settings | exact
-            for seed in study.stages[name].seeds or scale.seeds:
-                config = _run_config(
-                    study, scale, name, run, settings, seed, translated="epochs" not in exact
-                )
-                conditions.append(Condition(name, run, settings, changed, config, run_id(config)))
+        exact = study.stages[name].at.get(scale.name, {})
+        points = _stage_points(study, name, paper, exact)
+        conditions += _at_scale(study, scale, name, points, exact)
     return conditions
 
 
@@ -253,10 +281,83 @@ def _source(study: Study, name: str, visited: tuple[str, ...]) -> str:
     return source
 
 
-def _stage_settings(
-    study: Study, name: str, visited: tuple[str, ...]
-) -> list[tuple[int, dict[str, Any], dict[str, Any]]]:
-    """(run number, settings, what was changed) of each condition of a stage."""
+def expand_paper(study: Study, scale: Scale) -> list[Condition]:
+    """The paper's conditions at a scale, in its order, whatever the study makes of them.
+
+    Of a study without any stage of the paper there are none, and none of a length for which the
+    scale has no epochs.
+    """
+    paper = _Paper()
+    if not paper.stages & study.stages.keys():
+        return []
+    study = study.model_copy(update={"presets": study.presets | paper.presets})
+    conditions = []
+    for name in paper.stages:
+        at = study.stages[name].at if name in study.stages else {}
+        exact = {key: v for key, v in at.get(scale.name, {}).items() if _is_budget(key)}
+        points = [
+            replace(point, settings=point.settings | exact)
+            for point in paper.points(name)
+            if point.settings["epochs"] in scale.epochs or "epochs" in exact
+        ]
+        conditions += _at_scale(study, scale, name, points, exact)
+    return conditions
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A condition of a stage, before it is run at a scale."""
+
+    run: int | None
+    settings: dict[str, Any]
+    changed: dict[str, Any]
+    name: str
+
+    @classmethod
+    def numbered(
+        cls, stage: str, run: int, settings: dict[str, Any], changed: dict[str, Any]
+    ) -> "_Point":
+        """``stage1-daa1/13``; with what was changed where the number is not enough."""
+        words = [f"{key}={value}" for key, value in changed.items()]
+        if "label" in changed:
+            words = [changed["label"]]
+        return cls(run, settings, changed, ",".join([f"{stage}/{run}", *words]))
+
+
+def _at_scale(
+    study: Study, scale: Scale, stage: str, points: list[_Point], exact: dict[str, Any]
+) -> list[Condition]:
+    """A stage's conditions at each seed; ``exact`` is what the stage says for this scale alone."""
+    seeds = study.stages[stage].seeds if stage in study.stages else None
+    conditions = []
+    for point in points:
+        where = f"the study, {point.name}"
+        for seed in seeds or scale.seeds:
+            config = _run_config(
+                study, scale, where, point.settings, seed, translated="epochs" not in exact
+            )
+            conditions.append(
+                Condition(
+                    stage,
+                    point.run,
+                    point.settings,
+                    point.changed,
+                    config,
+                    run_id(config),
+                    point.name,
+                )
+            )
+    return conditions
+
+
+def _stage_points(
+    study: Study,
+    name: str,
+    paper: "_Paper",
+    exact: dict[str, Any] | None = None,
+    visited: tuple[str, ...] = (),
+) -> list[_Point]:
+    """The conditions of a stage; ``exact`` is what it says for one scale alone."""
     stage = study.stages[name]
     where = f"stage {name}"
     both = (stage.fixed.keys() & stage.grid.keys()) | {
@@ -266,8 +367,11 @@ def _stage_settings(
     }
     if both:
         raise ConfigError(f"{where}: {', '.join(sorted(both))} is both fixed and varied; keep one")
-    if empty := [key for key, values in stage.grid.items() if not values]:
-        raise ConfigError(f"{where}: the grid gives no value for {empty[0]}")
+    for key, values in stage.grid.items():
+        if not values:
+            raise ConfigError(f"{where}: the grid gives no value for {key}")
+        if (twice := _first_twice(values)) is not None:
+            raise ConfigError(f"{where}: the grid gives {key} the value {twice} twice; keep one")
     points = [
         dict(zip(stage.grid, values, strict=True))
         for values in itertools.product(*stage.grid.values())
@@ -277,35 +381,154 @@ def _stage_settings(
         items = list(itertools.accumulate(items, operator.or_))
     points = [item | point for item in items for point in points]
     if stage.from_ is None:
-        return [
+        found = [
             (number, study.defaults | stage.fixed | point, {})
             for number, point in enumerate(points, start=1)
         ]
-    source = _source(study, name, visited)
-    bases = {run: settings for run, settings, _ in _stage_settings(study, source, (*visited, name))}
-    if missing := [run for run in stage.from_.runs if run not in bases]:
-        raise ConfigError(
-            f"{where} is taken from run {missing[0]} of {source}, which has no such run"
-        )
+    else:
+        bases = _bases(study, name, stage.from_, paper, visited)
+        found = [
+            (run, bases[run] | stage.fixed | point, point)
+            for run in stage.from_.runs
+            for point in points
+        ]
+    exact = exact or {}
+    if name in paper.stages:
+        return [paper.place(study, name, settings, exact) for _, settings, _ in found]
     return [
-        (run, bases[run] | stage.fixed | point, point)
-        for run in stage.from_.runs
-        for point in points
+        _Point.numbered(name, run, settings | exact, changed) for run, settings, changed in found
     ]
+
+
+def _bases(
+    study: Study, name: str, reference: Reference, paper: "_Paper", visited: tuple[str, ...]
+) -> dict[int, dict[str, Any]]:
+    """Number → settings of the runs of the stage that another one is taken from."""
+    source = _source(study, name, visited)
+    where = f"stage {name} is taken from"
+    bases = {}
+    if source in paper.stages:
+        bases = {point.run: study.defaults | point.settings for point in paper.points(source)}
+    bases |= {
+        point.run: point.settings
+        for point in _stage_points(study, source, paper, visited=(*visited, name))
+    }
+    if missing := [run for run in reference.runs if run not in bases]:
+        raise ConfigError(f"{where} run {missing[0]} of {source}, which has no such run")
+    return bases
+
+
+_BUDGET = ("data", "epochs", "precision", "evaluation", "protocol")
+
+
+def _is_budget(key: str) -> bool:
+    """Whether a setting says how much is run and how it is measured, as a scale does."""
+    return key.partition(".")[0] in _BUDGET
+
+
+_REFERENCE = Scale(
+    data=DataConfig(name="cifar10", train_size=45_000, validation_size=5_000, test_size=10_000),
+    epochs={},
+    seeds=(0,),
+    precision="fp32",
+    image_size=IMAGE_SIZE,
+    evaluation=EvaluationConfig(train_every=1, test_every=1),
+    protocol=ProtocolConfig(
+        shuffle=True,
+        augmented_evaluation=False,
+        normalization="computed",
+        loss="per_sample",
+        checkpoint="best",
+        selection="validation",
+    ),
+)
+"""At which settings are compared with the paper's; any other would do."""
+
+
+class _Paper:
+    """The paper's conditions, and which of them a condition of a study is."""
+
+    def __init__(self) -> None:
+        known = published.read_conditions()
+        self.presets = known.presets
+        self.stages = known.stages.keys()
+        self._conditions = known.stages
+        self._rows: dict[str, dict[str, _Point]] = {}
+
+    def points(self, stage: str) -> list[_Point]:
+        """The paper's conditions of a stage, in its order."""
+        points = []
+        for one in self._conditions[stage]:
+            alike = [other for other in self._conditions[stage] if other.run == one.run]
+            changed = {
+                key: value
+                for key, value in one.settings.items()
+                if any(other.settings[key] != value for other in alike)
+            }
+            points.append(_Point.numbered(stage, one.run, one.settings, changed))
+        return points
+
+    def place(
+        self, study: Study, stage: str, settings: dict[str, Any], exact: dict[str, Any]
+    ) -> _Point:
+        """A condition of one of the paper's stages: the paper's run, or one's own."""
+        said = settings | {key: value for key, value in exact.items() if not _is_budget(key)}
+        own = self._own_name(study, stage, said)
+        row = None
+        if not any(_is_budget(key) and key != "epochs" for key in said):
+            row = self._known(stage).get(_identity(study, f"the study, {own}", said))
+        if row is None:
+            return _Point(None, settings | exact, {}, own)
+        return replace(row, settings=settings | exact)
+
+    def _known(self, stage: str) -> dict[str, _Point]:
+        if stage not in self._rows:
+            study = Study(presets=self.presets, defaults={}, stages={})
+            self._rows[stage] = {
+                _identity(study, f"the paper, {point.name}", point.settings): point
+                for point in self.points(stage)
+            }
+        return self._rows[stage]
+
+    def _own_name(self, study: Study, stage: str, settings: dict[str, Any]) -> str:
+        """The stage, what varies in it in the paper, and whatever else is not the paper's."""
+        mine = flatten(settings)
+        rows = [flatten(row.settings) for row in self._conditions[stage]]
+        words = []
+        for key in dict.fromkeys(key for key in [*rows[0], *mine] if key in mine):
+            value = mine[key]
+            if key != "label" and any(key not in row or row[key] != value for row in rows):
+                words.append(f"{key}={_plain(value)}")
+            words += self._changes(study, key, value)
+        return f"{stage}/{','.join(words)}"
+
+    def _changes(self, study: Study, key: str, preset: Any) -> list[str]:
+        """In what a preset of the study is not the paper's of the same name."""
+        if not isinstance(preset, str) or preset not in self.presets.get(key, {}):
+            return []
+        now, then = study.presets.get(key, {}).get(preset, {}), self.presets[key][preset]
+        return [
+            f"{key}.{field}={_plain(now.get(field))}"
+            for field in dict.fromkeys([*then, *now])
+            if now.get(field) != then.get(field)
+        ]
+
+
+def _identity(study: Study, where: str, settings: dict[str, Any]) -> str:
+    """What is equal for equal settings, however they are written."""
+    return run_id(_run_config(study, _REFERENCE, where, settings, 0, translated=False))
 
 
 def _run_config(
     study: Study,
     scale: Scale,
-    stage: str,
-    run: int,
+    where: str,
     settings: dict[str, Any],
     seed: int,
     *,
     translated: bool,
 ) -> RunConfig:
     """``translated``: whether epochs are the paper's, for which the scale says what they become."""
-    where = f"the study, {stage} run {run}"
     content: dict[str, Any] = {"protocol": scale.protocol.model_dump()}
     dotted = {key: value for key, value in settings.items() if "." in key}
     content |= {k: _preset(study, k, v) for k, v in settings.items() if k not in dotted}

@@ -107,12 +107,12 @@ def tabulate_stages(results: Results) -> pd.DataFrame:
     tasks = published.read_table(3).set_index("stage")["task"].to_dict()
     for stage in (*tasks, None):
         parts = {
-            name: [c for c in results.conditions if c.stage == name]
-            for name in results.study.stages
+            name: results.select(name)
+            for name in results.stages
             if (name[5:6] if name.startswith("stage") else None) == (stage and str(stage))
         }
         conditions = [c for part in parts.values() for c in part]
-        titles = [results.study.stages[name].title.partition(": ") for name in parts]
+        titles = [results.title(name).partition(": ") for name in parts]
         here = [
             f"{text or title} ({_count(part)})"
             for (title, _, text), part in zip(titles, parts.values(), strict=True)

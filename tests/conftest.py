@@ -251,7 +251,7 @@ def serve_made_up(connection, folder, device, threads, checkpoint_every, deadlin
             wait_for(lambda: not psutil.pid_exists(other), "notice of a death")
         if MEETS_ANOTHER <= config.seed < 40:
             wait_for(lambda: others(log), "company")
-        record = make_record(Condition("", 0, {}, {}, config, name))
+        record = make_record(Condition("", None, {}, {}, config, name, ""))
         store.write(record)
         return record
 

@@ -26,26 +26,22 @@ LEDGER = claims.load_claims()
 def score(condition: Condition, test: float, train: float) -> RunRecord:
     """A record with these accuracies in %: the first images right, cat and dog exchanged."""
     record = make_record(condition)
-    history = {}
+    history, confusion, classes = {}, {}, np.array([])
     for name, accuracy in (("train", train), ("validation", test), ("test", test)):
         split = record.result.history.split(name)
         count = round(accuracy * split.images / 100)
         one = tuple(None if value is None else count for value in split.top1)
         loss = (2.5, *split.loss[1:])
         history[name] = split.model_copy(update={"top1": one, "loss": loss})
-    images = record.config.data.test_size
-    labels = np.arange(images) % 10
-    mistaken = np.array([1, 2, 4, 5, 7, 3, 7, 8, 9, 0])[labels]
-    classes = np.where(np.arange(images) < round(test * images / 100), labels, mistaken)
-    confusion = np.zeros((10, 10), dtype=int)
-    np.add.at(confusion, (labels, classes), 1)
+        labels = np.arange(split.images) % 10
+        mistaken = np.array([1, 2, 4, 5, 7, 3, 7, 8, 9, 0])[labels]
+        classes = np.where(np.arange(split.images) < count, labels, mistaken)
+        matrix = np.zeros((10, 10), dtype=int)
+        np.add.at(matrix, (labels, classes), 1)
+        confusion[name] = tuple(map(tuple, matrix.tolist()))
     before = record.result.predictions
     predictions = pack_predictions(
-        before.epoch,
-        before.confusion | {"test": tuple(map(tuple, confusion.tolist()))},
-        classes.tolist(),
-        [0.5] * images,
-        before.weights,
+        before.epoch, confusion, classes.tolist(), [0.5] * len(classes), before.weights
     )
     result = record.result.model_copy(
         update={
@@ -203,7 +199,7 @@ def test_an_id_stands_once(tmp_path):
 
 
 def test_a_setting_that_the_study_has_not_got_is_refused(tmp_path):
-    results = open_results("smoke", [], tmp_path)
+    results = open_results("lite", [], tmp_path)
     claim = next(c for c in LEDGER if c.check == "accuracy")
     arguments = claim.arguments | {"run": {"stage": "stage1-long", "run": 14}}
     with pytest.raises(ConfigError, match="which is not in the study"):
@@ -340,18 +336,44 @@ def test_a_missing_seed_makes_a_verdict_provisional(tmp_path):
 
 def test_without_labels_no_image_is_compared(tmp_path):
     store = RecordStore(tmp_path)
-    for condition in open_results("smoke", [], tmp_path).select("stage1-long"):
+    for condition in open_results("lite", [], tmp_path).select("stage1-long"):
         store.write(score(condition, *look_up(condition)))
     claim = next(c for c in LEDGER if c.id == "run-13-above-run-9")
-    found = claims.judge_claim(claim, open_results("smoke", [], tmp_path))
+    found = claims.judge_claim(claim, open_results("lite", [], tmp_path))
     assert (found.verdict, found.reason) == ("pending", f"{NO_LABELS}.")
 
 
-def test_the_stand_in_set_says_nothing_of_cats_and_dogs(tmp_path):
-    found = judge(tmp_path, "smoke", only=lambda c: c.stage in ("stage1-long", "stage2-dropout"))
-    for name in ("cat-and-dog", "weakest-classes", "resize-statistics"):
-        assert found[name].verdict == "pending"
-        assert "needs CIFAR-10" in found[name].reason
+def test_two_seeds_give_difference_p_and_interval_by_one_rule(tmp_path):
+    """That of their mean; the first seed alone would say another thing."""
+
+    def vary(condition):
+        gain = {1: 10.0, 2: 0.0}[condition.config.seed]
+        return 80.0 + (gain if condition.run == 13 else 0.0), 95.0
+
+    found = judge(tmp_path, "full", ["seeds=[1, 2]"], lambda c: c.stage == "stage1-long", vary)
+    one = found["run-13-above-run-9"]
+    assert (one.verdict, one.ours) == ("not distinguishable", "+5.0 points")
+    assert "p = 0.500" in one.reason.replace("\N{NO-BREAK SPACE}", " ")
+    assert "t test, 2 seeds" in one.reason.replace("T test", "t test")
+    low, high = one.interval.split(" to ")
+    assert float(low.replace("−", "-")) < -50
+    assert float(high) > 60
+    assert found["run-13-overfits"].verdict == "not distinguishable"
+
+
+@pytest.mark.parametrize("overrides", [(), ("seeds=[1, 2, 3]",)])
+def test_on_other_data_than_cifar10_no_claim_is_judged(tmp_path, overrides):
+    found = judge(tmp_path, "smoke", overrides)
+    assert {finding.verdict for finding in found.values()} == {"not judged"}
+    assert not any(finding.provisional for finding in found.values())
+    for finding in found.values():
+        assert finding.reason.startswith("These data are not CIFAR-10")
+        assert (finding.ours, finding.interval) == ("–", "")
+        assert finding.paper
+    count = claims.count_verdicts(list(found.values())).set_index("Kind of claim")
+    assert "Held" not in count.columns
+    assert count.loc["all", "Not judged"] == count.loc["all", "Claims"] == len(LEDGER)
+    assert sum(finding.contradicted for finding in found.values()) == 5
 
 
 # ---------------------------------------------------------------------------------------------

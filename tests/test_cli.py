@@ -141,6 +141,7 @@ def test_a_command_that_is_none_shows_the_usage(command, arguments):
         (["status", "--set", "data.train_size"], "write key=value"),
         (["status", "--set", "seeds=["], "is not a YAML value"),
         (["sweep", "--stage", "stage1-bse"], "the study has stage1-base, "),
+        (["sweep", "--run", "stage1-base/26", "--run", "stage1/26"], "no condition 'stage1/26'"),
         (["run", "stage1-daa1/33"], "no condition 'stage1-daa1/33'"),
         (["why", "stage1-daa1/33"], "no condition 'stage1-daa1/33'"),
         (["why", "0000"], "no condition '0000'"),
@@ -354,6 +355,41 @@ def test_sweep_of_a_stage_leaves_the_others(command, made_up, tmp_path):
     assert (code, out) == (0, [])
     assert err[0].startswith("0 of 3 runs are recorded; 3 to go")
     assert len(store.run_ids()) == 3
+
+
+NAMED = ("--run", "stage1-daa1/13", "--run", "stage1-base/26")
+
+
+def names_in_order(lines):
+    """Names of the runs that a sweep says it has made, in its order."""
+    return [line.split("] ")[1].partition(":")[0] for line in lines if line.startswith("[")]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sweep_of_named_runs_makes_these_alone(command, made_up, tmp_path, workers):
+    arguments = ("sweep", "--out", str(tmp_path), *SET_TINY, "--set", f"seeds=[{GOOD}]")
+    tiny_store(tmp_path)
+    code, out, err = command(*arguments, *NAMED, "--budget", "9h", "--workers", workers)
+    assert (code, out) == (0, [])
+    assert err[0].startswith("0 of 2 runs are recorded; 2 to go")
+    made = names_in_order(err)
+    assert set(made) == {"stage1-daa1/13", "stage1-base/26"}
+    if workers == "1":
+        assert made == ["stage1-daa1/13", "stage1-base/26"]
+
+
+def test_sweep_of_named_runs_and_a_stage_is_their_union(command, made_up, tmp_path):
+    arguments = ("sweep", "--out", str(tmp_path), *SET_TINY, "--set", f"seeds=[{GOOD}]")
+    tiny_store(tmp_path)
+    more = ("--stage", "stage1-long", "--run", "stage1-long/13", "--workers", "1")
+    code, _, err = command(*arguments, *NAMED, *more)
+    assert code == 0
+    assert names_in_order(err) == [
+        "stage1-daa1/13",
+        "stage1-base/26",
+        "stage1-long/13",
+        "stage1-long/9",
+    ]
 
 
 def test_why_says_where_a_run_is_recorded(command, tmp_path):

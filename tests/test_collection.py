@@ -29,7 +29,7 @@ def write_runs(folder, names=STUDY, **changed):
 
 def change(condition: Condition, **changed) -> Condition:
     config = condition.config.model_copy(update=changed)
-    return Condition("", 0, {}, {}, config, run_id(config))
+    return Condition("", None, {}, {}, config, run_id(config), "")
 
 
 def open_tiny(folder) -> Runs:

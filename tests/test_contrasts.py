@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from conftest import make_data_record, make_record
+from scipy import stats
 
 from cifarlib import contrasts, published
 from cifarlib.records import RecordStore, open_results
@@ -55,6 +56,22 @@ def test_three_seeds_are_compared_by_their_differences(tmp_path):
     assert pair.basis == "t test, 3 seeds"
     interval = contrasts.difference_interval(results, pair)
     assert (0 in interval) == (pair.p >= 0.05)  # the test and its interval agree
+
+
+def test_two_seeds_are_compared_as_more_are(tmp_path):
+    results = recorded(tmp_path, ["seeds=[1, 2]"], lambda c: c.stage == "stage1-long")
+    first, second = (results.select("stage1-long", run=run) for run in (9, 13))
+    pair = contrasts.contrast(results, first, second)
+    differences = [
+        100 * (right(results, a).mean() - right(results, b).mean())
+        for a, b in zip(first, second, strict=True)
+    ]
+    assert pair.difference == pytest.approx(np.mean(differences))
+    assert pair.p == pytest.approx(stats.ttest_rel(differences, [0, 0]).pvalue)
+    assert pair.basis == "t test, 2 seeds"
+    interval = contrasts.difference_interval(results, pair)
+    assert (interval.low + interval.high) / 2 == pytest.approx(pair.difference)
+    assert (0 in interval) == (pair.p >= 0.05)
 
 
 def test_only_common_seeds_are_compared(tmp_path):

@@ -1,5 +1,6 @@
 """What the title page says: the scale, what was run, what held and what did not."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -74,10 +75,20 @@ def test_verdicts_are_counted_and_the_first_claims_named(begun):
         ([make_finding("held"), make_finding("failed", provisional=False)],
          "One verdict is provisional."),
         ([make_finding("pending")] * 3, "3 claims of 3 cannot be judged yet."),
+        ([make_finding("not judged", provisional=False)] * 3,
+         "None of the 3 claims is judged: these data are not CIFAR-10."),
     ],
 )  # fmt: skip
 def test_what_is_open_is_said(begun, findings, text):
     assert front.describe(begun, "", findings)["pending"] == text
+
+
+def test_claims_that_are_not_judged_are_not_counted(begun):
+    told = front.describe(begun, "", [make_finding("not judged", provisional=False)] * 3)
+    assert told["verdicts"] == []
+    page = show(told)
+    assert not page.select(".verdict")
+    assert "these data are not CIFAR-10" in page.select_one(".onward").get_text()
 
 
 def test_the_audit_is_summed_up(begun):
@@ -90,9 +101,16 @@ def test_the_audit_is_summed_up(begun):
 def test_the_facts_are_the_scales_and_the_records(begun):
     facts = dict(front.describe(begun, "")["facts"])
     assert facts["Runs done"] == "1 of 120"
+    assert facts["Conditions"] == "120, one seed each"
     assert facts["Training images"] == "200 of 9,000"
     assert facts["Epochs"] == "4–8 (paper: 30–200)"
     assert facts["Machine time"] == "15 s on a processor"
+
+
+def test_conditions_of_ones_own_are_counted_apart(begun):
+    own = replace(begun.conditions[0], name="stage1-base/epochs=31", run=None)
+    told = front.describe(replace(begun, conditions=[*begun.conditions, own]), "")
+    assert dict(told["facts"])["Conditions"] == "120 and 1 of your own, one seed each"
 
 
 def test_the_papers_best_is_its_table(begun):

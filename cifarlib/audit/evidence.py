@@ -310,7 +310,7 @@ def tabulate_selection(results: Results) -> pd.DataFrame:
     on validation, at the one that is best on test, and how often both are the same epoch.
     """
     rows, behind = [], []
-    for name, stage in results.study.stages.items():
+    for name, title in results.stages.items():
         runs = dict.fromkeys(c.run_id for c in results.select(name))
         kept = [r for run in runs if (r := results.records.get(run)) and "test" in r.result.chosen]
         chosen = [r.result.chosen for r in kept]
@@ -324,7 +324,7 @@ def tabulate_selection(results: Results) -> pd.DataFrame:
         same = sum(c["validation"] == c["test"] for c in chosen)
         rows.append(
             {
-                "Stage": stage.title,
+                "Stage": title,
                 "Runs": len(pairs),
                 "by validation": fair,
                 "by test": best,

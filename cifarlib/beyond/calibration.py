@@ -96,8 +96,7 @@ class Network:
 def calibrate(results: Results, beyond: Results) -> list[Network]:
     """The best run of each stage of the paper's study, and the recipe around label smoothing."""
     networks = [
-        _look_at(results, stage.title, best_run(results, name))
-        for name, stage in results.study.stages.items()
+        _look_at(results, title, best_run(results, name)) for name, title in results.stages.items()
     ]
     return [*networks, *smoothing_pair(beyond)]
 

@@ -73,12 +73,12 @@ def pair(*studies: Results) -> list[Pair]:
     found: dict[str, Pair] = {}
     for results in studies:
         shifts = read_shifts(results)
-        for name, stage in results.study.stages.items():
+        for name, title in results.stages.items():
             known = [r for c in results.select(name) if (r := results.record(c)) is not None]
             known = [r for r in known if r.run_id in shifts]
             best = max(known, key=lambda r: r.accuracy("validation") or 0.0, default=None)
             if best is not None:
-                found.setdefault(best.run_id, Pair(stage.title, best, shifts[best.run_id]))
+                found.setdefault(best.run_id, Pair(title, best, shifts[best.run_id]))
     return list(found.values())
 
 

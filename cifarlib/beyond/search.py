@@ -37,7 +37,7 @@ def replay_searches(results: Results) -> list[Search]:
     for stage in STAGES:
         grid = read_grid(results, stage)
         ways = () if grid is None else tuple(replay(grid))
-        found.append(Search(results.study.stages[stage].title, grid, ways))
+        found.append(Search(results.title(stage), grid, ways))
     return found
 
 
@@ -51,7 +51,7 @@ def read_grid(results: Results, stage: str) -> Grid | None:
         return None
     courses = [[r.accuracy("validation", epoch=e) for e in range(1, longest + 1)] for r in recorded]
     return Grid(
-        results.study.stages[stage].title,
+        results.title(stage),
         np.array(courses, dtype=float),
         tuple(r.run_id for r in recorded),
     )

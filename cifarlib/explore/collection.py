@@ -79,7 +79,7 @@ class Runs:
     def study(self) -> dict[str, Condition]:
         """The study's conditions by run id."""
         known: dict[str, Condition] = {}
-        for condition in self.results.conditions:
+        for condition in self.results.known:
             known.setdefault(condition.run_id, condition)
         return known
 

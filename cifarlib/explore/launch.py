@@ -74,7 +74,7 @@ class Launch:
     def __init__(self, config: RunConfig, store: RecordStore, name: str, device: str = "auto"):
         self.run_id = run_id(config)
         self.progress = Progress()
-        condition = Condition("own", 0, {}, {}, config, self.run_id)
+        condition = Condition("own", None, {}, {}, config, self.run_id, name)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe(duplex=False)
         arguments = (theirs, condition, store.folder, device)

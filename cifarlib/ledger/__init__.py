@@ -19,7 +19,7 @@ from cifarlib.records import Results, RunRecord
 from cifarlib.statistics import ALPHA, Interval, mean_interval, wilson_interval
 from cifarlib.study import Condition
 
-Verdict = Literal["held", "failed", "not distinguishable", "pending"]
+Verdict = Literal["held", "failed", "not distinguishable", "pending", "not judged"]
 
 Choice = dict[str, Any]
 """A setting of the study: ``{stage: stage1-long, run: 13}``, with further settings if need be."""
@@ -28,7 +28,7 @@ CHECKS: dict[str, Callable[..., "Outcome"]] = {}
 """The checks that a ledger may name."""
 
 NO_LABELS = "The classes of the test images are not on record; a sweep records them"
-NEEDS_IMAGES = "The stand-in set has other images and classes; this needs CIFAR-10"
+NOT_CIFAR10 = "These data are not CIFAR-10"
 
 
 def check(function: Callable[..., "Outcome"]) -> Callable[..., "Outcome"]:
@@ -39,6 +39,10 @@ def check(function: Callable[..., "Outcome"]) -> Callable[..., "Outcome"]:
 
 class Waiting(Exception):
     """A claim cannot be judged yet, for a reason."""
+
+
+class NotJudged(Exception):
+    """The paper's claims cannot be held against these data, for a reason."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,14 @@ class Case:
     runs: tuple[str, ...] = field(default=())  # the run ids behind the verdict
 
     def note(self, paper: str, agrees: bool | None) -> None:
-        """What the paper says, and whether its own tables bear it out."""
+        """What the paper says, and whether its own tables bear it out.
+
+        This comes first in every check, and on other data than CIFAR-10 it ends it with
+        ``NotJudged``.
+        """
         self.paper, self.agrees = paper, None if agrees is None else bool(agrees)
+        if not DATASETS[self.results.scale.data.name].real:
+            raise NotJudged(NOT_CIFAR10)
 
     def choose(self, choice: Choice) -> list[Condition]:
         """The conditions of a setting, one for each seed; at least one is recorded."""
@@ -104,11 +114,6 @@ class Case:
         if pair is None:
             raise Waiting(NO_LABELS)
         return pair
-
-    def need_cifar10(self) -> None:
-        """End the check on the stand-in set."""
-        if not DATASETS[self.results.scale.data.name].real:
-            raise Waiting(NEEDS_IMAGES)
 
 
 # ---------------------------------------------------------------------------------------------

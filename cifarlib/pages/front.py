@@ -16,7 +16,6 @@ VERDICTS = {  # verdict: (what stands above its claims on the title page, its si
     "held": ("Held", "✓"),
     "failed": ("Did not hold", "✗"),
     "not distinguishable": ("Cannot be told apart", "≈"),
-    "pending": ("Pending", "…"),
 }
 SHOWN = 3  # claims of a verdict on the title page
 
@@ -36,7 +35,7 @@ def describe(
     a partial report, none of the whole one. ``others`` are further studies whose runs are listed,
     too (see ``further``).
     """
-    done, total = len(results.every_record), len({c.run_id for c in results.conditions})
+    done, total = len(results.every_record), len({c.run_id for c in results.known})
     scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
     kind, short, banner = _budget_banner(results)
     label = f"{scale_title}: {short}" if short else scale_title
@@ -74,7 +73,7 @@ def describe(
         "runs_csv": _link_runs_csv(stages),
         "done": done,
         "total": total,
-        "shared": len(results.conditions) > total,
+        "shared": len(results.known) > total,
     }
 
 
@@ -100,8 +99,10 @@ def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
 def _facts(results: Results) -> list[tuple[str, str]]:
     """(what, how much) of what was run, for one line of the title page."""
     scale, records = results.scale, results.every_record.values()
-    conditions = len({c.name for c in results.conditions})
-    runs = len({c.run_id for c in results.conditions})
+    paper = {c.name for c in results.paper}
+    own = {c.name for c in results.known} - paper
+    conditions = f"{len(paper)}" + (f" and {len(own)} of your own" if own else "")
+    runs = len({c.run_id for c in results.known})
     info = DATASETS[scale.data.name]
     seconds = sum(r.seconds for r in records)
     facts = [
@@ -130,12 +131,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def _sum_up(findings: Sequence[Any]) -> list[dict[str, Any]]:
-    """Held, failed and not distinguishable: how many claims, and the first of them."""
+    """Held, failed and not distinguishable: how many claims, and the first of them.
+
+    Nothing where no claim is judged.
+    """
     groups = []
+    if all(finding.verdict == "not judged" for finding in findings):
+        return groups
     for verdict, (title, sign) in VERDICTS.items():
         members = [finding for finding in findings if finding.verdict == verdict]
-        if verdict == "pending" or not findings:
-            continue
         groups.append(
             {
                 "verdict": verdict,
@@ -161,7 +165,12 @@ def _sum_up_claim(finding: Any) -> dict[str, Any]:
 
 
 def _count_pending(findings: Sequence[Any]) -> str:
-    """How many claims wait, and that verdicts are provisional; empty where neither is so."""
+    """How many claims wait, and that verdicts are provisional; empty where neither is so.
+
+    Or that none is judged, and why.
+    """
+    if findings and all(finding.verdict == "not judged" for finding in findings):
+        return f"None of the {len(findings)} claims is judged: these data are not CIFAR-10."
     waiting = sum(finding.verdict == "pending" for finding in findings)
     provisional = sum(finding.provisional for finding in findings if finding.verdict != "pending")
     judged = len(findings) - waiting
@@ -229,13 +238,13 @@ def _budget_banner(results: Results) -> tuple[str, str, str]:
 def _stage_rows(results: Results) -> list[dict[str, Any]]:
     return [
         {
-            "title": results.study.stages[row.stage].title,
+            "title": results.title(row.stage),
             "conditions": row.conditions,
             "done": row.done,
             "pending": row.conditions - row.done,
             "cost": f"about {duration(row.seconds_left)}" if row.conditions > row.done else "–",
         }
-        for row in status(results.conditions, results.store)
+        for row in status(results.known, results.store)
     ]
 
 
@@ -373,6 +382,6 @@ REPRODUCIBLE = (
 
 def _count_recorded(results: Results, recorded: int) -> list[str]:
     """How many runs there are of the study, and how many of others."""
-    done, total = len(results.every_record), len({c.run_id for c in results.conditions})
+    done, total = len(results.every_record), len({c.run_id for c in results.known})
     more = recorded - done
     return [f"{done} of {total}", *([f"{more} more past the paper's study"] if more else [])]

@@ -59,10 +59,10 @@ def _only_device(results: Results) -> str | None:
 def list_runs(results: Results) -> list[dict[str, Any]]:
     """Every run of the study once, with the names of its conditions, done or pending."""
     names: dict[str, list[str]] = {}
-    for condition in results.conditions:
+    for condition in results.known:
         names.setdefault(condition.run_id, []).append(condition.name)
-    several = Counter(condition.name for condition in results.conditions)
-    seeds = {c.run_id: f" (seed {c.config.seed})" for c in results.conditions}
+    several = Counter(condition.name for condition in results.known)
+    seeds = {c.run_id: f" (seed {c.config.seed})" for c in results.known}
     return [
         {
             "id": run_id,

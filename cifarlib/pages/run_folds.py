@@ -63,16 +63,14 @@ def describe_all(results: Results, options: str) -> list[dict[str, Any]]:
     ``options`` are the command line options that name the records.
     """
     names: dict[str, list[Condition]] = {}
-    for condition in results.conditions:
+    for condition in results.known:
         names.setdefault(condition.run_id, []).append(condition)
     prices = Prices(results.every_record.values())
     stages: dict[str, list[dict[str, Any]]] = {}
     for conditions in names.values():
         run = describe(results, conditions, prices, options)
         stages.setdefault(conditions[0].stage, []).append(run)
-    return [
-        {"title": results.study.stages[stage].title, "runs": runs} for stage, runs in stages.items()
-    ]
+    return [{"title": results.title(stage), "runs": runs} for stage, runs in stages.items()]
 
 
 def describe(
@@ -83,8 +81,8 @@ def describe(
     ``conditions`` have the same run id.
     """
     condition = conditions[0]
-    seeds = results.study.stages[condition.stage].seeds or results.scale.seeds
-    several_seeds = len(seeds) > 1
+    stage = results.study.stages.get(condition.stage)
+    several_seeds = len((stage and stage.seeds) or results.scale.seeds) > 1
     target = condition.run_id if several_seeds else condition.name
     record = results.every_record.get(condition.run_id)
     verb = "run" if record is None else "verify --run"  # "run" only reads what is recorded

@@ -1,0 +1,320 @@
+"""Rows of the paper are known by their settings, whatever a user makes of the study's file."""
+
+import json
+
+import pytest
+import yaml
+from conftest import TINY, make_data_record, make_record, tiny_store
+
+from cifarlib import cli, contrasts, effects, paths, published, tables
+from cifarlib.claims import judge
+from cifarlib.errors import ConfigError
+from cifarlib.records import RecordStore, open_results
+from cifarlib.study import STUDIES, Study, expand, expand_paper, load_scale, load_study
+from cifarlib.sweep import sweep
+
+LITE = ("data={name: cifar10, train_size: 100, validation_size: 50, test_size: 200}",)
+
+
+def edited(change) -> Study:
+    """The paper's study after a change to its content."""
+    content = yaml.safe_load(paths.STUDY.read_text(encoding="utf-8"))
+    change(content)
+    return Study.model_validate_json(json.dumps(content))
+
+
+def write(folder, change):
+    """The same as a file."""
+    content = yaml.safe_load(paths.STUDY.read_text(encoding="utf-8"))
+    change(content)
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def add_rate(content):
+    content["stages"]["stage1-daa1"]["grid"]["learning_rate"].insert(2, 0.003)
+
+
+def drop_rates(content):
+    content["stages"]["stage1-daa1"]["grid"]["learning_rate"] = [0.0001]
+
+
+def drop_stage(content):
+    del content["stages"]["interpolation"]
+
+
+def pad_more(content):
+    content["presets"]["augmentation"]["daa1"]["padding"] = 6
+
+
+def turn_round(content):
+    grid = content["stages"]["stage1-daa1"]["grid"]
+    for values in grid.values():
+        values.reverse()
+    content["stages"]["stage1-daa1"]["grid"] = dict(reversed(grid.items()))
+
+
+def step_everywhere(content):
+    content["defaults"]["schedule"] = "step_at_89"
+
+
+def add_dropout(content):
+    content["stages"]["stage2-dropout"]["grid"]["dropout"].insert(2, 0.3)
+
+
+def add_stage(content):
+    content["stages"]["stage1-mine"] = {
+        "title": "SGD with DAA-1",
+        "fixed": {"epochs": 30, "optimizer": "sgd", "augmentation": "daa1", "batch_size": 64},
+        "grid": {"learning_rate": [0.1, 0.01], "weight_decay": [0.001]},
+    }
+
+
+def all_at_once(content):
+    for change in (add_rate, drop_stage, turn_round, add_dropout, add_stage):
+        change(content)
+
+
+EDITS = [
+    *(add_rate, drop_rates, drop_stage, pad_more, turn_round),
+    *(step_everywhere, add_dropout, add_stage),
+]
+
+
+@pytest.fixture(scope="module")
+def scale():
+    return load_scale("full")
+
+
+@pytest.fixture(scope="module")
+def paper(scale):
+    """Run id of each of the paper's conditions, by name."""
+    return {c.name: c.run_id for c in expand_paper(load_study(), scale)}
+
+
+# ---------------------------------------------------------------------------------------------
+# Numbers and names
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["smoke", "lite", "full"])
+def test_the_study_is_the_papers_conditions(name):
+    study, scale = load_study(), load_scale(name)
+    assert expand(study, scale) == expand_paper(study, scale)
+
+
+def test_the_paper_has_114_conditions_in_its_tables():
+    stages = published.read_conditions().stages
+    assert sum(map(len, stages.values())) - len(stages["interpolation"]) == 114
+
+
+@pytest.mark.parametrize("change", EDITS)
+def test_a_number_of_the_paper_belongs_to_its_settings(scale, paper, change):
+    study = edited(change)
+    conditions = expand(study, scale)
+    own = [c for c in conditions if c.name not in paper]
+    assert {c.name: c.run_id for c in conditions if c.name in paper}.items() <= paper.items()
+    assert not {c.run_id for c in own} & set(paper.values())
+    assert all(c.run is None for c in own if c.stage != "stage1-mine")
+    assert len({c.name for c in conditions}) == len(conditions)
+    assert {c.name: c.run_id for c in expand_paper(study, scale)} == paper
+
+
+def test_a_rate_more_is_ones_own(scale):
+    study = edited(add_rate)
+    own = [c for c in expand(study, scale, "stage1-daa1") if c.run is None]
+    assert [c.name for c in own][:2] == [
+        "stage1-daa1/batch_size=32,learning_rate=0.003,weight_decay=0.001",
+        "stage1-daa1/batch_size=32,learning_rate=0.003,weight_decay=0.0001",
+    ]
+    assert all(c.settings["learning_rate"] == 0.003 for c in own)
+    assert len(own) == 8
+
+
+def test_a_dropout_more_is_ones_own(scale):
+    own = [c for c in expand(edited(add_dropout), scale) if c.run is None]
+    assert [c.name for c in own] == [
+        "stage2-dropout/dropout=0.3,learning_rate=0.1",
+        "stage2-dropout/dropout=0.3,learning_rate=0.001",
+    ]
+
+
+def test_another_padding_makes_every_run_with_it_ones_own(scale):
+    conditions = expand(edited(pad_more), scale)
+    padded = [c for c in conditions if c.settings["augmentation"] == "daa1"]
+    assert len(padded) == 32 + 2 + 8 + 1
+    assert all(c.run is None for c in padded)
+    assert (
+        "stage1-daa1/augmentation.padding=6,batch_size=64,learning_rate=0.1,weight_decay=0.001"
+        in {c.name for c in padded}
+    )
+    assert {c.name for c in padded if c.stage == "stage2-improved"} == {
+        "stage2-improved/augmentation.padding=6"
+    }
+
+
+def test_stages_taken_from_a_run_have_the_papers_settings(scale, paper):
+    for change in (add_rate, drop_rates, turn_round):
+        conditions = expand(edited(change), scale)
+        later = [c for c in conditions if c.stage in ("stage1-long", "stage2-dropout")]
+        assert len(later) == 10
+        assert all(paper[c.name] == c.run_id for c in later)
+
+
+def test_a_setting_of_the_scale_is_ones_own_in_a_stage(scale):
+    def publish(content):
+        content["stages"]["stage1-long"]["list"] = [{}, {"protocol": "published"}]
+
+    names = [c.name for c in expand(edited(publish), scale, "stage1-long")]
+    assert names[0::2] == ["stage1-long/9", "stage1-long/13"]
+    assert names[1::2] == [
+        "stage1-long/learning_rate=0.1,protocol=published",
+        "stage1-long/learning_rate=0.001,protocol=published",
+    ]
+
+
+def test_a_label_makes_no_condition_the_papers(scale):
+    def name_it(content):
+        content["stages"]["stage1-long"]["list"] = [{"label": "13", "weight_decay": 0.5}]
+
+    assert [c.name for c in expand(edited(name_it), scale, "stage1-long")] == [
+        "stage1-long/learning_rate=0.1,weight_decay=0.5",
+        "stage1-long/learning_rate=0.001,weight_decay=0.5",
+    ]
+
+
+def test_what_a_stage_says_for_one_scale_is_part_of_its_budget():
+    def shorten(content):
+        content["stages"]["stage1-long"]["at"] = {
+            "smoke": {"epochs": 5, "data.train_size": 150},
+            "lite": {"learning_rate": 0.5, "epochs": 5},
+        }
+
+    study = edited(shorten)
+    smoke, lite = (load_scale(name) for name in ("smoke", "lite"))
+    assert [c.name for c in expand(study, smoke, "stage1-long")] == [
+        "stage1-long/9",
+        "stage1-long/13",
+    ]
+    assert expand(study, smoke) == expand_paper(study, smoke)
+    own = expand(study, lite, "stage1-long")
+    assert {c.name for c in own} == {"stage1-long/learning_rate=0.5"}
+    assert all(c.config.epochs == 5 for c in own)
+    assert {c.config.epochs for c in expand_paper(study, lite) if c.stage == "stage1-long"} == {5}
+
+
+def test_a_study_past_the_paper_has_none_of_its_conditions(scale):
+    beyond = load_study(STUDIES["beyond"])
+    assert expand_paper(beyond, load_scale("full", study=beyond)) == []
+
+
+# ---------------------------------------------------------------------------------------------
+# What is said twice
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_seed_twice_is_refused(capsys):
+    with pytest.raises(ConfigError, match=r"at seeds: the seed 42 stands there twice; name each"):
+        load_scale("smoke", ["seeds=[42, 43, 42]"])
+    assert cli.main(["status", "--set", "seeds=[42, 42]"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_seed_twice_in_a_stage_is_refused(tmp_path):
+    def repeat(content):
+        content["stages"]["stage1-long"]["seeds"] = [1, 1]
+
+    with pytest.raises(ConfigError, match=r"stages.stage1-long.seeds: the seed 1 stands there"):
+        load_study(write(tmp_path, repeat))
+
+
+def test_a_value_twice_in_a_grid_is_refused(scale):
+    def repeat(content):
+        content["stages"]["stage1-daa1"]["grid"]["learning_rate"].append(0.01)
+
+    with pytest.raises(ConfigError, match=r"gives learning_rate the value 0\.01 twice"):
+        expand(edited(repeat), scale)
+
+
+# ---------------------------------------------------------------------------------------------
+# Tables, contrasts and claims
+# ---------------------------------------------------------------------------------------------
+
+
+def show(results):
+    """What the paper's tables, figures, contrasts and claims say, as text."""
+    frames = [
+        *(tables.tabulate_base_search(results, name) for name in ("sgd", "adam", "adamw")),
+        *(tables.tabulate_augmentation(results, name) for name in ("daa1", "daa2")),
+        *(tables.tabulate_dropout(results, run) for run in (9, 13)),
+        *(tables.tabulate_top_k(results, run) for run in (9, 13)),
+        *(tables.tabulate_long_runs(results), tables.tabulate_confusion(results)),
+        *(tables.tabulate_models(results), tables.tabulate_interpolation_accuracy(results)),
+        *(contrasts.tabulate_best(results), contrasts.tabulate_augmentation_gain(results)),
+        *(contrasts.tabulate_dropout_tests(results), contrasts.tabulate_model_tests(results)),
+        effects.tabulate_effects(results),
+        tables.tabulate_stages(results)[["Stage", "Conditions", "Recorded"]],
+    ]
+    told = [frame.to_csv() for frame in frames]
+    told += [str(frame.attrs.get("runs")) for frame in frames]
+    return told + [
+        f"{f.claim.id}: {f.verdict}, {f.paper}, {f.ours}, {f.interval}, {f.reason}, {f.runs}"
+        for f in judge(results)
+    ]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A folder with a record of every condition of the paper, and of all edited studies."""
+    store = RecordStore(tmp_path_factory.mktemp("recorded"))
+    store.write(make_data_record("cifar10"))
+    scale = load_scale("lite", LITE)
+    for change in EDITS:
+        for condition in expand(edited(change), scale):
+            if not store.run_path(condition.run_id).exists():
+                store.write(make_record(condition))
+    for condition in expand_paper(load_study(), scale):
+        if not store.run_path(condition.run_id).exists():
+            store.write(make_record(condition))
+    return store.folder
+
+
+@pytest.fixture(scope="module")
+def unedited(recorded):
+    return show(open_results("lite", LITE, recorded))
+
+
+@pytest.mark.parametrize("change", [all_at_once, pad_more])
+def test_an_edited_study_changes_nothing_of_the_papers(recorded, unedited, tmp_path, change):
+    results = open_results("lite", LITE, recorded, write(tmp_path, change))
+    assert results.conditions != list(results.paper)
+    assert show(results) == unedited
+
+
+def test_conditions_of_ones_own_do_not_count_as_the_papers(tmp_path):
+    results = open_results("lite", LITE, tmp_path, write(tmp_path, add_rate))
+    (found,) = [f for f in judge(results) if f.claim.check == "count_conditions"]
+    assert (found.verdict, found.ours, found.runs) == ("failed", "114 or 120", ())
+    assert "its tables have 114" in found.paper
+
+
+def test_what_the_study_leaves_out_is_pending_and_can_be_named(tmp_path):
+    results = open_results("lite", LITE, tmp_path, write(tmp_path, drop_rates))
+    assert len(results.select("stage1-daa1")) == 32
+    assert len([c for c in results.conditions if c.stage == "stage1-daa1"]) == 8
+    (condition,) = cli._find(results, "stage1-daa1/13")
+    assert condition == results.find("stage1-daa1", 13)
+    assert condition in results.known
+    assert tables.tabulate_augmentation(results, "daa1")["Test", "ours"].isna().all()
+
+
+def test_a_condition_of_ones_own_is_trained_by_its_name(tmp_path, made_up, capsys):
+    tiny_store(tmp_path)
+    results = open_results("smoke", TINY, tmp_path, write(tmp_path, add_rate))
+    name = "stage1-daa1/batch_size=64,learning_rate=0.003,weight_decay=0.001"
+    (condition,) = cli._find(results, name)
+    assert condition.config.learning_rate == 0.003
+    outcome = sweep([condition], results.store, workers=1)
+    assert outcome.done == 1
+    assert f"{name}: test" in capsys.readouterr().err
