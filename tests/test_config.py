@@ -481,7 +481,7 @@ def test_seeds_count_among_a_studys_conditions(study):
 @pytest.mark.parametrize(("stage", "run"), [("stage3", 1), ("interpolation", 1)])
 def test_a_last_batch_of_one_image_is_refused_where_batch_norm_cannot_take_it(study, stage, run):
     scale = load_scale("smoke", ["data.train_size=129", "image_size=32"])
-    with pytest.raises(ConfigError, match=f"{stage} run {run}: 129 training images in batches of"):
+    with pytest.raises(ConfigError, match=f"{stage}/{run}: 129 training images in batches of"):
         expand(study, scale, stage)
     large_enough = load_scale("smoke", ["data.train_size=129", "image_size=61"])
     assert expand(study, large_enough, "stage3")
