@@ -495,7 +495,7 @@ def test_workers_of_one_process_make_their_records_in_lanes(tmp_path, monkeypatc
 def test_a_run_among_lanes_costs_its_part_of_the_device():
     (condition,) = tiny_conditions("stage1-base/1")
     alone, among = (
-        progress.Prices([make_record(condition, device_class="cuda", lanes=lanes)])
+        progress.Prices([make_record(condition, device_class="cuda", lanes=lanes)], "cuda")
         for lanes in (1, 4)
     )
     assert alone.seconds(condition.config) == pytest.approx(15.0)
