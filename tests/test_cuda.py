@@ -19,6 +19,7 @@ from cifarlib import lanes, progress, sweep, training
 from cifarlib.card_share import MEMORY, share
 from cifarlib.config import ModelConfig
 from cifarlib.cuda import MOMENTS, LaneRun, Program, kind_of, step_scalars, supports, update_
+from cifarlib.errors import ConfigError
 from cifarlib.lanes import Card, Lane, measure_step
 from cifarlib.models import build_model
 from cifarlib.sweep import worker
@@ -375,6 +376,88 @@ def test_replayed_steps_are_the_runs_own(base, inputs, monkeypatch, dropout):
     before = replays[("step", 8)]
     fit_in(lane, change(run, seed=5), inputs)
     assert program.graphs[("step", 8)].replays == before + 6  # nothing captured anew
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[str]:
+    """What a lane asks of CUDA while it captures: a device made up of a list of names."""
+    log: list[str] = []
+
+    class Graph:
+        def capture_begin(self, *pool, capture_error_mode):
+            log.append(f"begin in {pool or 'a new pool'}, {capture_error_mode}")
+
+        def capture_end(self):
+            log.append("end")
+
+        def pool(self):
+            return "the pool"
+
+    class Stream:
+        def synchronize(self):
+            log.append("wait for the stream")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: log.append("wait for the device"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: log.append("empty the cache"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (50e9, 80e9))
+    return log
+
+
+class MadeUpProgram:
+    """Says when it is carried out; ``graphs`` as a program has them."""
+
+    def __init__(self, log, fault=None):
+        self.log, self.fault, self.graphs = log, fault, {}
+
+    def carry_out(self, work):
+        self.log.append(f"carry out {work}")
+        if self.fault:
+            raise self.fault
+
+
+def test_a_capture_waits_for_its_own_stream_only(calls):
+    """Other lanes' work goes on, and their memory stays: neither is waited for nor given back."""
+    lane, program = make_lane(graphs=True), MadeUpProgram(calls)
+    lane.stream, lane.programs["key"] = torch.cuda.Stream(), program
+    program.graphs["first"] = lane.capture(program, "first")
+    lane.capture(program, "second")
+    assert calls == [
+        *("wait for the stream", "begin in a new pool, thread_local", "carry out first", "end"),
+        *("wait for the stream", "begin in ('the pool',), thread_local", "carry out second", "end"),
+    ]
+
+
+def test_a_capture_on_a_full_device_empties_the_cache_first(calls, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8e9, 80e9))
+    lane = make_lane(graphs=True)
+    lane.stream = torch.cuda.Stream()
+    lane.capture(MadeUpProgram(calls), "step")
+    assert calls[:2] == ["wait for the stream", "empty the cache"]
+
+
+def test_a_capture_that_fails_is_ended_and_says_why(calls):
+    lane = make_lane(graphs=True)
+    lane.stream = torch.cuda.Stream()
+    with pytest.raises(ZeroDivisionError):
+        lane.capture(MadeUpProgram(calls, ZeroDivisionError()), "step")
+    assert calls[-1] == "end"
+
+
+@pytest.mark.parametrize(("wanted", "execution"), [("0", "eager"), ("1", "graph"), ("", "graph")])
+def test_graphs_are_left_out_where_the_environment_says_so(base, monkeypatch, wanted, execution):
+    monkeypatch.setenv("CIFARLIB_GRAPHS", wanted)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (50e9, 80e9))
+    card = lanes._make_card.__wrapped__(CPU)
+    with card.lane(base) as lane:
+        assert lane.execution(base) == execution  # as the run's record says it
+
+
+def test_a_wrong_word_for_graphs_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("CIFARLIB_GRAPHS", "no")
+    with pytest.raises(ConfigError, match="CIFARLIB_GRAPHS is 'no'; set it to 0"):
+        lanes.graphs_are_wanted()
 
 
 # ---------------------------------------------------------------------------------------------
