@@ -22,7 +22,7 @@ from cifarlib.card_share import share
 from cifarlib.config import RunConfig
 from cifarlib.cuda import LaneRun, Program, Work, kind_of, supports
 from cifarlib.errors import ConfigError
-from cifarlib.training import Inputs, Run, load_inputs
+from cifarlib.training import Inputs, Run
 
 WARM_UP = 3  # times that a piece of work is done before it is captured
 PROGRAMS = 4  # that a lane keeps: runs of one kind come one after the other
@@ -233,43 +233,6 @@ def graphs_are_wanted() -> bool:
 # ---------------------------------------------------------------------------------------------
 # Measuring
 # ---------------------------------------------------------------------------------------------
-
-
-def measure_step(
-    config: RunConfig,
-    device: torch.device,
-    *,
-    lanes: tuple[int, ...] = (1, 2, 4, 8),
-    epochs: int = 2,
-    inputs: Inputs | None = None,
-) -> dict[str, Any]:
-    """Training speed of a configuration in images/s: step by step, as a graph, and in lanes.
-
-    ``{"eager": …, "graph": …, "lanes": {"2": …, …}}``: the last ones are of all lanes together.
-    Each is the mean over ``epochs`` epochs after one that is not counted. Where there is no CUDA
-    device, what would be graphs are the same steps without capture.
-    """
-    graphs = device.type == "cuda"
-    inputs = inputs or load_inputs(config, device)
-    run = Run(config, inputs, device)
-    eager = _speed([lambda epoch: run.train_epoch(epoch, None)], len(inputs.train), epochs)
-    speeds = {}
-    for count in lanes:
-        turn = threading.Lock()
-        runs = [_measured(Lane(device, turn, graphs=graphs), config, inputs) for _ in range(count)]
-        speeds[str(count)] = _speed(runs, len(inputs.train), epochs)
-    return {"eager": eager, "graph": speeds.get("1"), "lanes": speeds}
-
-
-def _measured(lane: Lane, config: RunConfig, inputs: Inputs) -> Callable[[int], object]:
-    with lane.working():
-        run = lane.begin(config, inputs, lane.device)
-
-    def train(epoch: int) -> None:
-        with lane.working():
-            run.train_epoch(epoch, None)
-
-    return train
 
 
 def _speed(trainers: list[Callable[[int], object]], images: int, epochs: int) -> float:

@@ -18,9 +18,9 @@ from test_training import DAA2, SGD, change, make_inputs, short_run
 from cifarlib import lanes, progress, sweep, training
 from cifarlib.card_share import MEMORY, share
 from cifarlib.config import ModelConfig
-from cifarlib.cuda import MOMENTS, LaneRun, Program, kind_of, step_scalars, supports, update_
+from cifarlib.cuda import MOMENTS, Program, kind_of, step_scalars, supports, update_
 from cifarlib.errors import ConfigError
-from cifarlib.lanes import Card, Lane, measure_step
+from cifarlib.lanes import Card, Lane
 from cifarlib.models import build_model
 from cifarlib.sweep import worker
 from cifarlib.training import Run, fit
@@ -609,20 +609,12 @@ def test_a_run_among_lanes_costs_its_part_of_the_device():
     assert among.seconds(condition.config) == pytest.approx(15.0 / 4)
 
 
-def test_speed_is_measured_in_every_way(base, inputs):
-    speeds = measure_step(base, CPU, lanes=(1, 2), epochs=1, inputs=inputs)
-    assert speeds["eager"] > 0
-    assert speeds["graph"] == speeds["lanes"]["1"] > 0
-    assert speeds["lanes"]["2"] > 0
-
-
-def test_a_fault_while_measuring_is_raised(base, inputs, monkeypatch):
-    def fail(*_):
+def test_a_fault_while_measuring_is_raised():
+    def fail(epoch):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(LaneRun, "train_epoch", fail)
     with pytest.raises(ZeroDivisionError):
-        measure_step(base, CPU, lanes=(2,), epochs=1, inputs=inputs)
+        lanes._speed([lambda epoch: None, fail], 10, 1)
 
 
 # ---------------------------------------------------------------------------------------------
