@@ -24,7 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from cifarlib import data, lanes, provenance
+from cifarlib import data, provenance
 from cifarlib.checking import suggest
 from cifarlib.config import RunConfig
 from cifarlib.convolution import Convolution
@@ -36,7 +36,7 @@ from cifarlib.records import SPLITS, open_results
 from cifarlib.study import expand, load_scale, load_study
 from cifarlib.training import Inputs, Run, fit, load_inputs, resolve_device
 
-PARTS = {"cpu": ("throughput", "variants", "sweep", "precision"), "cuda": ("throughput",)}
+PARTS = ("throughput", "variants", "sweep", "precision")
 BATCH_SIZES = (32, 64, 256)
 VARIANT_BATCH = 64
 EPOCH_IMAGES = 45_000  # trained in an epoch of the study; 60,000 are evaluated
@@ -48,29 +48,33 @@ def choose_device(name: str) -> str:
     return resolve_device(name).type
 
 
-def measure(device: str, part: str, images: int, repeats: int) -> dict[str, Any]:
-    """Measure one of a device's ``PARTS``, and say where and when.
+def measure(part: str, images: int, repeats: int) -> dict[str, Any]:
+    """Measure one of the ``PARTS`` on the processor, and say where and when.
 
     ``images`` are trained in each measurement, of ``repeats`` the median counts; the study's
     proportions of training, validation and test images are kept. On CIFAR-10 where it is found,
-    else on the stand-in set. Raises ``ConfigError`` for a part that the device does not have.
+    else on the stand-in set. Raises ``ConfigError`` for a part that there is not.
     """
     name = _dataset()
-    functions: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
-        ("cpu", "throughput"): lambda: measure_throughput(name, images, repeats),
-        ("cpu", "variants"): lambda: measure_variants(
+    functions: dict[str, Callable[[], dict[str, Any]]] = {
+        "throughput": lambda: measure_throughput(name, images, repeats),
+        "variants": lambda: measure_variants(
             name, images // 2 // VARIANT_BATCH * VARIANT_BATCH, repeats
         ),
-        ("cpu", "sweep"): measure_sweep,
-        ("cpu", "precision"): lambda: measure_precision(name),
-        ("cuda", "throughput"): lambda: measure_lanes(name),
+        "sweep": measure_sweep,
+        "precision": lambda: measure_precision(name),
     }
-    if (device, part) not in functions:
-        raise ConfigError(f"there is no part {part!r} on {device}; {suggest(part, PARTS[device])}")
+    if part not in functions:
+        raise ConfigError(f"there is no part {part!r}; {suggest(part, PARTS)}")
     torch.set_num_threads(cores())
-    found = functions[device, part]()
+    found = functions[part]()
+    return describe_machine(name) | found
+
+
+def describe_machine(name: str) -> dict[str, Any]:
+    """Where and when something is measured, by which program, on which data."""
     commit, dirty = provenance.commit()
-    where = {
+    return {
         "measured": provenance.now(),
         "processor": provenance.processor(),
         "cores": cores(),
@@ -79,7 +83,6 @@ def measure(device: str, part: str, images: int, repeats: int) -> dict[str, Any]
         "dirty": dirty,
         "data": name,
     }
-    return where | found
 
 
 def _dataset() -> str:
@@ -211,15 +214,6 @@ def measure_throughput(name: str, images: int, repeats: int) -> dict[str, Any]:
         "batch_sizes": rows,
         **{name: {s: row.pop(name) for s, row in rows.items()} for name in RATIOS},
     }
-
-
-def measure_lanes(name: str) -> dict[str, Any]:
-    """Training on a CUDA device: step by step, as a graph, and several runs at once."""
-    rows = {
-        str(size): lanes.measure_step(_configuration(name, 45_000, size), torch.device("cuda"))
-        for size in BATCH_SIZES
-    }
-    return {"device": torch.cuda.get_device_name(), "batch_sizes": rows}
 
 
 def _throughput(

@@ -8,7 +8,7 @@ MEMORY = {"residual": 0.61, "resnet18": 0.25, "densenet121": 1.38}
 
 FULL = 420.0
 """GFLOP of a step with which a run fills a card by itself. An estimate for H100-class cards:
-``lanes.measure_step`` says how many lanes of a run are worth it."""
+``cifarlib bench --device cuda`` says how many runs at once are worth it."""
 
 
 def share(config: RunConfig, memory: float) -> float:

@@ -332,11 +332,21 @@ def _bench(options: argparse.Namespace) -> int:
     from cifarlib import bench, costs
 
     device = bench.choose_device(options.device)
-    for part in options.part or bench.PARTS[device]:
-        found = bench.measure(device, part, options.images, options.repeats)
-        written = costs.write_bench({part: found}, device, options.out)
-        print(f"{part}: measured", file=sys.stderr)
-    print(written[-1].read_text(encoding="utf-8"))
+    if device == "cuda":
+        from cifarlib import bench_cuda
+
+        if options.part:
+            raise ConfigError("--part is for --device cpu; on a GPU, --seconds limits the time")
+        for line in bench_cuda.run(options.seconds or 600, options.out):
+            print(line, file=sys.stderr, flush=True)
+    else:
+        if options.seconds:
+            raise ConfigError("--seconds is for --device cuda; on a processor, choose a --part")
+        for part in options.part or bench.PARTS:
+            found = bench.measure(part, options.images, options.repeats)
+            costs.write_bench({part: found}, device, options.out)
+            print(f"{part}: measured", file=sys.stderr)
+    print((options.out / f"{device}.md").read_text(encoding="utf-8"))
     return 0
 
 
@@ -662,6 +672,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--part", action="append", help="only this part (may be repeated)")
     command.add_argument("--images", type=_positive, default=6300, help="in each measurement")
     command.add_argument("--repeats", type=_positive, default=3, help="the median counts")
+    command.add_argument(
+        "--seconds", type=_positive, metavar="N", help="time to measure a GPU for (default: 600)"
+    )
     command.add_argument("--out", type=Path, default=paths.BENCH, metavar="DIR", help="build/bench")
 
     command = add("status", _status, "say what is done and left", "cifarlib status --json")

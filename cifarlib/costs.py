@@ -320,20 +320,70 @@ def describe_sweep(bench: Bench) -> str:
     )
 
 
-def tabulate_lanes(bench: Bench) -> pd.DataFrame:
-    """Training rates on a CUDA device in images/s: eager, as a graph, several runs at once."""
-    rows = []
-    for size, rates in bench.get("throughput", {}).get("batch_sizes", {}).items():
-        row = {"Batch": int(size), "Eager": rates["eager"]}
-        rows.append(row | {f"{n} as graphs": rate for n, rate in rates["lanes"].items()})
-    return pd.DataFrame(rows)
+GPU_COLUMNS = {
+    "way": "Way",
+    "batch_size": "Batch",
+    "runs": "At once",
+    "images_per_s": "Images/s",
+    "tflops": "TFLOP/s",
+    "left_out": "Left out",
+    "failed": "Failed",
+}
+TARGET = 2.0
+"""How many times the rate of the best plain processes concurrent runs must reach to be kept."""
+
+
+def tabulate_gpu(bench: Bench) -> pd.DataFrame:
+    """Training rates on a GPU: runs as a sweep trains them, and ordinary training loops."""
+    rows = [row for row in _gpu_rows(bench) if "runs" in row]
+    frame = pd.DataFrame(rows).reindex(columns=list(GPU_COLUMNS)).rename(columns=GPU_COLUMNS)
+    return frame.dropna(axis="columns", how="all")
+
+
+def tabulate_step(bench: Bench) -> pd.DataFrame:
+    """The kernels that take most of a training step's time on a GPU."""
+    kernels = [kernel for row in _gpu_rows(bench) for kernel in row.get("kernels", [])]
+    return pd.DataFrame(kernels, columns=["Kernel", "µs", "Launches"])
+
+
+def describe_gpu(bench: Bench) -> str:
+    """Whether concurrent runs in one process are worth their code; what the update takes."""
+    told = []
+    rates = [r for r in _gpu_rows(bench) if "images_per_s" in r and r["batch_size"] == 64]
+    plain = [row for row in rates if row["way"].startswith("plain")]
+    ours = [row for row in rates if row["way"] == "graph"]
+    if plain and ours:
+        ours, plain = (max(rows, key=lambda row: row["images_per_s"]) for rows in (ours, plain))
+        ratio = ours["images_per_s"] / plain["images_per_s"]
+        told.append(
+            f"At batch size 64, {ours['runs']} runs at once train {ratio:.2f} times as many "
+            f"images/s as the best plain processes ({plain['way'].removeprefix('plain ')}, "
+            f"{plain['runs']} at once); they must reach {TARGET:g} times as many to be kept."
+        )
+    told += [
+        f"AdamW's update takes {row['fused_us']:.0f} µs by fused kernels, "
+        f"{row['foreach_us']:.0f} µs by torch's for-each ones."
+        for row in _gpu_rows(bench)
+        if "fused_us" in row
+    ]
+    return " ".join(told)
+
+
+def _gpu_rows(bench: Bench) -> list[dict[str, Any]]:
+    return bench.get("throughput", {}).get("rows", [])
 
 
 def _markdown(bench: Bench, device: str) -> str:
     """The same tables, to be read where there is no report."""
-    throughput = tabulate_throughput(bench) if device == "cpu" else tabulate_lanes(bench)
+    where = describe_bench(bench, "throughput")
+    throughput = [("Throughput", tabulate_throughput(bench), where)]
+    if device == "cuda":
+        throughput = [
+            ("Throughput", tabulate_gpu(bench), f"{describe_gpu(bench)} {where}"),
+            ("A step at batch size 64", tabulate_step(bench), where),
+        ]
     sections = [
-        ("Throughput", throughput, describe_bench(bench, "throughput")),
+        *throughput,
         ("What each choice is worth", tabulate_variants(bench), describe_bench(bench, "variants")),
         ("bf16 and accuracy", tabulate_precision(bench), describe_precision(bench)),
     ]

@@ -2,9 +2,9 @@
 
 A step of this network is a hundred short kernels, which Python launches more slowly than the
 device carries them out. A CUDA graph launches them at once, but always on the same memory. So
-whatever changes from step to step or from run to run (weights, moments, rates, weight decay,
-order, augmentation, dropout) lies in tensors that stay where they are: a ``Program``. A further
-run of the same kind costs a copy of its first weights, and no capture.
+whatever changes from step to step or from run to run (weights, moments, learning rates, order,
+augmentation, dropout) lies in tensors that stay where they are: a ``Program``. A further run of
+the same kind costs a copy of its first weights, and no capture.
 
 Nothing random is drawn inside a graph. Order and augmentation come from the CPU generators that
 ``training`` uses, uploaded once an epoch; dropout masks are drawn for a whole epoch by a
@@ -17,7 +17,6 @@ Everything but the capture itself works on a CPU, too, where it is tested agains
 """
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -63,62 +62,70 @@ def supports(config: RunConfig) -> bool:
     )
 
 
-def step_scalars(config: RunConfig, rates: Sequence[float], steps_before: int) -> Tensor:
-    """The numbers that ``update_`` needs for each of n steps: float32 (n, 3), on the CPU.
+def step_scalars(rates: Sequence[float], steps_before: int) -> Tensor:
+    """What ``update_`` needs for each of n steps: float32 (n, 2), on the CPU.
 
     ``rates`` are the learning rates, ``steps_before`` how many steps the run has taken already.
     """
-    settings, decay = config.optimizer, config.weight_decay
-    assert not isinstance(settings, MuonConfig)
-    if isinstance(settings, SGDConfig):
-        return torch.tensor([(-rate, decay, 0.0) for rate in rates], dtype=torch.float32)
-    rows = []
-    for step, rate in enumerate(rates, start=steps_before + 1):
-        correction = math.sqrt(1 - settings.beta2**step)
-        shrink = 1 - rate * decay if settings.name == "adamw" else decay
-        rows.append((-rate / (1 - settings.beta1**step), correction, shrink))
+    rows = [(rate, steps_before + step) for step, rate in enumerate(rates, start=1)]
     return torch.tensor(rows, dtype=torch.float32)
 
 
 @torch.no_grad()
 def update_(
-    settings: SGDConfig | AdamConfig,
+    config: RunConfig,
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
     moments: Sequence[Sequence[Tensor]],
     scalars: Tensor,
 ) -> None:
-    """One step of SGD, Adam or AdamW in place, as ``torch.optim`` takes it.
+    """One step of SGD, Adam or AdamW in place, by torch's fused kernels.
 
-    ``scalars`` (3,) is a row of ``step_scalars``; ``moments`` are lists in the order of
-    ``MOMENTS``, zeros before the first step. torch's own optimisers take the learning rate as a
-    tensor, but not the weight decay.
+    ``scalars`` (2,) is a row of ``step_scalars`` on the parameters' device: one graph serves every
+    learning rate. ``moments`` are lists in the order of ``MOMENTS``, zeros before the first step.
     """
-    rate, second, third = scalars.unbind()
+    rate, step = scalars.unbind()
+    parameters = list(parameters)
+    gradients = [_laid_out_like(p, g) for p, g in zip(parameters, gradients, strict=True)]
+    settings, decay = config.optimizer, config.weight_decay
     if isinstance(settings, SGDConfig):
-        (momentum,) = moments
-        gradients = torch._foreach_add(gradients, torch._foreach_mul(parameters, second))
-        torch._foreach_mul_(momentum, settings.momentum)
-        torch._foreach_add_(momentum, gradients)
-        step = momentum
-        if settings.nesterov:
-            step = torch._foreach_add(gradients, momentum, alpha=settings.momentum)
-        torch._foreach_add_(parameters, torch._foreach_mul(step, rate))
+        torch._fused_sgd_(
+            parameters,
+            gradients,
+            moments[0] if settings.momentum else [],  # the CUDA kernel insists on it
+            lr=rate,
+            weight_decay=decay,
+            momentum=settings.momentum,
+            dampening=0.0,
+            nesterov=settings.nesterov,
+            maximize=False,
+            is_first_step=False,
+        )
         return
-    mean, square = moments
-    if settings.name == "adamw":
-        torch._foreach_mul_(parameters, third)
-    else:
-        gradients = torch._foreach_add(gradients, torch._foreach_mul(parameters, third))
-    torch._foreach_lerp_(mean, gradients, 1 - settings.beta1)
-    torch._foreach_mul_(square, settings.beta2)
-    torch._foreach_addcmul_(square, gradients, gradients, 1 - settings.beta2)
-    root = torch._foreach_sqrt(square)
-    torch._foreach_div_(root, second)
-    torch._foreach_add_(root, settings.epsilon)
-    change = torch._foreach_mul(mean, rate)
-    torch._foreach_div_(change, root)
-    torch._foreach_add_(parameters, change)
+    assert isinstance(settings, AdamConfig)
+    fused = torch._fused_adam_ if settings.name == "adam" else torch._fused_adamw_
+    fused(
+        parameters,
+        gradients,
+        *moments,
+        [],
+        [step] * len(parameters),
+        lr=rate,
+        beta1=settings.beta1,
+        beta2=settings.beta2,
+        weight_decay=decay,
+        eps=settings.epsilon,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _laid_out_like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient with its parameter's strides: fused kernels go through memory as it lies."""
+    strides = zip(parameter.shape, parameter.stride(), gradient.stride(), strict=True)
+    if all(size == 1 or ours == theirs for size, ours, theirs in strides):
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -143,7 +150,7 @@ class MaskedDropout(nn.Module):
 def kind_of(config: RunConfig) -> str:
     """Equal for runs that one program can carry out: they differ in what lies in tensors only."""
     content = config.model_dump(mode="json")
-    for free in ("learning_rate", "weight_decay", "schedule", "epochs", "early_stopping", "seed"):
+    for free in ("learning_rate", "schedule", "epochs", "early_stopping", "seed"):
         del content[free]
     del content["evaluation"]
     for first_weights in ("initialization", "last_layer_scale", "branch_scale"):
@@ -180,7 +187,7 @@ class Program:
         steps = -(-count // config.batch_size)
         self.order = torch.zeros(count, dtype=torch.int64, device=device)
         self.draws = feed.draw(count, "augmentation", 0)
-        self.scalars = torch.zeros((steps, 3), device=device)
+        self.scalars = torch.zeros((steps, 2), device=device)
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)  # of the next image
         self.loss = torch.zeros((), device=device)  # sum over the steps taken
@@ -247,7 +254,7 @@ class Program:
         # Without .grad: its accumulation remembers the stream on which it was first made.
         gradients = torch.autograd.grad(loss, self.parameters)
         scalars = self.scalars.index_select(0, self.step).squeeze(0)
-        update_(self.config.optimizer, self.parameters, gradients, self.moments, scalars)
+        update_(self.config, self.parameters, gradients, self.moments, scalars)
         self.loss += loss.detach()
         self.step += 1
         if self.dropout is not None:
@@ -349,7 +356,7 @@ class LaneRun(Run):
         before = (epoch - 1) * self._steps
         rates = [self.set_learning_rate(before + s, self._steps) for s in range(self._steps)]
         self.model.train()
-        self.program.start(self.config, self.feed, epoch, step_scalars(self.config, rates, before))
+        self.program.start(self.config, self.feed, epoch, step_scalars(rates, before))
         self._carry_out("step", len(self.inputs.train), self.config.batch_size, on_batch)
         return self.program.loss.item() / self._steps
 

@@ -6,6 +6,8 @@ code, torch's global generator and the capture of graphs meet no other thread. (
 captured, torch allows no other CUDA work in the process.)
 """
 
+import contextlib
+import os
 import threading
 import time
 from collections import OrderedDict, deque
@@ -19,10 +21,12 @@ import torch
 from cifarlib.card_share import share
 from cifarlib.config import RunConfig
 from cifarlib.cuda import LaneRun, Program, Work, kind_of, supports
-from cifarlib.training import Inputs, Run, load_inputs
+from cifarlib.errors import ConfigError
+from cifarlib.training import Inputs, Run
 
 WARM_UP = 3  # times that a piece of work is done before it is captured
 PROGRAMS = 4  # that a lane keeps: runs of one kind come one after the other
+ROOM = 0.25  # of the device's memory that should be free before a capture
 
 # ---------------------------------------------------------------------------------------------
 # A lane
@@ -104,17 +108,30 @@ class Lane:
         program.graphs[work].replay()
 
     def capture(self, program: Program, work: Work) -> Any:
-        """A graph of a piece of work, which is not carried out by that."""
+        """A graph of a piece of work, which is not carried out by that.
+
+        ``torch.cuda.graph`` would wait for the whole device, and take back memory that other lanes
+        are about to use again. To wait for one's own stream is enough.
+        """
+        assert self.stream is not None
         graph = torch.cuda.CUDAGraph()
         # All graphs of a lane share their memory, since no two of them are ever under way at
         # once and nothing that outlives a replay lies in it.
         others = [g for p in self.programs.values() for g in p.graphs.values()]
-        pool = others[0].pool() if others else None
+        pool = [others[0].pool()] if others else []
+        self.stream.synchronize()
+        free, all_of_it = torch.cuda.mem_get_info(self.device)
+        if free < ROOM * all_of_it:  # a capture takes new memory, not what torch keeps for reuse
+            torch.cuda.empty_cache()
         # Other lanes may be waiting for an event meanwhile, which only this mode allows.
-        with torch.cuda.graph(
-            graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"
-        ):
+        graph.capture_begin(*pool, capture_error_mode="thread_local")
+        try:
             program.carry_out(work)
+        except BaseException:
+            with contextlib.suppress(RuntimeError):  # what broke the capture says more
+                graph.capture_end()
+            raise
+        graph.capture_end()
         return graph
 
 
@@ -200,49 +217,22 @@ def card(device: torch.device) -> Card:
 @lru_cache(maxsize=1)
 def _make_card(device: torch.device) -> Card:
     _, memory = torch.cuda.mem_get_info(device)
-    return Card(device, 0.9 * memory, graphs=True)
+    return Card(device, 0.9 * memory, graphs=graphs_are_wanted())
+
+
+def graphs_are_wanted() -> bool:
+    """Whether steps are captured: yes, unless ``CIFARLIB_GRAPHS`` is 0, for where that fails."""
+    wanted = os.environ.get("CIFARLIB_GRAPHS") or "1"
+    if wanted not in ("0", "1"):
+        raise ConfigError(
+            f"CIFARLIB_GRAPHS is {wanted!r}; set it to 0 to train without CUDA graphs, or to 1"
+        )
+    return wanted == "1"
 
 
 # ---------------------------------------------------------------------------------------------
 # Measuring
 # ---------------------------------------------------------------------------------------------
-
-
-def measure_step(
-    config: RunConfig,
-    device: torch.device,
-    *,
-    lanes: tuple[int, ...] = (1, 2, 4, 8),
-    epochs: int = 2,
-    inputs: Inputs | None = None,
-) -> dict[str, Any]:
-    """Training speed of a configuration in images/s: step by step, as a graph, and in lanes.
-
-    ``{"eager": …, "graph": …, "lanes": {"2": …, …}}``: the last ones are of all lanes together.
-    Each is the mean over ``epochs`` epochs after one that is not counted. Where there is no CUDA
-    device, what would be graphs are the same steps without capture.
-    """
-    graphs = device.type == "cuda"
-    inputs = inputs or load_inputs(config, device)
-    run = Run(config, inputs, device)
-    eager = _speed([lambda epoch: run.train_epoch(epoch, None)], len(inputs.train), epochs)
-    speeds = {}
-    for count in lanes:
-        turn = threading.Lock()
-        runs = [_measured(Lane(device, turn, graphs=graphs), config, inputs) for _ in range(count)]
-        speeds[str(count)] = _speed(runs, len(inputs.train), epochs)
-    return {"eager": eager, "graph": speeds.get("1"), "lanes": speeds}
-
-
-def _measured(lane: Lane, config: RunConfig, inputs: Inputs) -> Callable[[int], object]:
-    with lane.working():
-        run = lane.begin(config, inputs, lane.device)
-
-    def train(epoch: int) -> None:
-        with lane.working():
-            run.train_epoch(epoch, None)
-
-    return train
 
 
 def _speed(trainers: list[Callable[[int], object]], images: int, epochs: int) -> float:

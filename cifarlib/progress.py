@@ -77,8 +77,11 @@ def _is_locked(path: Path) -> bool:
 FORWARD_GFLOP = {"residual": 0.2729, "resnet18": 0.0740, "densenet121": 0.1157}
 """GFLOP of one 32×32 image's forward pass; a test holds them to ``models.count_flops``."""
 
-DEFAULT_GFLOPS = {"fp32": 240.0, "bf16": 480.0}
-"""GFLOP/s of a whole two-core machine while training, until records say better."""
+DEFAULT_GFLOPS = {
+    "cpu": {"fp32": 240.0, "bf16": 480.0},  # a whole machine of two cores
+    "cuda": {"fp32": 20_000.0, "bf16": 50_000.0},  # a data-centre GPU with several runs at once
+}
+"""GFLOP/s while training by device class, until records of that class say better."""
 
 EVALUATION = 0.5
 """Time of a GFLOP in evaluation, as a share of one in training."""
@@ -103,29 +106,42 @@ def work(config: RunConfig) -> float:
 
 
 class Prices:
-    """Seconds that a run takes of the whole machine, learnt from the records there are."""
+    """Seconds that a run takes of a whole machine, or of a whole GPU.
 
-    def __init__(self, records: Iterable[RunRecord] = ()):
+    They are learnt from the records of the same device class alone: processors and GPUs differ a
+    hundredfold. ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, records: Iterable[RunRecord] = (), device: str = "auto"):
+        self.device_class = "cuda" if uses_cuda(device) else "cpu"
         self.rates: dict[tuple[str, str], list[float]] = {}
         for record in records:
             self.add(record)
 
     def add(self, record: RunRecord) -> None:
         """Learn from a record; what it did not train, for it stopped early, does not count."""
+        if record.provenance.device_class != self.device_class:
+            return
         config = record.config
         share = record.result.history.epochs / config.epochs
         seconds = record.seconds
         if seconds > 0:
-            workers = max(1, cores() // record.provenance.threads)
-            if record.provenance.device_class == "cuda":
-                workers = record.provenance.lanes
+            workers = record.provenance.lanes
+            if self.device_class == "cpu":
+                workers = max(1, cores() // record.provenance.threads)
             rate = work(config) * share / seconds * workers
             self.rates.setdefault((config.model.name, config.precision), []).append(rate)
 
     def seconds(self, config: RunConfig) -> float:
-        """Seconds of the whole machine for one run, early stopping aside."""
+        """Seconds of the whole machine or GPU for one run, early stopping aside."""
         known = self.rates.get((config.model.name, config.precision))
-        return work(config) / (median(known) if known else DEFAULT_GFLOPS[config.precision])
+        default = DEFAULT_GFLOPS[self.device_class][config.precision]
+        return work(config) / (median(known) if known else default)
+
+
+def uses_cuda(device: str) -> bool:
+    """Whether ``auto``, ``cpu`` or ``cuda`` means a CUDA device here, told without torch."""
+    return device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
 
 
 def cores() -> int:

@@ -94,7 +94,13 @@ def test_precision_pairs_seeds(monkeypatch):
 
 
 def test_an_unknown_part_is_one_sentence(capsys):
-    with pytest.raises(ConfigError, match="no part 'speed' on cpu"):
-        bench.measure("cpu", "speed", 180, 1)
+    with pytest.raises(ConfigError, match="there is no part 'speed'"):
+        bench.measure("speed", 180, 1)
     assert cli.main(["bench", "--device", "cpu", "--part", "speed"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_limit_of_time_is_for_gpus_only(capsys):
+    assert cli.main(["bench", "--device", "cpu", "--seconds", "9"]) == 2
+    said = capsys.readouterr().err
+    assert said == "cifarlib: --seconds is for --device cuda; on a processor, choose a --part\n"

@@ -118,19 +118,44 @@ def test_stages_sum_what_their_records_took(tmp_path):
     assert len(tiny_conditions()) == frame["Runs"].sum()
 
 
-def test_lanes_are_shown_beside_eager_steps(tmp_path):
-    rates = {"eager": 9000.0, "graph": 20000.0, "lanes": {"1": 20000.0, "2": 35000.0}}
-    part = WHERE | {"device": "a card", "batch_sizes": {"64": rates}}
+GPU_ROWS = [
+    {"way": "graph", "batch_size": 64, "runs": 1, "images_per_s": 20_000.0, "tflops": 16.4},
+    {"way": "graph", "batch_size": 64, "runs": 8, "images_per_s": 90_000.0, "tflops": 73.7},
+    {"way": "graph", "batch_size": 256, "runs": 8, "images_per_s": 99_000.0, "tflops": 81.1},
+    {"way": "eager", "batch_size": 64, "runs": 1, "failed": "RuntimeError: no room"},
+    {"way": "update by AdamW", "fused_us": 31.2, "foreach_us": 95.0},
+    {"way": "plain graph", "batch_size": 64, "runs": 8, "images_per_s": 60_000.0, "tflops": 49.1},
+    {"way": "plain compile", "batch_size": 64, "runs": 1, "left_out": "would take 60 s"},
+    {"way": "kernels of a step", "batch_size": 64, "kernels": [["a kernel", 12.5, 3]]},
+]
+
+
+def test_runs_on_a_gpu_are_shown_beside_plain_processes(tmp_path):
+    part = WHERE | {"device": "a GPU", "rows": GPU_ROWS}
     path, text = costs.write_bench({"throughput": part}, "cuda", tmp_path)
     assert path.name == "cuda.json"
-    frame = costs.tabulate_lanes(costs.read_bench("cuda", tmp_path))
-    assert frame.iloc[0].to_dict() == {
-        "Batch": 64,
-        "Eager": 9000,
-        "1 as graphs": 20000,
-        "2 as graphs": 35000,
-    }
-    assert "| 64 | 9,000 | 20,000 | 35,000 |" in text.read_text()
+    bench = costs.read_bench("cuda", tmp_path)
+    frame = costs.tabulate_gpu(bench)
+    assert frame["Way"].tolist() == ["graph"] * 3 + ["eager", "plain graph", "plain compile"]
+    assert frame.iloc[1]["Images/s"] == 90_000
+    assert frame["Failed"].dropna().tolist() == ["RuntimeError: no room"]
+    assert costs.describe_gpu(bench) == (
+        "At batch size 64, 8 runs at once train 1.50 times as many images/s as the best plain "
+        "processes (graph, 8 at once); they must reach 2 times as many to be kept. AdamW's update "
+        "takes 31 µs by fused kernels, 95 µs by torch's for-each ones."
+    )
+    said = text.read_text()
+    assert "| graph | 64 | 8 | 90,000 | 73.7 |" in said
+    assert "| a kernel | 12.5 | 3 |" in said
+    assert "1.50 times as many" in said
+
+
+def test_half_a_measurement_of_a_gpu_is_shown_too(tmp_path):
+    """Each row is written as soon as it is known."""
+    part = WHERE | {"device": "a GPU", "rows": GPU_ROWS[:1]}
+    _, text = costs.write_bench({"throughput": part}, "cuda", tmp_path)
+    assert "| graph | 64 | 1 | 20,000 | 16.4 |" in text.read_text()
+    assert costs.describe_gpu(costs.read_bench("cuda", tmp_path)) == ""
 
 
 # ---------------------------------------------------------------------------------------------

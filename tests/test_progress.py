@@ -67,14 +67,36 @@ def test_prices_come_from_records(monkeypatch):
     config = condition.config
     prices = progress.Prices()
     assert prices.seconds(config) == pytest.approx(
-        progress.work(config) / progress.DEFAULT_GFLOPS["fp32"]
+        progress.work(config) / progress.DEFAULT_GFLOPS["cpu"]["fp32"]
     )
     prices.add(make_record(condition, train_s=18.0, evaluation_s=2.0, threads=2))
     assert prices.seconds(config) == pytest.approx(20.0)
     one_core = progress.Prices([make_record(condition, train_s=18.0, evaluation_s=2.0, threads=1)])
     assert one_core.seconds(config) == pytest.approx(10.0)  # the other core does as much
-    cuda = make_record(condition, train_s=1.0, evaluation_s=1.0, device_class="cuda")
-    assert progress.Prices([cuda]).seconds(config) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_prices_come_from_records_of_their_device_class_only(device):
+    (condition,) = tiny_conditions("stage1-long/9")
+    ours, other = device, "cuda" if device == "cpu" else "cpu"
+    foreign = make_record(condition, train_s=500.0, evaluation_s=1.0, device_class=other)
+    prices = progress.Prices([foreign], device)
+    assert prices.seconds(condition.config) == pytest.approx(
+        progress.work(condition.config) / progress.DEFAULT_GFLOPS[ours]["fp32"]
+    )
+    settings = {"threads": progress.cores(), "lanes": 1}
+    prices.add(make_record(condition, train_s=1.0, evaluation_s=1.0, device_class=ours, **settings))
+    prices.add(foreign)
+    assert prices.seconds(condition.config) == pytest.approx(2.0)
+
+
+def test_prices_are_those_of_the_device_that_is_there(monkeypatch):
+    (condition,) = tiny_conditions("stage1-long/9")
+    seconds = {}
+    for there in (False, True):
+        monkeypatch.setattr(progress.Path, "exists", lambda path, there=there: there)
+        seconds[there] = progress.Prices().seconds(condition.config)
+    assert seconds[False] > 50 * seconds[True]
 
 
 def test_epochs_that_early_stopping_spared_are_not_counted():
@@ -104,8 +126,8 @@ def test_durations_are_said_as_a_person_does(seconds, text):
 
 def test_a_sweep_says_at_once_what_it_does_before_the_first_run(tmp_path, capsys):
     jobs = [DataJob("data set cifar10", "cifar10"), NetworkJob("residual network")]
-    ProgressLine(jobs, [], 1, 1.0, RecordStore(tmp_path)).close()
+    ProgressLine(jobs, 0, progress.Prices(), 1, 1.0, RecordStore(tmp_path)).close()
     said = capsys.readouterr().err.splitlines()
     assert said[-1].endswith("may take a minute: data set cifar10, residual network")
-    ProgressLine([], [], 1, 1.0, RecordStore(tmp_path)).close()
+    ProgressLine([], 0, progress.Prices(), 1, 1.0, RecordStore(tmp_path)).close()
     assert len(capsys.readouterr().err.splitlines()) == 1

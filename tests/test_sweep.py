@@ -42,13 +42,13 @@ from conftest import (
     wait_for,
 )
 
-from cifarlib import cli, data, locks, sweep
+from cifarlib import cli, data, locks, paths, sweep
 from cifarlib.config import DATASETS
 from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
 from cifarlib.progress import Prices
 from cifarlib.records import RecordStore
-from cifarlib.study import Condition
+from cifarlib.study import Condition, expand, load_scale, load_study
 from cifarlib.sweep import checkpoints, describe, executors, worker
 from cifarlib.sweep.budget import BORDER, Budget
 from cifarlib.sweep.checkpoints import checkpoint_epoch
@@ -458,6 +458,51 @@ def test_the_command_begins_nothing_that_cannot_end(tmp_path, capfd):
     assert store.run_ids() == []
 
 
+def full_conditions(*numbers: int) -> list[Condition]:
+    """Runs of the base search at scale full."""
+    study = load_study()
+    names = {f"stage1-base/{number}" for number in numbers}
+    return [c for c in expand(study, load_scale("full", [], study)) if c.name in names]
+
+
+@pytest.fixture
+def full_store(tmp_path) -> RecordStore:
+    """A build folder in which CIFAR-10 and the network are described."""
+    store = tiny_store(tmp_path)
+    store.write(make_data_record("cifar10"))
+    return store
+
+
+def serve_lanes_as_if_on_cuda(connections, folder, device, *arguments):
+    assert device == "cuda"
+    serve_lanes_made_up(connections, folder, "cpu", *arguments)
+
+
+def test_a_budget_begins_runs_on_a_gpu_without_records(made_up, full_store, monkeypatch):
+    """Slow records of processors are no reason to begin nothing in five and a half minutes."""
+    monkeypatch.setattr(executors, "serve_lanes", serve_lanes_as_if_on_cuda)
+    store = full_store
+    known, *wanted = full_conditions(*range(1, 10))
+    store.write(make_record(known, train_s=36_000.0, threads=2))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        deadline = time.monotonic() + 330
+        outcome = sweep.sweep([known, *wanted], store, device="cuda", deadline=deadline)
+    assert outcome == executors.Outcome(done=len(wanted))
+    first = said.getvalue().splitlines()[0]
+    assert first.startswith("1 of 9 runs are recorded; 8 to go, workers: 8, about ")
+    assert first.endswith(" min")
+
+
+def test_a_budget_too_short_for_an_epoch_begins_no_run_on_a_processor(
+    made_up, full_store, monkeypatch
+):
+    monkeypatch.setattr(executors, "cores", lambda: 2)
+    deadline = time.monotonic() + 60
+    outcome, _ = run_sweep(full_conditions(1), full_store, deadline=deadline)
+    assert (outcome.done, outcome.left) == (0, ["stage1-base/1"])
+
+
 @pytest.mark.parametrize("text", ["soon", "9 minutes", "-5s", "0m", "5", "1e3s"])
 def test_a_malformed_budget_gets_one_sentence(text, capsys):
     assert cli.main(["sweep", f"--budget={text}"]) == 2
@@ -756,6 +801,27 @@ def test_one_worker_a_core_and_several_lanes_for_a_gpu(monkeypatch):
 # ---------------------------------------------------------------------------------------------
 # The description of a data set
 # ---------------------------------------------------------------------------------------------
+
+
+def test_a_description_at_scale_lite_serves_every_scale(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    chosen, full = tiny_conditions(SHORT), RecordStore(tmp_path / "full")
+
+    def missing() -> list[str]:
+        jobs, _ = sweep._take_stock(chosen, full)
+        return [job.name for job in jobs if isinstance(job, worker.DataJob)]
+
+    assert missing() == ["data set synthetic"]
+    lite = RecordStore(tmp_path / "lite")
+    lite.write(make_data_record("cifar10"))
+    assert missing() == ["data set synthetic"]
+    path = lite.write(make_data_record("synthetic"))
+    path.write_bytes(path.read_bytes()[:-9])
+    assert missing() == ["data set synthetic"]  # a damaged one serves nobody
+    assert not full.folder.exists()
+    lite.write(make_data_record("synthetic"))
+    assert missing() == []
+    assert full.read_data("synthetic") == make_data_record("synthetic")
 
 
 def test_a_data_set_is_described_from_its_images(tmp_path, monkeypatch):

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from cifarlib import provenance
+from cifarlib import paths, provenance
 from cifarlib.errors import RecordError
+from cifarlib.progress import Prices
 from cifarlib.records import AnyRecord, RecordStore, RunRecord
 from cifarlib.study import Condition
 from cifarlib.sweep.budget import Budget
@@ -57,8 +58,9 @@ def sweep(
     _make_folders(store)
     crew = (executor or LocalExecutor)(store, device, workers, threads, checkpoint_every)
     crew.workers = min(crew.workers, len(jobs))
-    display = ProgressLine(jobs, records, crew.workers, crew.slowness, store)
-    budget = Budget(deadline, store, display.prices, crew.share, checkpoint_every != 0, crew.lag)
+    prices = Prices(records, crew.device)
+    display = ProgressLine(jobs, len(records), prices, crew.workers, crew.slowness, store)
+    budget = Budget(deadline, store, prices, crew.share, checkpoint_every != 0, crew.lag)
     try:
         return crew.run(jobs, display, budget, watch)
     finally:
@@ -85,7 +87,8 @@ def _take_stock(
     """
     jobs: list[Job] = []
     for dataset in dict.fromkeys(c.config.data.name for c in conditions):
-        if not _read(store, partial(store.read_data, dataset), store.data_path(dataset)):
+        known = _read(store, partial(store.read_data, dataset), store.data_path(dataset))
+        if not known and not _copy_description(store, dataset):
             jobs.append(DataJob(f"data set {dataset}", dataset))
     if not _read(store, store.read_network, store.network_path):
         jobs.append(NetworkJob("residual network"))
@@ -102,6 +105,21 @@ def _take_stock(
             seed = f" (seed {condition.config.seed})" if len(seeds) > 1 else ""
             jobs.append(RunJob(name, condition.name + seed, condition.config, keep_weights))
     return jobs, records
+
+
+def _copy_description(store: RecordStore, dataset: str) -> bool:
+    """Copy a data set's description from ``build/lite``; whether it is there.
+
+    That folder is kept in git, and a data set looks the same at every scale: to describe it anew
+    takes a processor half a minute or more.
+    """
+    try:
+        record = RecordStore(paths.BUILD / "lite").read_data(dataset)
+    except RecordError:
+        return False
+    if record is not None:
+        store.write(record)
+    return record is not None
 
 
 def _read(store: RecordStore, read: Callable[[], AnyRecord | None], path: Path) -> AnyRecord | None:

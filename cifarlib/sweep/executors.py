@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 
 from cifarlib.errors import CifarlibError
-from cifarlib.progress import cores
+from cifarlib.progress import cores, uses_cuda
 from cifarlib.records import RecordStore, write_atomically
 from cifarlib.sweep.budget import Budget
 from cifarlib.sweep.progress_line import ProgressLine
@@ -37,6 +36,7 @@ class Outcome:
 class Executor(abc.ABC):
     """Has the jobs of one sweep carried out somewhere, and notes what comes of them."""
 
+    device: str  # auto, cpu or cuda: where runs train
     workers: int  # runs at once
     share: int  # workers that have one machine, or card, of those that prices are for
     second_try = "with half the workers"  # of a job that its worker did not survive
@@ -169,11 +169,6 @@ class Executor(abc.ABC):
 
 LANES = 8
 """Runs that one process may train at once on a CUDA device; fewer where they fill it."""
-
-
-def uses_cuda(device: str) -> bool:
-    """Whether workers would train on a CUDA device, as far as can be told without torch."""
-    return device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
 
 
 def default_workers(device: str, threads: int | None = None) -> tuple[int, int]:

@@ -20,15 +20,16 @@ class ProgressLine:
     def __init__(
         self,
         jobs: Sequence[Job],
-        records: Sequence[RunRecord],
+        finished: int,
+        prices: Prices,
         workers: int,
         slowness: float,
         store: RecordStore,
     ):
         runs = [job for job in jobs if isinstance(job, RunJob)]
-        self.finished, self.total = len(records), len(records) + len(runs)
+        self.finished, self.total = finished, finished + len(runs)
         self.slowness = slowness
-        self.prices = Prices(records)
+        self.prices = prices
         self.left = {job.run_id: job.config for job in runs}
         self.images: Counter[str] = Counter()  # trained here, by run id
         self.before = {  # trained by earlier sweeps
