@@ -30,6 +30,22 @@ def lock(path: Path, *, patient: bool = False) -> Iterator[bool]:
             os.close(handle)
 
 
+def held(folder: Path) -> set[str]:
+    """The names of the locks in a folder that a living process holds."""
+    return {path.stem for path in folder.glob("*.lock") if _is_held(path)}
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _acquire(path: Path, patient: bool) -> int | None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

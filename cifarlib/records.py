@@ -30,6 +30,7 @@ from cifarlib.checking import Strict
 from cifarlib.config import DATASETS, ENGINE, RunConfig, run_id
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.locks import lock
+from cifarlib.runs.views import Views
 from cifarlib.study import Condition, Scale, Study, expand, load_scale, load_study
 
 if typing.TYPE_CHECKING:
@@ -611,7 +612,7 @@ class RecordStore:
 
 
 @dataclass(frozen=True)
-class Results:
+class Results(Views):
     """A study at a scale, and what has been recorded of it so far."""
 
     study: Study

@@ -1,0 +1,322 @@
+"""Judges: what a sample says about a claim, so that noise cannot win.
+
+A claim about settings is judged on independent values: seeds, or matched pairs over a grid. A
+single pair of runs is judged against the noise of two runs of one setting only; without that it
+reads “one seed: not decidable”. Five verdicts:
+
+- *held*: the whole 95 % interval, or every corrected test, lies on the claim's side;
+- *did not hold*: it lies on the other side;
+- *not distinguishable*: neither, so that the data do not decide;
+- *not tested*: the treatment did not occur, or the rule is true by construction;
+- *pending*: runs are missing.
+
+That nothing is significant never makes a claim hold: that two things are equal is tested against a
+stated margin (``equal``). ``calibration`` tries every judge on null data.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from cifarlib.analysis import statistics as stats
+from cifarlib.analysis.statistics import ALPHA, LEVEL, Estimate, Interval, Noise, Pairs
+from cifarlib.formatting import fixed, say_count, say_p, say_range, signed
+
+Verdict = Literal["held", "did not hold", "not distinguishable", "not tested", "pending"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+UNDECIDABLE = "one seed: not decidable"
+
+Sample = Estimate | Pairs | Sequence[float] | np.ndarray | pd.Series
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a claim, and why."""
+
+    verdict: Verdict
+    ours: str = "–"
+    interval: str = ""  # of what ``ours`` says, at 95 %; may be empty
+    p: float | None = None  # two-sided, before correction for a family
+    n: int = 0  # independent values
+    reason: str = ""  # a sentence
+    runs: tuple[str, ...] = ()
+
+    def opposite(self) -> "Judgement":
+        """The judgement on the claim's negation: “not in proportion”."""
+        swapped: dict[str, Verdict] = {"held": "did not hold", "did not hold": "held"}
+        return replace(self, verdict=swapped.get(self.verdict, self.verdict))
+
+
+def fact(holds: bool, ours: str, reason: str = "", runs: Sequence[str] = ()) -> Judgement:
+    """A claim about a count or another number that has no noise."""
+    return Judgement("held" if holds else "did not hold", ours, reason=reason, runs=tuple(runs))
+
+
+def pending(reason: str, runs: Sequence[str] = ()) -> Judgement:
+    """Runs are missing."""
+    return Judgement("pending", reason=reason, runs=tuple(runs))
+
+
+def not_tested(reason: str, ours: str = "–", runs: Sequence[str] = ()) -> Judgement:
+    """The treatment did not occur, or the rule is true by construction."""
+    return Judgement("not tested", ours, reason=reason, runs=tuple(runs))
+
+
+# ---------------------------------------------------------------------------------------------
+# One number
+# ---------------------------------------------------------------------------------------------
+
+
+def within(
+    sample: Sample,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    unit: str = " points",
+    decimals: int = 1,
+    level: float = LEVEL,
+    claimed: str = "",
+) -> Judgement:
+    """The mean lies between two bounds: so does its whole interval, or none of it.
+
+    ``claimed`` says the bounds in other words.
+    """
+    found, runs = _read(sample)
+    if waiting := _wait(found, runs):
+        return waiting
+    form = signed(decimals) if "point" in unit else fixed(decimals)
+    ours = f"{form(found.mean)}{unit}"
+    claimed = claimed or say_range(low, high, form)
+    interval = found.interval(level)
+    if interval is None:
+        why = UNDECIDABLE if found.n < 2 else f"all {found.n} {found.of} are equal: no spread"
+        return Judgement("not distinguishable", ours, n=found.n, reason=f"{why}.", runs=runs)
+    verdict, lies = _place(interval, low, high)
+    above, below = found.p_above(low), 1 - found.p_above(high)
+    inside, outside = max(above, below), min(1 - above, 1 - below)
+    return Judgement(
+        verdict,
+        ours,
+        interval.say(decimals, sign="point" in unit),
+        min(1.0, 2 * ALPHA / (1 - level) * min(inside, outside)),
+        found.n,
+        f"The interval lies {lies} what is claimed, {claimed}; {found.n} {found.of}.",
+        runs,
+    )
+
+
+def positive(sample: Sample, *, unit: str = " points", decimals: int = 1) -> Judgement:
+    """A difference is above 0: the first setting is better."""
+    found, runs = _read(sample)
+    if not _wait(found, runs) and found.identical:
+        return not_tested("The runs compared are the same to the image.", f"0{unit}", runs)
+    return within(sample, 0, unit=unit, decimals=decimals, claimed="more than 0")
+
+
+def equal(sample: Sample, margin: float, *, unit: str = " points", decimals: int = 1) -> Judgement:
+    """A difference is no larger than a margin either way: two one-sided tests of 5 % each."""
+    return within(sample, -margin, margin, unit=unit, decimals=decimals, level=1 - 2 * ALPHA)
+
+
+def trend(sample: Estimate, *, unit: str = "", decimals: int = 2) -> Judgement:
+    """A slope (``statistics.slope``) is above 0."""
+    return positive(sample, unit=unit, decimals=decimals)
+
+
+def _read(sample: Sample) -> tuple[Estimate, tuple[str, ...]]:
+    if isinstance(sample, Pairs):
+        return sample.estimate, sample.runs
+    if isinstance(sample, Estimate):
+        return sample, ()
+    values = np.asarray(sample, float)
+    known = values[~np.isnan(values)]
+    return stats.estimate(known, missing=len(values) - len(known)), ()
+
+
+def _wait(found: Estimate, runs: Sequence[str]) -> Judgement | None:
+    """A sample is judged when it is complete: looking earlier would be looking more often."""
+    if found.missing or not found.n:
+        total = found.n + found.missing
+        return pending(f"{found.n} of {total} {found.of} are recorded.", runs)
+    return None
+
+
+def _place(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:
+    if interval.low >= low and interval.high <= high:
+        return "held", "inside"
+    if interval.high < low or interval.low > high:
+        return "did not hold", "outside"
+    return "not distinguishable", "partly outside"
+
+
+# ---------------------------------------------------------------------------------------------
+# One setting among several
+# ---------------------------------------------------------------------------------------------
+
+
+def best(
+    outcomes: Mapping[object, Sequence[float]] | pd.Series,
+    chosen: object,
+    noise: Noise | None,
+    *,
+    unit: str = " %",
+    decimals: int = 1,
+) -> Judgement:
+    """One setting has the largest outcome of all.
+
+    ``outcomes`` are each setting's values, one for each seed, or one number each; ``noise`` is
+    that of a single run. Held where it is better than every other one by a test of 5 % each; not
+    where one is better than it, by Holm's method over the others.
+    """
+    values = {key: np.atleast_1d(np.asarray(found, float)) for key, found in outcomes.items()}
+    if missing := sum(bool(np.isnan(found).any()) for found in values.values()):
+        return pending(f"{len(values) - missing} of {len(values)} settings are recorded.")
+    means = {key: float(found.mean()) for key, found in values.items()}
+    ranked = sorted(means, key=lambda key: -means[key])
+    place, form = 1 + ranked.index(chosen), fixed(decimals)
+    ours = f"{ranked[0]}: {form(means[ranked[0]])}{unit}"
+    if place > 1:
+        ours += f"; {chosen}: {form(means[chosen])}{unit}"
+    if noise is None:
+        reason = f"{chosen} is number {place} of {len(values)}; {UNDECIDABLE}."
+        return Judgement("not distinguishable", ours, n=1, reason=reason)
+    others = [key for key in values if key != chosen]
+    above = np.array([_exceeds(values[chosen], values[key], noise) for key in others])
+    below = stats.adjust(1 - above, "holm")  # NaN cannot occur: the noise is known
+    verdict: Verdict = "not distinguishable"
+    if above.max() < ALPHA / 2:
+        verdict = "held"
+    elif below.min() < ALPHA / 2:
+        verdict = "did not hold"
+    ties = int(((above >= ALPHA / 2) & (below >= ALPHA / 2)).sum())
+    return Judgement(
+        verdict,
+        ours,
+        p=min(1.0, 2 * float(min(above.max(), below.min()))),
+        n=min(map(len, values.values())),
+        reason=f"{chosen} is number {place} of {len(values)}, {ties} are not distinguishable from "
+        f"it; noise {noise.sd:.2f} points ({noise.df} degrees of freedom).",
+    )
+
+
+def _exceeds(one: np.ndarray, other: np.ndarray, noise: Noise) -> float:
+    """One-sided p against the first setting being no better than the second."""
+    error = noise.sd * math.sqrt(1 / len(one) + 1 / len(other))
+    return Estimate(float(one.mean() - other.mean()), error, noise.df, 1, "").p_above(0)
+
+
+def largest(pairs: Pairs, low: float, high: float, noise: Noise | None) -> Judgement:
+    """The largest of several differences lies between two bounds, “up to 12 points”.
+
+    The largest of many noisy numbers is too large: all are bounded together (Bonferroni) by the
+    noise of two single runs. Held where none can exceed ``high`` and one must reach ``low``.
+    """
+    if waiting := _wait(pairs.estimate, pairs.runs):
+        return waiting
+    found = pairs.difference
+    ours, m = f"{signed(1)(found.min())} to {signed(1)(found.max())} points", len(found)
+    if noise is None:
+        return Judgement(
+            "not distinguishable", ours, n=1, reason=f"{UNDECIDABLE}.", runs=pairs.runs
+        )
+    reach = noise.difference(1 - (1 - LEVEL) / m)
+    interval = Interval(float(found.max()) - reach, float(found.max()) + reach)
+    verdict, lies = _place(interval, low, high)
+    tail = noise.pair(0.0)
+    outside = max(low - float(found.max()), float(found.max()) - high)
+    return Judgement(
+        verdict,
+        ours,
+        interval.say(sign=True),
+        min(1.0, 2 * m * (tail.p_above(abs(outside)))),
+        m,
+        f"The largest of {m}; its simultaneous interval lies {lies} {signed(1)(low)} to "
+        f"{signed(1)(high)} points.",
+        pairs.runs,
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# A whole grid
+# ---------------------------------------------------------------------------------------------
+
+
+def explains_more(
+    grid: pd.DataFrame,
+    outcome: str,
+    above: Sequence[str],
+    below: Sequence[str],
+    *,
+    blocks: Sequence[str] = (),
+) -> Judgement:
+    """Each of some factors explains more of a grid's variance (ω²) than each of others.
+
+    Held where every difference of two ω² is above 0, not where one is below 0 by Holm's method
+    (``statistics.omega_difference``). ``blocks`` are columns of which each combination is one
+    independent observation, all factors but the two compared unless given.
+    """
+    missing = int(grid[outcome].isna().sum())
+    runs = tuple(grid["run_id"]) if "run_id" in grid else ()
+    if missing:
+        return pending(f"{len(grid) - missing} of {len(grid)} runs are recorded.", runs)
+    factors = [*above, *below]
+    shares = stats.variance_explained(grid, outcome, factors)["omega"]
+    ours = ", ".join(f"{_name(f)} {fixed(0)(shares[f])}" for f in factors) + " %"
+    found = {}
+    for one in above:
+        for other in below:
+            rest = [f for f in blocks or factors if f not in (one, other)]
+            found[one, other] = stats.omega_difference(grid, outcome, one, other, blocks=rest)
+    n = min(estimate.n for estimate in found.values())
+    if any(estimate.error is None for estimate in found.values()):
+        reason = f"Too few blocks ({n}) to tell the shares from noise."
+        return Judgement("not distinguishable", ours, n=n, reason=reason, runs=runs)
+    more = np.array([estimate.p_above(0) for estimate in found.values()])
+    less = stats.adjust(1 - more, "holm")
+    verdict: Verdict = "not distinguishable"
+    if more.max() < ALPHA / 2:
+        verdict = "held"
+    elif less.min() < ALPHA / 2:
+        verdict = "did not hold"
+    deciding = list(found)[int(less.argmin() if verdict == "did not hold" else more.argmax())]
+    interval = found[deciding].interval()
+    return Judgement(
+        verdict,
+        ours,
+        interval.say(0, sign=True) if interval else "",
+        min(1.0, 2 * float(min(more.max(), less.min()))),
+        n,
+        f"ω² of {_name(deciding[0])} less that of {_name(deciding[1])}, jackknife over {n} blocks.",
+        runs,
+    )
+
+
+def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) -> Judgement:
+    """A factor, or the interaction “a:b” of two, makes a difference over a grid (F test).
+
+    A test that finds nothing does not refute: the claim then is not distinguishable.
+    """
+    missing = int(grid[outcome].isna().sum())
+    runs = tuple(grid["run_id"]) if "run_id" in grid else ()
+    if missing:
+        return pending(f"{len(grid) - missing} of {len(grid)} runs are recorded.", runs)
+    found = stats.variance_explained(grid, outcome, factors, term if ":" in term else "").loc[term]
+    p = float(found["p"])
+    return Judgement(
+        "held" if p < ALPHA else "not distinguishable",
+        f"ω² = {fixed(0)(found['omega'])} %",
+        "",
+        p,
+        len(grid),
+        f"F test beside {say_count(len(factors), 'main effect')}: {say_p(p)}.",
+        runs,
+    )
+
+
+def _name(factor: str) -> str:
+    return factor.replace("_", " ")
