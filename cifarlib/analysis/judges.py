@@ -79,7 +79,6 @@ def within(
     *,
     unit: str = " points",
     decimals: int = 1,
-    level: float = LEVEL,
     claimed: str = "",
 ) -> Judgement:
     """The mean lies between two bounds: so does its whole interval, or none of it.
@@ -92,7 +91,7 @@ def within(
     form = signed(decimals) if "point" in unit else fixed(decimals)
     ours = f"{form(found.mean)}{unit}"
     claimed = claimed or say_range(low, high, form)
-    interval = found.interval(level)
+    interval = found.interval()
     if interval is None:
         why = UNDECIDABLE if found.n < 2 else f"all {found.n} {found.of} are equal: no spread"
         return Judgement("not distinguishable", ours, n=found.n, reason=f"{why}.", runs=runs)
@@ -103,7 +102,7 @@ def within(
         verdict,
         ours,
         interval.say(decimals, sign="point" in unit),
-        min(1.0, 2 * ALPHA / (1 - level) * min(inside, outside)),
+        min(1.0, 2 * min(inside, outside)),
         found.n,
         f"The interval lies {lies} what is claimed, {claimed}; {found.n} {found.of}.",
         runs,
@@ -119,8 +118,8 @@ def positive(sample: Sample, *, unit: str = " points", decimals: int = 1) -> Jud
 
 
 def equal(sample: Sample, margin: float, *, unit: str = " points", decimals: int = 1) -> Judgement:
-    """A difference is no larger than a margin either way: two one-sided tests of 5 % each."""
-    return within(sample, -margin, margin, unit=unit, decimals=decimals, level=1 - 2 * ALPHA)
+    """A difference is no larger than a margin either way: two one-sided tests of 2.5 % each."""
+    return within(sample, -margin, margin, unit=unit, decimals=decimals)
 
 
 def trend(sample: Estimate, *, unit: str = "", decimals: int = 2) -> Judgement:
@@ -187,21 +186,31 @@ def best(
         return Judgement("not distinguishable", ours, n=1, reason=reason)
     others = [key for key in values if key != chosen]
     above = np.array([_exceeds(values[chosen], values[key], noise) for key in others])
-    below = stats.adjust(1 - above, "holm")  # NaN cannot occur: the noise is known
-    verdict: Verdict = "not distinguishable"
-    if above.max() < ALPHA / 2:
-        verdict = "held"
-    elif below.min() < ALPHA / 2:
-        verdict = "did not hold"
-    ties = int(((above >= ALPHA / 2) & (below >= ALPHA / 2)).sum())
+    verdict, p = _decide(above)
+    ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
     return Judgement(
         verdict,
         ours,
-        p=min(1.0, 2 * float(min(above.max(), below.min()))),
+        p=p,
         n=min(map(len, values.values())),
         reason=f"{chosen} is number {place} of {len(values)}, {ties} are not distinguishable from "
         f"it; noise {noise.sd:.2f} points ({noise.df} degrees of freedom).",
     )
+
+
+def _decide(more: np.ndarray) -> tuple[Verdict, float]:
+    """The verdict on a claim that needs several differences to be above 0, and its two-sided p.
+
+    ``more`` are one-sided p values. All must be small for the claim to hold; for it not to hold,
+    one must be large, by Holm's method (whose smallest p is Bonferroni's).
+    """
+    holds, fails = float(more.max()), min(1.0, len(more) * float(1 - more.max()))
+    verdict: Verdict = "not distinguishable"
+    if holds < ALPHA / 2:
+        verdict = "held"
+    elif fails < ALPHA / 2:
+        verdict = "did not hold"
+    return verdict, min(1.0, 2 * min(holds, fails))
 
 
 def _exceeds(one: np.ndarray, other: np.ndarray, noise: Noise) -> float:
@@ -252,44 +261,41 @@ def explains_more(
     above: Sequence[str],
     below: Sequence[str],
     *,
-    blocks: Sequence[str] = (),
+    blocks: Sequence[str],
 ) -> Judgement:
     """Each of some factors explains more of a grid's variance (ω²) than each of others.
 
-    Held where every difference of two ω² is above 0, not where one is below 0 by Holm's method
-    (``statistics.omega_difference``). ``blocks`` are columns of which each combination is one
-    independent observation, all factors but the two compared unless given.
+    ``blocks`` are columns, factors or the seed, of which each combination is an independent
+    observation; the two factors that are compared are left out of them. Held where every
+    difference of two ω² is above 0 (``statistics.omega_difference``), not where one is below 0 by
+    Holm's method.
     """
-    missing = int(grid[outcome].isna().sum())
-    runs = tuple(grid["run_id"]) if "run_id" in grid else ()
-    if missing:
-        return pending(f"{len(grid) - missing} of {len(grid)} runs are recorded.", runs)
-    factors = [*above, *below]
+    if waiting := _wait_for_grid(grid, outcome):
+        return waiting
+    runs = _runs(grid)
+    factors = list(dict.fromkeys([*above, *below, *(b for b in blocks if b != "seed")]))
     shares = stats.variance_explained(grid, outcome, factors)["omega"]
-    ours = ", ".join(f"{_name(f)} {fixed(0)(shares[f])}" for f in factors) + " %"
-    found = {}
-    for one in above:
-        for other in below:
-            rest = [f for f in blocks or factors if f not in (one, other)]
-            found[one, other] = stats.omega_difference(grid, outcome, one, other, blocks=rest)
+    ours = ", ".join(f"{_name(f)} {fixed(0)(shares[f])}" for f in [*above, *below]) + " %"
+    found = {
+        (one, other): stats.omega_difference(
+            grid, outcome, one, other, blocks=[b for b in blocks if b not in (one, other)]
+        )
+        for one in above
+        for other in below
+    }
     n = min(estimate.n for estimate in found.values())
     if any(estimate.error is None for estimate in found.values()):
         reason = f"Too few blocks ({n}) to tell the shares from noise."
         return Judgement("not distinguishable", ours, n=n, reason=reason, runs=runs)
     more = np.array([estimate.p_above(0) for estimate in found.values()])
-    less = stats.adjust(1 - more, "holm")
-    verdict: Verdict = "not distinguishable"
-    if more.max() < ALPHA / 2:
-        verdict = "held"
-    elif less.min() < ALPHA / 2:
-        verdict = "did not hold"
-    deciding = list(found)[int(less.argmin() if verdict == "did not hold" else more.argmax())]
+    verdict, p = _decide(more)
+    deciding = list(found)[int(more.argmax())]  # the pair least in favour of the claim
     interval = found[deciding].interval()
     return Judgement(
         verdict,
         ours,
         interval.say(0, sign=True) if interval else "",
-        min(1.0, 2 * float(min(more.max(), less.min()))),
+        p,
         n,
         f"ω² of {_name(deciding[0])} less that of {_name(deciding[1])}, jackknife over {n} blocks.",
         runs,
@@ -301,10 +307,8 @@ def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) 
 
     A test that finds nothing does not refute: the claim then is not distinguishable.
     """
-    missing = int(grid[outcome].isna().sum())
-    runs = tuple(grid["run_id"]) if "run_id" in grid else ()
-    if missing:
-        return pending(f"{len(grid) - missing} of {len(grid)} runs are recorded.", runs)
+    if waiting := _wait_for_grid(grid, outcome):
+        return waiting
     found = stats.variance_explained(grid, outcome, factors, term if ":" in term else "").loc[term]
     p = float(found["p"])
     return Judgement(
@@ -314,8 +318,23 @@ def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) 
         p,
         len(grid),
         f"F test beside {say_count(len(factors), 'main effect')}: {say_p(p)}.",
-        runs,
+        _runs(grid),
     )
+
+
+def _wait_for_grid(grid: pd.DataFrame, outcome: str) -> Judgement | None:
+    """A whole grid is judged, and one whose outcomes differ at all."""
+    known = int(grid[outcome].notna().sum())
+    if known < len(grid):
+        return pending(f"{known} of {len(grid)} runs are recorded.", _runs(grid))
+    if grid[outcome].nunique() == 1:
+        reason = "All outcomes are equal: there is no variance to explain."
+        return not_tested(reason, runs=_runs(grid))
+    return None
+
+
+def _runs(grid: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(grid["run_id"])) if "run_id" in grid else ()
 
 
 def _name(factor: str) -> str:

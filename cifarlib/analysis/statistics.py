@@ -6,7 +6,7 @@ two runs (``mcnemar``, ``bootstrap_images``) speaks of these two trained network
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,14 +123,15 @@ def noise_floor(
     from scipy import stats
 
     groups = runs.dropna(subset=[value]).groupby(list(by) or ["stage", "name"])[value]
-    several = groups.agg(["size", "var"]).query("size > 1")
-    df = int((several["size"] - 1).sum())
-    squares = float(((several["size"] - 1) * several["var"]).sum())
+    sizes, variances = groups.size(), groups.var()
+    several = sizes > 1
+    df = int((sizes[several] - 1).sum())
+    squares = float(((sizes - 1) * variances)[several].sum())
     if df == 0 or squares == 0:
         return None
     low, high = (squares / stats.chi2.ppf(q, df) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
     interval = Interval(math.sqrt(low), math.sqrt(high))
-    return Noise(math.sqrt(squares / df), df, len(several), interval)
+    return Noise(math.sqrt(squares / df), df, int(several.sum()), interval)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -173,21 +174,22 @@ def paired(
     sides = {}
     for name, side in (("first", first), ("second", second)):
         lost = side["state"].eq("diverged") if "state" in side else np.zeros(len(side), bool)
-        sides[name] = side.assign(lost=lost).groupby(on).agg({value: "mean", "lost": "any"})
-    frame = sides["first"].join(sides["second"], lsuffix="_first", rsuffix="_second", how="inner")
+        sides[name] = (
+            side.assign(lost=lost).groupby(on, as_index=False).agg({value: "mean", "lost": "any"})
+        )
+    frame = sides["first"].merge(sides["second"], on=on, suffixes=("_first", "_second"))
     if frame.empty:
         raise ValueError(f"no two rows are equal in {', '.join(on)}; match on other columns")
     lost = frame[["lost_first", "lost_second"]].any(axis=1)
     frame = frame.rename(columns={f"{value}_first": "first", f"{value}_second": "second"})
-    frame = frame[["first", "second"]].assign(difference=frame["first"] - frame["second"])
-    complete = frame["difference"].dropna()
-    means = complete.groupby(list(blocks)).mean() if blocks else complete
+    frame["difference"] = frame["first"] - frame["second"]
+    complete = frame.dropna(subset="difference")
+    means = complete.groupby(list(blocks) or on)["difference"].mean()
     missing = int((frame["difference"].isna() & ~lost).sum())
     found = estimate(means, "blocks of pairs" if blocks else "matched pairs", missing=missing)
     used = pd.concat([side for side in (first, second) if "run_id" in side] or [pd.DataFrame()])
-    matched = used.set_index(on).index.isin(frame.index) if len(used) else []
-    runs = tuple(dict.fromkeys(used["run_id"][matched])) if len(used) else ()
-    return Pairs(frame.reset_index(), found, runs)
+    runs = tuple(dict.fromkeys(used.merge(frame, on=on)["run_id"])) if len(used) else ()
+    return Pairs(frame[[*on, "first", "second", "difference"]], found, runs)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -299,34 +301,47 @@ def variance_explained(
 ) -> pd.DataFrame:
     """How much of an outcome's variance over a grid each factor explains.
 
-    Analysis of variance, type II, of main effects (statsmodels) and, where ``term`` names two
-    factors as “a:b”, their interaction; every factor is categorical. Rows are the factors, the
-    term, and ``rest``; columns ``sum_of_squares``, ``df``, ``share`` (η², in %), ``omega`` (ω²,
-    in %: the share less what noise would explain), ``f`` and ``p``. With one run for each cell the
-    rest holds interactions and noise alike.
+    Analysis of variance, type II, of main effects and, where ``term`` names two factors as “a:b”,
+    their interaction; every factor is categorical. Rows are the factors, the term, and ``rest``;
+    columns ``sum_of_squares``, ``df``, ``share`` (η², in %), ``omega`` (ω², in %: the share less
+    what noise would explain), ``f`` and ``p``. With one run for each cell the rest holds
+    interactions and noise alike.
     """
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.anova import anova_lm
+    from scipy import stats
 
-    terms = {name: f"C({name})" for name in factors}
-    if term:
-        terms[term] = ":".join(f"C({name})" for name in term.split(":"))
-    table = anova_lm(ols(f"{outcome} ~ {' + '.join(terms.values())}", grid).fit(), typ=2)
-    squares, df = table["sum_sq"], table["df"]
-    error, total = squares["Residual"] / df["Residual"], squares.sum()
-    rows = pd.DataFrame(
-        {
-            "sum_of_squares": squares,
-            "df": df,
-            "share": 100 * squares / total,
-            "omega": 100 * (squares - df * error) / (total + error),
-            "f": table["F"],
-            "p": table["PR(>F)"],
-        }
-    ).loc[[*terms.values(), "Residual"]]
-    rows.index = [*terms, "rest"]
-    rows.loc["rest", "omega"] = np.nan
-    return rows
+    outcomes = grid[outcome].to_numpy(float)
+    dummies = {name: _indicate(grid, name) for name in [*factors, *([term] if term else [])]}
+    residual, parameters = _fit(outcomes, dummies.values())
+    df_residual = len(grid) - parameters
+    error = residual / df_residual if df_residual else math.nan
+    rows = {}
+    for name in dummies:  # over all terms but those that contain it
+        others = [d for t, d in dummies.items() if not set(name.split(":")) <= set(t.split(":"))]
+        fits = _fit(outcomes, others), _fit(outcomes, [*others, dummies[name]])
+        rows[name] = {"sum_of_squares": fits[0][0] - fits[1][0], "df": fits[1][1] - fits[0][1]}
+    rows["rest"] = {"sum_of_squares": residual, "df": df_residual}
+    table = pd.DataFrame(rows).T.rename_axis(None)
+    squares, df = table["sum_of_squares"], table["df"]
+    total = squares.sum()
+    table["share"] = 100 * squares / total
+    table["omega"] = 100 * (squares - df * error) / (total + error)
+    table["f"] = squares / df / error
+    table["p"] = stats.f.sf(table["f"], df, df_residual)
+    table.loc["rest", ["omega", "f", "p"]] = math.nan
+    return table
+
+
+def _indicate(grid: pd.DataFrame, term: str) -> np.ndarray:
+    """A column of zeros and ones for each level of a factor, or of a combination “a:b”."""
+    cells = grid.groupby(term.split(":"), sort=False).ngroup().to_numpy()
+    return np.eye(cells.max() + 1)[cells]
+
+
+def _fit(outcomes: np.ndarray, columns: Iterable[np.ndarray]) -> tuple[float, int]:
+    """(residual sum of squares, parameters) of a least-squares fit with an intercept."""
+    design = np.hstack([np.ones((len(outcomes), 1)), *columns])
+    found, _, rank, _ = np.linalg.lstsq(design, outcomes, rcond=None)
+    return float(((outcomes - design @ found) ** 2).sum()), int(rank)
 
 
 def omega_difference(
@@ -345,11 +360,10 @@ def omega_difference(
     block at a time. (A percentile bootstrap of as few blocks gives a false verdict in 10 to 30 %
     of null cases, this in about 5 %.) Not estimable from fewer than three blocks.
     """
-    table = grid.groupby([*blocks, one, other])[outcome].mean().unstack([one, other]).dropna()
+    table = grid.pivot_table(outcome, list(blocks), [one, other]).dropna() if blocks else grid[:1]
     k, levels = len(table), [grid[one].nunique(), grid[other].nunique()]
     if k < 3 or table.shape[1] != levels[0] * levels[1]:
         return Estimate(math.nan, None, 1, k, "blocks of the grid")
-    table = table.sort_index(axis=1)
     cells = table.to_numpy().reshape(k, *levels)
     cells = cells - cells.mean(axis=(1, 2), keepdims=True)
     first, second = cells.mean(axis=2), cells.mean(axis=1)

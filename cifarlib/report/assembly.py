@@ -69,14 +69,15 @@ def render(
     chosen = choose_chapters(notebooks, only)
     parts = [_chapter(notebook) for notebook in chosen] if only else []
     suffix = "".join(f"-{part}" for part in parts)
-    given = _share_out(parameters or {}, shared, chosen)
+    known = {"executed": str((results.store.folder / "notebooks").absolute())}
+    given = _share_out(parameters or {}, shared, chosen, known)
     options = name_records(scale, overrides, build, parameters or {})
     folder = results.store.folder
     page = folder / f"report{suffix}.html"
     with _alone(results.store.state / "report.lock"), settings_folder():
         for path in (page, page.with_suffix(".pdf")):
             remove_leftovers(path)
-        executed = execute_all(chosen, folder / f"notebooks{suffix}", given)
+        executed = _execute(chosen, folder / f"notebooks{suffix}", given)
         findings, examined = _judge(results)
         others = further.narrow(others, results, _shown_runs(executed))
         front = describe(results, options, findings, examined, parts, others)
@@ -99,6 +100,17 @@ def _alone(path: Path) -> Iterator[None]:
     print("another report of this folder is being made; waiting for its end", file=sys.stderr)
     with lock(path, patient=True):
         yield
+
+
+def _execute(
+    notebooks: Sequence[Path], folder: Path, given: Sequence[dict[str, Any]]
+) -> list[Path]:
+    """Execute notebooks; those that read what others show, by a parameter ``executed``, last."""
+    rounds = [[pair for pair in zip(notebooks, given, strict=True) if ("executed" in pair[1]) is last]
+              for last in (False, True)]  # fmt: skip
+    for members in filter(None, rounds):
+        execute_all([path for path, _ in members], folder, [values for _, values in members])
+    return [folder / path.name for path in notebooks]
 
 
 def _shown_runs(executed: Sequence[Path]) -> set[str]:
@@ -131,9 +143,12 @@ def _chapter(notebook: Path) -> str:
 
 
 def _share_out(
-    parameters: Mapping[str, Any], shared: dict[str, Any], notebooks: Sequence[Path]
+    parameters: Mapping[str, Any],
+    shared: dict[str, Any],
+    notebooks: Sequence[Path],
+    offered: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Each notebook's parameters, checked: the shared ones, and those given that it has."""
+    """Each notebook's parameters, checked: the shared ones, and those of the others that it has."""
     known = {notebook: read_parameters(notebook) for notebook in notebooks}
     names = sorted(set().union(*known.values()))
     for name in parameters:
@@ -143,7 +158,8 @@ def _share_out(
             raise ConfigError(f"no notebook has a parameter {name!r}; {suggest(name, names)}")
     given = []
     for notebook, has in known.items():
-        given.append(shared | {name: value for name, value in parameters.items() if name in has})
+        others = {**offered, **parameters}
+        given.append(shared | {name: value for name, value in others.items() if name in has})
         check_parameters(notebook, given[-1])
     return given
 
