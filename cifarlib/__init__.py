@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cifarlib.analysis import statistics as stats
     from cifarlib.analysis.compare import compare
     from cifarlib.records import open_results
-    from cifarlib.report import show
+    from cifarlib.report import plots, show, style
     from cifarlib.report.show import claim, doubt
     from cifarlib.report.verdicts import read_verdicts
 
@@ -41,13 +41,16 @@ _PUBLIC = {  # name: where it is; a module where no name follows the colon
     "judge": "cifarlib.analysis.judges:",
     "open_results": "cifarlib.records:open_results",
     "paper": "cifarlib.paper:",
+    "plots": "cifarlib.report.plots:",
     "read_verdicts": "cifarlib.report.verdicts:read_verdicts",
     "show": "cifarlib.report.show:",
     "stats": "cifarlib.analysis.statistics:",
+    "style": "cifarlib.report.style:",
 }
 
 __all__ = [
-    "claim", "compare", "doubt", "judge", "open_results", "paper", "read_verdicts", "show", "stats",
+    "claim", "compare", "doubt", "judge", "open_results", "paper", "plots", "read_verdicts", "show",
+    "stats", "style",
 ]  # fmt: skip
 
 

@@ -18,28 +18,16 @@ from matplotlib.lines import Line2D
 
 from cifarlib.config import DATASETS
 from cifarlib.records import DataRecord, RunRecord
+from cifarlib.report.style import (
+    BATCH_MARKS,
+    BEST,
+    DECAY_STYLES,
+    RATE_COLOURS,
+    SPLIT_COLOURS,
+    STYLE,
+)
 
-RATE_COLOURS = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
-DECAY_STYLES = {0.001: "-", 0.0001: (0, (3, 1.5))}
-BATCH_MARKS = {
-    32: ("#1a1a1a", "o"),
-    64: ("#6b6b6b", "s"),
-    128: ("#b0b0b0", "D"),
-    256: ("#ffffff", "^"),
-}
-SPLIT_COLOURS = {"train": "#0077bb", "validation": "#009988", "test": "#cc4a00"}
-BEST = "#cc3311"
-
-STYLE = {
-    **sns.axes_style("whitegrid"),
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-}
+__all__ = ["BATCH_MARKS", "BEST", "DECAY_STYLES", "RATE_COLOURS", "SPLIT_COLOURS", "STYLE"]
 
 
 def _image(png: str) -> np.ndarray:

@@ -659,12 +659,16 @@ class Results(Views):
 
 
 def open_results(
-    scale: str, overrides: Sequence[str] = (), build: str | Path = "", study: Path | None = None
+    scale: str,
+    overrides: Sequence[str] = (),
+    build: str | Path = "",
+    study: Path | str | None = None,
 ) -> Results:
     """Read a study, a scale and every record of theirs in a build folder.
 
-    ``build`` is the folder, ``build/<scale>`` where it is empty. Damaged records count as
-    missing and are named in ``faults``.
+    ``build`` is the folder, ``build/<scale>`` where it is empty. ``study`` is a file, or the name
+    of one in ``params/``; the paper's unless given. Damaged records count as missing and are named
+    in ``faults``.
     """
     loaded = load_study(study)
     checked = load_scale(scale, overrides, loaded)

@@ -66,6 +66,7 @@ def test_curves_have_what_was_evaluated_by_epoch_and_set(results):
     one = curves[(curves["run_id"] == condition.run_id) & (curves["split"] == "test")]
     assert one["epoch"].tolist() == [e for e, n in enumerate(history.test.top1) if n is not None]
     assert one["top1"].iloc[-1] == history.test.accuracy(one["epoch"].iloc[-1])
+    assert set(one["optimizer"]) == {"sgd"}
     steps = curves[(curves["run_id"] == condition.run_id) & (curves["split"] == "steps")]
     assert steps["loss"].tolist() == list(history.training_loss[1:])
     assert steps["top1"].isna().all()
@@ -73,7 +74,7 @@ def test_curves_have_what_was_evaluated_by_epoch_and_set(results):
 
 def test_curves_of_nothing_have_their_columns(tmp_path):
     curves = open_results("smoke", [], tmp_path).curves
-    assert list(curves)[:3] == ["run_id", "epoch", "split"]
+    assert {"stage", "learning_rate", "epoch", "split", "rate", "loss", "top1"} <= set(curves)
     assert curves.empty
 
 

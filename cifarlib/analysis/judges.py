@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from cifarlib.analysis import statistics as stats
-from cifarlib.analysis.statistics import ALPHA, LEVEL, Estimate, Interval, Noise, Pairs
+from cifarlib.analysis.statistics import ALPHA, LEVEL, Estimate, Interval, Noise, Pairs, Sample
 from cifarlib.formatting import fixed, say_count, say_p, say_range, signed
 
 Verdict = Literal["held", "did not hold", "not distinguishable", "not tested", "pending"]
@@ -31,7 +31,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 UNDECIDABLE = "one seed: not decidable"
 
-Sample = Estimate | Pairs | Sequence[float] | np.ndarray | pd.Series
+Judged = Sample | Estimate | Sequence[float] | np.ndarray | pd.Series
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,40 @@ def not_tested(reason: str, ours: str = "–", runs: Sequence[str] = ()) -> Judg
     return Judgement("not tested", ours, reason=reason, runs=tuple(runs))
 
 
+def every(parts: Mapping[str, Judgement]) -> Judgement:
+    """A claim that says several things, by name: all of them must hold.
+
+    Its p is the largest of theirs. It did not hold where one part did not, by Holm's method.
+    """
+    judged = list(parts.values())
+    verdicts = [part.verdict for part in judged]
+    fails = [len(judged) * (part.p or 0.0) for part in judged if part.verdict == "did not hold"]
+    known = [part.p for part in judged if part.p is not None]
+    verdict: Verdict = "not distinguishable"
+    if fails and min(fails) < ALPHA:
+        verdict = "did not hold"
+    elif waiting := [v for v in verdicts if v in ("pending", "not tested")]:
+        verdict = waiting[0]
+    elif set(verdicts) == {"held"}:
+        verdict = "held"
+    return Judgement(
+        verdict,
+        "; ".join(f"{name} {part.ours}" for name, part in parts.items()),
+        "; ".join(part.interval for part in judged if part.interval),
+        min(1.0, min(fails)) if verdict == "did not hold" else max(known, default=None),
+        min((part.n for part in judged), default=0),
+        "; ".join(f"{name}: {part.verdict}" for name, part in parts.items()) + ".",
+        tuple(dict.fromkeys(run for part in judged for run in part.runs)),
+    )
+
+
 # ---------------------------------------------------------------------------------------------
 # One number
 # ---------------------------------------------------------------------------------------------
 
 
 def within(
-    sample: Sample,
+    sample: Judged,
     low: float = -math.inf,
     high: float = math.inf,
     *,
@@ -109,7 +136,7 @@ def within(
     )
 
 
-def positive(sample: Sample, *, unit: str = " points", decimals: int = 1) -> Judgement:
+def positive(sample: Judged, *, unit: str = " points", decimals: int = 1) -> Judgement:
     """A difference is above 0: the first setting is better."""
     found, runs = _read(sample)
     if not _wait(found, runs) and found.identical:
@@ -117,7 +144,7 @@ def positive(sample: Sample, *, unit: str = " points", decimals: int = 1) -> Jud
     return within(sample, 0, unit=unit, decimals=decimals, claimed="more than 0")
 
 
-def equal(sample: Sample, margin: float, *, unit: str = " points", decimals: int = 1) -> Judgement:
+def equal(sample: Judged, margin: float, *, unit: str = " points", decimals: int = 1) -> Judgement:
     """A difference is no larger than a margin either way: two one-sided tests of 2.5 % each."""
     return within(sample, -margin, margin, unit=unit, decimals=decimals)
 
@@ -127,8 +154,8 @@ def trend(sample: Estimate, *, unit: str = "", decimals: int = 2) -> Judgement:
     return positive(sample, unit=unit, decimals=decimals)
 
 
-def _read(sample: Sample) -> tuple[Estimate, tuple[str, ...]]:
-    if isinstance(sample, Pairs):
+def _read(sample: Judged) -> tuple[Estimate, tuple[str, ...]]:
+    if isinstance(sample, Sample):
         return sample.estimate, sample.runs
     if isinstance(sample, Estimate):
         return sample, ()

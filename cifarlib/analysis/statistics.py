@@ -7,7 +7,7 @@ two runs (``mcnemar``, ``bootstrap_images``) speaks of these two trained network
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -102,10 +102,6 @@ class Noise:
 
         return float(stats.t.ppf((1 + level) / 2, self.df) * math.sqrt(2) * self.sd)
 
-    def single(self, value: float, of: str = "run") -> Estimate:
-        """One run's accuracy, with the noise of seeds as its standard error."""
-        return Estimate(value, self.sd, self.df, 1, of)
-
     def pair(self, difference: float) -> Estimate:
         """The difference of two single runs, against the noise of two runs of one setting."""
         error = math.sqrt(2) * self.sd
@@ -135,24 +131,72 @@ def noise_floor(
 
 
 # ---------------------------------------------------------------------------------------------
-# Matched pairs
+# Outcomes of settings, and matched pairs
 # ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Sample:
+    """An estimate, and the ids of the runs behind it."""
+
+    estimate: Estimate
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pairs(Sample):
     """Matched pairs of settings, and the difference of each."""
 
-    frame: (
-        pd.DataFrame
-    )  # a row a pair: what it is matched on, ``first``, ``second``, ``difference``
-    estimate: Estimate  # of the mean difference
-    runs: tuple[str, ...]  # ids behind it
+    frame: pd.DataFrame  # a row a pair: what it is matched on, first, second, difference
 
     @property
     def difference(self) -> "pd.Series[float]":
         """First less second of each complete pair."""
         return self.frame["difference"].dropna()
+
+
+def outcome(runs: pd.DataFrame, value: str = "test_top1", noise: Noise | None = None) -> Sample:
+    """The mean outcome of one setting's runs, one for each seed.
+
+    Fewer than three seeds are judged by the ``noise`` of other settings' seeds, if it is known.
+    """
+    known = runs[value].dropna()
+    found = estimate(known, missing=int((runs[value].isna() & ~_lost(runs)).sum()))
+    if noise and 0 < len(known) < ENOUGH:
+        error = noise.sd / math.sqrt(len(known))
+        found = replace(found, error=error, df=noise.df, identical=False)
+    return Sample(found, _ids(runs))
+
+
+def contrast(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    value: str = "test_top1",
+    noise: Noise | None = None,
+) -> Sample:
+    """The mean difference of an outcome between the runs of two settings, seed by seed.
+
+    Fewer than three common seeds are judged by the ``noise`` of two runs of one setting, if it is
+    known; without it a single pair decides nothing.
+    """
+    both = first.merge(second, on="seed", suffixes=("_first", "_second"))
+    differences = both[f"{value}_first"] - both[f"{value}_second"]
+    found = estimate(differences.dropna(), missing=int(differences.isna().sum()))
+    if noise and 0 < found.n < ENOUGH:
+        found = replace(found, error=noise.sd * math.sqrt(2 / found.n), df=noise.df)
+    return Sample(found, _ids(pd.concat([first, second])))
+
+
+ENOUGH = 3  # seeds from which on their own spread is used
+
+
+def _lost(runs: pd.DataFrame) -> "pd.Series[bool]":
+    """Which runs diverged: nothing more comes of them."""
+    return runs["state"].eq("diverged") if "state" in runs else pd.Series(False, runs.index)
+
+
+def _ids(runs: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(runs["run_id"])) if "run_id" in runs else ()
 
 
 def paired(
@@ -173,10 +217,8 @@ def paired(
     on = list(on)
     sides = {}
     for name, side in (("first", first), ("second", second)):
-        lost = side["state"].eq("diverged") if "state" in side else np.zeros(len(side), bool)
-        sides[name] = (
-            side.assign(lost=lost).groupby(on, as_index=False).agg({value: "mean", "lost": "any"})
-        )
+        cells = side.assign(lost=_lost(side)).groupby(on, as_index=False)
+        sides[name] = cells.agg({value: "mean", "lost": "any"})
     frame = sides["first"].merge(sides["second"], on=on, suffixes=("_first", "_second"))
     if frame.empty:
         raise ValueError(f"no two rows are equal in {', '.join(on)}; match on other columns")
@@ -187,9 +229,8 @@ def paired(
     means = complete.groupby(list(blocks) or on)["difference"].mean()
     missing = int((frame["difference"].isna() & ~lost).sum())
     found = estimate(means, "blocks of pairs" if blocks else "matched pairs", missing=missing)
-    used = pd.concat([side for side in (first, second) if "run_id" in side] or [pd.DataFrame()])
-    runs = tuple(dict.fromkeys(used.merge(frame, on=on)["run_id"])) if len(used) else ()
-    return Pairs(frame[[*on, "first", "second", "difference"]], found, runs)
+    runs = tuple(run for side in (first, second) for run in _ids(side.merge(frame[on], on=on)))
+    return Pairs(found, tuple(dict.fromkeys(runs)), frame[[*on, "first", "second", "difference"]])
 
 
 # ---------------------------------------------------------------------------------------------

@@ -106,11 +106,15 @@ def _execute(
     notebooks: Sequence[Path], folder: Path, given: Sequence[dict[str, Any]]
 ) -> list[Path]:
     """Execute notebooks; those that read what others show, by a parameter ``executed``, last."""
-    rounds = [[pair for pair in zip(notebooks, given, strict=True) if ("executed" in pair[1]) is last]
-              for last in (False, True)]  # fmt: skip
-    for members in filter(None, rounds):
-        execute_all([path for path, _ in members], folder, [values for _, values in members])
+    for last in (False, True):
+        members = [pair for pair in zip(notebooks, given, strict=True) if last is _is_last(pair[1])]
+        if members:
+            execute_all([path for path, _ in members], folder, [values for _, values in members])
     return [folder / path.name for path in notebooks]
+
+
+def _is_last(parameters: Mapping[str, Any]) -> bool:
+    return "executed" in parameters
 
 
 def _shown_runs(executed: Sequence[Path]) -> set[str]:

@@ -90,20 +90,18 @@ def _outcomes(record: "RunRecord") -> dict[str, Any]:
     return row | {"gap": row["train_top1"] - row["test_top1"]}
 
 
-def tabulate_curves(
-    conditions: Iterable[Condition], records: Mapping[str, "RunRecord"]
-) -> pd.DataFrame:
-    """A row a recorded run, epoch and set: ``learning_rate``, ``loss``, ``top1`` to ``top3``.
+def tabulate_curves(runs: pd.DataFrame, records: Mapping[str, "RunRecord"]) -> pd.DataFrame:
+    """A row a recorded run, epoch and set: ``rate``, ``loss``, ``top1`` to ``top3``.
 
-    Epoch 0 is before training. The set “steps” holds the mean loss over an epoch's steps, in
-    training mode. Where a set was not evaluated there is no row. Columns of ``tabulate_runs`` join
-    by ``run_id``.
+    Before them stand the columns of ``runs`` that say what was set. ``rate`` is the learning rate
+    at the epoch's last step. Epoch 0 is before training. The set “steps” holds the mean loss over
+    an epoch's steps, in training mode. Where a set was not evaluated there is no row.
     """
     parts = []
-    for name in dict.fromkeys(c.run_id for c in conditions if c.run_id in records):
+    for name in runs["run_id"].drop_duplicates()[lambda ids: ids.isin(records)]:
         history = records[name].result.history
         columns = {"run_id": name, "epoch": range(history.epochs + 1)}
-        columns["learning_rate"] = np.array(history.learning_rate, float)
+        columns["rate"] = np.array(history.learning_rate, float)
         for split in SPLITS:
             counts = history.split(split)
             found = {
@@ -114,11 +112,11 @@ def tabulate_curves(
             parts.append(pd.DataFrame(columns | {"split": split, "loss": loss} | found))
         steps = np.array(history.training_loss, float)
         parts.append(pd.DataFrame(columns | {"split": "steps", "loss": steps}))
-    names = ["run_id", "epoch", "split", "learning_rate", "loss", "top1", "top2", "top3"]
-    if not parts:
-        return pd.DataFrame({name: [] for name in names})
-    frame = pd.concat(parts, ignore_index=True).reindex(columns=names)
-    return frame.dropna(subset=["loss", "top1"], how="all").reset_index(drop=True)
+    names = ["run_id", "epoch", "split", "rate", "loss", "top1", "top2", "top3"]
+    found = pd.concat(parts) if parts else pd.DataFrame(columns=names).astype({"run_id": str})
+    found = found.reindex(columns=names).dropna(subset=["loss", "top1"], how="all")
+    settings = runs.drop(columns=["state", *OUTCOMES])
+    return settings.merge(found, on="run_id")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Views:
         """A row a run, epoch and set: rate, loss, accuracies (see ``frames.tabulate_curves``)."""
         from cifarlib.runs.frames import tabulate_curves
 
-        return tabulate_curves(self.conditions, self.records)
+        return tabulate_curves(self.runs, self.records)
 
     def predictions(self: Any, run_id: str) -> "RunPredictions | None":
         """A run's predictions, None while it is not recorded."""
