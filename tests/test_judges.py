@@ -70,7 +70,8 @@ def test_best_beats_every_other_one():
     assert judges.best(scores | {2: 79.5}, 26, NOISE).verdict == "not distinguishable"
     assert judges.best(scores, 26, None).reason.endswith("one seed: not decidable.")
     assert judges.best(scores | {2: math.nan}, 26, NOISE).verdict == "pending"
-    assert "26: 80.0 %; 1: 70.0 %" in judges.best(scores, 1, NOISE).ours
+    assert judges.best(scores, 1, NOISE, smallest=True).verdict == "held"
+    assert "run 26: 80.0 %; run 1: 70.0 %" in judges.best(scores, 1, NOISE).ours
 
 
 def test_best_uses_the_seeds_there_are():
@@ -86,6 +87,36 @@ def test_largest_allows_for_the_noise_of_the_largest():
     assert judges.largest(pairs, 11.9, 12.1, NOISE).verdict == "not distinguishable"
     assert judges.largest(pairs, 0, 8, NOISE).verdict == "did not hold"
     assert judges.largest(pairs, 9, 15, None).verdict == "not distinguishable"
+
+
+def test_all_above_needs_every_pair_of_columns():
+    random = np.random.default_rng(9)
+    table = pd.DataFrame(random.normal([60, 70, 90, 90.1], 1, (8, 4)), columns=list("abcd"))
+    assert judges.all_above(table, ["c", "d"], ["a", "b"]).verdict == "held"
+    assert judges.all_above(table, ["a", "d"], ["b"]).verdict == "did not hold"
+    assert judges.all_above(table, ["d"], ["c"]).verdict == "not distinguishable"
+    assert judges.all_above(table[:1], ["d"], ["a"]).verdict == "not distinguishable"
+    assert judges.all_above(table[:0], ["d"], ["a"]).verdict == "pending"
+
+
+def test_nearly_all_allows_for_some():
+    frame = pd.DataFrame({"row": range(5), "test_top1": [5.0, 6.0, 7.0, 8.0, 0.1]})
+    pairs = stats.paired(frame, frame.assign(test_top1=0.0), ["row"])
+    assert judges.nearly_all(pairs, 1, NOISE).verdict == "held"
+    assert judges.nearly_all(pairs, 0, NOISE).verdict == "not distinguishable"
+    below = stats.paired(frame.assign(test_top1=0.0), frame, ["row"])
+    assert judges.nearly_all(below, 1, NOISE).verdict == "did not hold"
+    assert judges.nearly_all(pairs, 1, None).verdict == "not distinguishable"
+
+
+def test_every_part_must_hold():
+    held, failed = judges.positive([1.0, 1.1, 0.9]), judges.positive([-9.0, -9.1, -8.9])
+    open_, missing = judges.positive([1.0, -1.0, 0.2]), judges.pending("No run is recorded.")
+    assert judges.every({"a": held, "b": held}).verdict == "held"
+    assert judges.every({"a": held, "b": open_}).verdict == "not distinguishable"
+    assert judges.every({"a": held, "b": missing}).verdict == "pending"
+    assert judges.every({"a": missing, "b": failed}).verdict == "did not hold"
+    assert judges.every({"a": held, "b": open_}).p == open_.p
 
 
 def test_explains_more_tells_a_large_share_from_a_small_one():

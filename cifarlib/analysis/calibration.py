@@ -71,6 +71,15 @@ def _largest(random: np.random.Generator, effect: float) -> Judgement:
     return judges.largest(pairs, 0, 12, _estimated_noise(random))
 
 
+def _nearly_all(random: np.random.Generator, effect: float) -> Judgement:
+    """Two gains of none, where one may be; the effect is on all of them."""
+    gains = np.where(np.arange(PAIRS) < 2, 0, 5) + effect
+    frame = pd.DataFrame({"block": range(PAIRS)})
+    one = frame.assign(test_top1=gains + random.normal(0, NOISE, PAIRS))
+    other = frame.assign(test_top1=random.normal(0, NOISE, PAIRS))
+    return judges.nearly_all(stats.paired(one, other, ["block"]), 1, _estimated_noise(random))
+
+
 def _trend(random: np.random.Generator, effect: float) -> Judgement:
     steps = np.array([0.0, 0.1, 0.2, 0.5, 0.7] * SEEDS)
     return judges.trend(stats.slope(steps, effect * steps + random.normal(0, NOISE, len(steps))))
@@ -116,6 +125,12 @@ def _interaction(random: np.random.Generator, effect: float) -> Judgement:
     return judges.effect(grid, "test_top1", list(LEVELS), "learning_rate:batch_size")
 
 
+def _all_above(random: np.random.Generator, effect: float) -> Judgement:
+    table = pd.DataFrame(random.normal(70, NOISE, (6, 10)))
+    table[[0, 1, 2]] += effect
+    return judges.all_above(table, [0, 1, 2], range(3, 10))
+
+
 NULLS: dict[str, Draw] = {
     "positive: one pair of runs": _single_pair,
     f"positive: {SEEDS} seeds": _seeds,
@@ -123,6 +138,8 @@ NULLS: dict[str, Draw] = {
     f"equal: {SEEDS} seeds at the margin": _at_margin,
     f"best of {SETTINGS} runs": _best,
     f"largest of {PAIRS} gains, at the bound": _largest,
+    f"nearly_all of {PAIRS} gains, two of them none": _nearly_all,
+    "all_above: three of ten classes": _all_above,
     "trend over five dropouts": _trend,
     "explains_more: two equal factors": _equal_shares,
     "explains_more: two idle factors": _no_shares,

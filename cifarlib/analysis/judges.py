@@ -85,13 +85,17 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
         verdict = "held"
     return Judgement(
         verdict,
-        "; ".join(f"{name} {part.ours}" for name, part in parts.items()),
-        "; ".join(part.interval for part in judged if part.interval),
+        "; ".join(f"{name} {_with_interval(part)}" for name, part in parts.items()),
+        "",
         min(1.0, min(fails)) if verdict == "did not hold" else max(known, default=None),
         min((part.n for part in judged), default=0),
         "; ".join(f"{name}: {part.verdict}" for name, part in parts.items()) + ".",
         tuple(dict.fromkeys(run for part in judged for run in part.runs)),
     )
+
+
+def _with_interval(part: Judgement) -> str:
+    return f"{part.ours} ({part.interval})" if part.interval else part.ours
 
 
 # ---------------------------------------------------------------------------------------------
@@ -131,7 +135,7 @@ def within(
         interval.say(decimals, sign="point" in unit),
         min(1.0, 2 * min(inside, outside)),
         found.n,
-        f"The interval lies {lies} what is claimed, {claimed}; {found.n} {found.of}.",
+        f"The interval lies {lies} what is claimed, {claimed}; {found.say()}.",
         runs,
     )
 
@@ -152,6 +156,18 @@ def equal(sample: Judged, margin: float, *, unit: str = " points", decimals: int
 def trend(sample: Estimate, *, unit: str = "", decimals: int = 2) -> Judgement:
     """A slope (``statistics.slope``) is above 0."""
     return positive(sample, unit=unit, decimals=decimals)
+
+
+def correlated(first: Sequence[float], second: Sequence[float], above: float) -> Judgement:
+    """Two lists of numbers correlate (Pearson) by more than a bound; Fisher's transformation."""
+    r = float(np.clip(np.corrcoef(first, second)[0, 1], -1 + 1e-9, 1 - 1e-9))
+    n = len(first)
+    found = Estimate(math.atanh(r), 1 / math.sqrt(n - 3), n - 3, n, "pairs of numbers")
+    judgement, interval = within(found, math.atanh(above)), found.interval()
+    said = f"The interval is compared with {above:g}; {n} pairs of numbers."
+    bounds = Interval(math.tanh(interval.low), math.tanh(interval.high)) if interval else None
+    words = bounds.say(2) if bounds else ""
+    return replace(judgement, ours=f"r = {fixed(2)(r)}", interval=words, reason=said)
 
 
 def _read(sample: Judged) -> tuple[Estimate, tuple[str, ...]]:
@@ -186,43 +202,70 @@ def _place(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:
 
 
 def best(
-    outcomes: Mapping[object, Sequence[float]] | pd.Series,
+    outcomes: Mapping[object, Sequence[float] | float] | pd.Series,
     chosen: object,
     noise: Noise | None,
     *,
+    smallest: bool = False,
+    noun: str = "run ",
     unit: str = " %",
-    decimals: int = 1,
 ) -> Judgement:
-    """One setting has the largest outcome of all.
+    """One setting has the largest outcome of all, or the ``smallest``.
 
     ``outcomes`` are each setting's values, one for each seed, or one number each; ``noise`` is
-    that of a single run. Held where it is better than every other one by a test of 5 % each; not
+    that of a single run. Held where it is better than every other one by a test of its own; not
     where one is better than it, by Holm's method over the others.
     """
     values = {key: np.atleast_1d(np.asarray(found, float)) for key, found in outcomes.items()}
     if missing := sum(bool(np.isnan(found).any()) for found in values.values()):
         return pending(f"{len(values) - missing} of {len(values)} settings are recorded.")
+    sign = -1 if smallest else 1
     means = {key: float(found.mean()) for key, found in values.items()}
-    ranked = sorted(means, key=lambda key: -means[key])
-    place, form = 1 + ranked.index(chosen), fixed(decimals)
-    ours = f"{ranked[0]}: {form(means[ranked[0]])}{unit}"
-    if place > 1:
-        ours += f"; {chosen}: {form(means[chosen])}{unit}"
+    ranked = sorted(means, key=lambda key: -sign * means[key])
+    named = dict.fromkeys([ranked[0], chosen])
+    ours = "; ".join(f"{noun}{key}: {fixed(1)(means[key])}{unit}" for key in named)
+    place = f"{noun}{chosen} is number {1 + ranked.index(chosen)} of {len(values)}"
     if noise is None:
-        reason = f"{chosen} is number {place} of {len(values)}; {UNDECIDABLE}."
+        reason = f"{place[:1].upper()}{place[1:]}; {UNDECIDABLE}."
         return Judgement("not distinguishable", ours, n=1, reason=reason)
-    others = [key for key in values if key != chosen]
-    above = np.array([_exceeds(values[chosen], values[key], noise) for key in others])
+    above = np.array(
+        [
+            _exceeds(sign * values[chosen], sign * values[key], noise)
+            for key in values
+            if key != chosen
+        ]
+    )
     verdict, p = _decide(above)
     ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
-    return Judgement(
-        verdict,
-        ours,
-        p=p,
-        n=min(map(len, values.values())),
-        reason=f"{chosen} is number {place} of {len(values)}, {ties} are not distinguishable from "
-        f"it; noise {noise.sd:.2f} points ({noise.df} degrees of freedom).",
-    )
+    reason = f"{place}, {ties} are not distinguishable from it {noise.say()}."
+    n = min(map(len, values.values()))
+    return Judgement(verdict, ours, p=p, n=n, reason=f"{reason[:1].upper()}{reason[1:]}")
+
+
+def all_above(
+    table: pd.DataFrame, above: Sequence[object], below: Sequence[object], of: str = "runs"
+) -> Judgement:
+    """Each of some columns exceeds each of others, over rows that are independent observations.
+
+    The pair of columns least in favour decides; what it shows is their difference in the mean.
+    """
+    if waiting := _wait(stats.estimate(table.dropna().mean(axis=1), of), ()):
+        return waiting
+    found = {
+        (one, other): stats.estimate(table[one] - table[other], of)
+        for one in above
+        for other in below
+    }
+    more = np.array([estimate.p_above(0) for estimate in found.values()])
+    least = min(found, key=lambda pair: found[pair].mean)
+    ours = f"{least[0]} less {least[1]}: {signed(1)(found[least].mean)} points"
+    if np.isnan(more).any():
+        return Judgement("not distinguishable", ours, n=len(table), reason=f"{UNDECIDABLE}.")
+    verdict, p = _decide(more)
+    interval = found[least].interval()
+    words = interval.say(sign=True) if interval else ""
+    reason = f"The smallest of {len(found)} differences; {found[least].say()}."
+    return Judgement(verdict, ours, words, p, len(table), reason)
 
 
 def _decide(more: np.ndarray) -> tuple[Verdict, float]:
@@ -277,6 +320,39 @@ def largest(pairs: Pairs, low: float, high: float, noise: Noise | None) -> Judge
     )
 
 
+def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
+    """All differences are above 0 but an ``allowed`` number, by the noise of two single runs.
+
+    Held where enough are each above 0, not where too many are each below it; both are corrected as
+    partial conjunctions (Benjamini and Heller, 2008).
+    """
+    if waiting := _wait(pairs.estimate, pairs.runs):
+        return waiting
+    found = pairs.difference.to_numpy()
+    m, ours = len(found), f"{(found > 0).sum()} of {len(found)}"
+    if noise is None:
+        reason = f"{UNDECIDABLE}."
+        return Judgement("not distinguishable", ours, n=1, reason=reason, runs=pairs.runs)
+    more = np.sort([noise.pair(value).p_above(0) for value in found])
+    less = np.sort(1 - more)
+    holds, fails = (allowed + 1) * more[m - 1 - allowed], (m - allowed) * less[allowed]
+    verdict: Verdict = "not distinguishable"
+    if holds < ALPHA / 2:
+        verdict = "held"
+    elif fails < ALPHA / 2:
+        verdict = "did not hold"
+    each = stats.adjust(np.minimum(1, 2 * np.minimum(more, 1 - more)))
+    clear = int(((each < ALPHA) & (more < 0.5)).sum())
+    return Judgement(
+        verdict,
+        ours,
+        p=min(1.0, 2 * float(min(holds, fails))),
+        n=m,
+        reason=f"{clear} of {m} are above 0 by a test of their own (Holm); {allowed} may be below.",
+        runs=pairs.runs,
+    )
+
+
 # ---------------------------------------------------------------------------------------------
 # A whole grid
 # ---------------------------------------------------------------------------------------------
@@ -301,8 +377,8 @@ def explains_more(
         return waiting
     runs = _runs(grid)
     factors = list(dict.fromkeys([*above, *below, *(b for b in blocks if b != "seed")]))
-    shares = stats.variance_explained(grid, outcome, factors)["omega"]
-    ours = ", ".join(f"{_name(f)} {fixed(0)(shares[f])}" for f in [*above, *below]) + " %"
+    shares = stats.variance_explained(grid, outcome, factors)
+    ours = stats.say_shares(shares, [*above, *below])
     found = {
         (one, other): stats.omega_difference(
             grid, outcome, one, other, blocks=[b for b in blocks if b not in (one, other)]

@@ -206,7 +206,7 @@ def claim(id: str, judgement: Judgement, results: Results, *, paper: str = "") -
     judged = verdict in ("held", "did not hold", "not distinguishable")
     content = {
         "verdict": verdict,
-        "provisional": judged and results.reduced,
+        "provisional": judged and results.reduced and bool(judgement.n or judgement.runs),
         "paper": paper,
         "ours": judgement.ours,
         "interval": judgement.interval,
