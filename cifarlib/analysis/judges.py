@@ -182,10 +182,9 @@ def _read(sample: Judged) -> tuple[Estimate, tuple[str, ...]]:
 
 def _wait(found: Estimate, runs: Sequence[str]) -> Judgement | None:
     """A sample is judged when it is complete: looking earlier would be looking more often."""
-    if found.missing or not found.n:
-        total = found.n + found.missing
-        return pending(f"{found.n} of {total} {found.of} are recorded.", runs)
-    return None
+    if found.missing:
+        return pending(f"Not all {found.of} are recorded: {found.missing} missing.", runs)
+    return None if found.n else pending(f"No {found.of} are recorded.", runs)
 
 
 def _place(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:

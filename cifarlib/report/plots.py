@@ -5,8 +5,10 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from cifarlib.config import DATASETS
+from cifarlib.config import CLASSES, DATASETS
 from cifarlib.runs.frames import RunPredictions
+
+__all__ = ["CLASSES", "class_names", "describe_confusion", "plot_confusion"]
 
 
 def plot_confusion(predictions: RunPredictions | None) -> Figure | None:

@@ -21,8 +21,9 @@ def describe(results: "Results", shown: "Iterable[Condition] | pd.DataFrame | st
     behind it differ in what all should have in common, that is said, too.
     """
     conditions = _find(results, shown)
-    recorded = [c for c in conditions if c.run_id in results.records]
-    records = [results.records[name] for name in dict.fromkeys(c.run_id for c in recorded)]
+    known = results.every_record
+    recorded = [c for c in conditions if c.run_id in known]
+    records = [known[name] for name in dict.fromkeys(c.run_id for c in recorded)]
     total = len({c.run_id for c in conditions})
     data = results.scale.data
     sizes = [f"{n:,}" for n in sorted({c.config.data.train_size for c in conditions})]
@@ -33,7 +34,7 @@ def describe(results: "Results", shown: "Iterable[Condition] | pd.DataFrame | st
         f"{_name_data(data.name)}: {' or '.join(sizes)} training and {data.test_size:,} "
         "test images",
     ]
-    if diverged := sum(getattr(record.result, "diverged", False) for record in records):
+    if diverged := sum(record.result.diverged for record in records):
         parts.insert(1, f"{diverged} diverged")
     epochs = sorted({c.config.epochs for c in conditions})
     parts.append(f"{' or '.join(map(str, epochs))} epochs")

@@ -75,13 +75,13 @@ def _plain(value: Any) -> Any:
 
 
 def _state(record: "RunRecord") -> str:
-    return "diverged" if getattr(record.result, "diverged", False) else "recorded"
+    return "diverged" if record.result.diverged else "recorded"
 
 
 def _outcomes(record: "RunRecord") -> dict[str, Any]:
     row: dict[str, Any] = {
         "trained": record.result.history.epochs,
-        "time_s": record.timing.train_s + record.timing.evaluation_s,
+        "time_s": record.seconds,
     }
     if _state(record) == "diverged":
         return row
@@ -112,9 +112,11 @@ def tabulate_curves(runs: pd.DataFrame, records: Mapping[str, "RunRecord"]) -> p
             parts.append(pd.DataFrame(columns | {"split": split, "loss": loss} | found))
         steps = np.array(history.training_loss, float)
         parts.append(pd.DataFrame(columns | {"split": "steps", "loss": steps}))
-    names = ["run_id", "epoch", "split", "rate", "loss", "top1", "top2", "top3"]
-    found = pd.concat(parts) if parts else pd.DataFrame(columns=names).astype({"run_id": str})
-    found = found.reindex(columns=names).dropna(subset=["loss", "top1"], how="all")
+    types = {"run_id": str, "epoch": int, "split": str, "rate": float, "loss": float}
+    types |= {"top1": float, "top2": float, "top3": float}
+    found = pd.concat(parts) if parts else pd.DataFrame(columns=list(types))
+    found = found.reindex(columns=list(types)).astype(types)
+    found = found.dropna(subset=["loss", "top1"], how="all")
     settings = runs.drop(columns=["state", *OUTCOMES])
     return settings.merge(found, on="run_id")
 

@@ -26,17 +26,17 @@ class Views:
         presets = self.study.presets.get("protocol", {})
         protocol = name_protocol(self.scale.protocol.model_dump(), presets)
         running = held(self.store.state)
-        return tabulate_runs(self.conditions, self.records, protocol=protocol, running=running)
+        return tabulate_runs(self.conditions, self.every_record, protocol=protocol, running=running)
 
     @property
     def curves(self: Any) -> "pd.DataFrame":
         """A row a run, epoch and set: rate, loss, accuracies (see ``frames.tabulate_curves``)."""
         from cifarlib.runs.frames import tabulate_curves
 
-        return tabulate_curves(self.runs, self.records)
+        return tabulate_curves(self.runs, self.every_record)
 
     def predictions(self: Any, run_id: str) -> "RunPredictions | None":
-        """A run's predictions, None while it is not recorded."""
+        """A run's predictions, None while it is not recorded or where it diverged."""
         from cifarlib.runs.frames import RunPredictions
 
         record = self.records.get(run_id)
