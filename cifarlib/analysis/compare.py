@@ -14,6 +14,7 @@ LABELS = {
     "dropout": "Dropout",
     "model": "Model",
     "method": "Method",
+    "top_k": "Accuracy",
     "epochs": "Epochs",
     "epoch": "Epoch",
     "time_s": "Time, s",
@@ -69,11 +70,9 @@ def compare(
 
 def _look_up(rows: pd.DataFrame, groups: "pd.api.typing.DataFrameGroupBy") -> dict[str, dict]:
     """By index label: the ids of the runs behind each row, and how far they are."""
-    runs, states = {}, {}
+    runs, states, known = {}, {}, dict(iter(groups))
     for index, *values in rows.itertuples(name=None):
-        key = tuple(values)
-        if key in groups.groups:
-            found = groups.get_group(key)
+        if (found := known.get(tuple(values))) is not None:
             runs[index] = tuple(dict.fromkeys(found["run_id"])) if "run_id" in found else ()
             state = found["state"] if "state" in found else pd.Series(dtype=str)
             states[index] = "diverged" if len(state) and (state == "diverged").all() else "pending"

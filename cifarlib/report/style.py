@@ -6,6 +6,8 @@ figure that shows runs. Seaborn takes ``RATES`` as a palette, ``DASHES`` and ``M
 
 import matplotlib as mpl
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 RATE_COLOURS = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
 DECAY_STYLES = {0.001: "-", 0.0001: (0, (3, 1.5))}
@@ -38,3 +40,25 @@ OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 def use() -> None:
     """Set the style for all figures of a notebook."""
     mpl.rcParams.update(STYLE)
+
+
+def set_log(axis: Axes) -> None:
+    """A logarithmic loss axis with plain numbers, fewer where it spans more."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    steps = (1, 2, 5) if high < 50 * low else (1,)
+    axis.yaxis.set_major_locator(LogLocator(10, subs=steps))
+    axis.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
+def _plain(value: float, _: int) -> str:
+    """0.5, 200, and powers of ten beyond: 10⁷."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    digits, _, power = f"{value:.0e}".partition("e")
+    factor = "" if digits == "1" else f"{digits}·"
+    return f"{factor}10{str(int(power)).translate(SUPERSCRIPTS)}"
+
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
