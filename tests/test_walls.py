@@ -155,6 +155,21 @@ def test_the_command_line_starts_without_heavy_packages():
     assert not {"torch", "pandas", "sklearn", "matplotlib", "nbconvert"} & set(loaded)
 
 
+def test_cifarlib_itself_loads_nothing():
+    program = (
+        "import sys; before = set(sys.modules); import cifarlib; print(*set(sys.modules) - before)"
+    )
+    assert set(run_python(program).split()) <= {"cifarlib", "time"}
+
+
+def test_python_m_cifarlib_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "cifarlib", "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert "cifarlib sweep" in done.stdout
+
+
 WRITTEN = """
 import importlib, os, pathlib, sys
 root, *names = sys.argv[1:]

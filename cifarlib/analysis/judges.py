@@ -89,7 +89,7 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
         "",
         min(1.0, min(fails)) if verdict == "did not hold" else max(known, default=None),
         min((part.n for part in judged), default=0),
-        "; ".join(f"{name}: {part.verdict}" for name, part in parts.items()) + ".",
+        _capital("; ".join(f"{name}: {part.verdict}" for name, part in parts.items())) + ".",
         tuple(dict.fromkeys(run for part in judged for run in part.runs)),
     )
 
@@ -225,7 +225,7 @@ def best(
     ours = "; ".join(f"{noun}{key}: {fixed(1)(means[key])}{unit}" for key in named)
     place = f"{noun}{chosen} is number {1 + ranked.index(chosen)} of {len(values)}"
     if noise is None:
-        reason = f"{place[:1].upper()}{place[1:]}; {UNDECIDABLE}."
+        reason = f"{_capital(place)}; {UNDECIDABLE}."
         return Judgement("not distinguishable", ours, n=1, reason=reason)
     above = np.array(
         [
@@ -238,7 +238,7 @@ def best(
     ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
     reason = f"{place}, {ties} are not distinguishable from it {noise.say()}."
     n = min(map(len, values.values()))
-    return Judgement(verdict, ours, p=p, n=n, reason=f"{reason[:1].upper()}{reason[1:]}")
+    return Judgement(verdict, ours, p=p, n=n, reason=_capital(reason))
 
 
 def all_above(
@@ -437,6 +437,10 @@ def _wait_for_grid(grid: pd.DataFrame, outcome: str) -> Judgement | None:
 
 def _runs(grid: pd.DataFrame) -> tuple[str, ...]:
     return tuple(dict.fromkeys(grid["run_id"])) if "run_id" in grid else ()
+
+
+def _capital(sentence: str) -> str:
+    return f"{sentence[:1].upper()}{sentence[1:]}"
 
 
 def _name(factor: str) -> str:
