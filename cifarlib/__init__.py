@@ -1,13 +1,69 @@
 """cifarlib: what decides the accuracy of a small residual network on CIFAR-10?
 
-A reproducible report around one study. The way of the data:
-``config`` (what is run) → ``sweep`` and ``training`` (run it) → ``records`` (what came out)
-→ ``tables`` and ``figures`` (show it) → ``report`` (notebooks, HTML).
+A reproducible report around one study. For a notebook::
+
+    import cifarlib as cl
+
+    results = cl.open_results("lite")
+    results.runs, results.curves, results.predictions(run_id)   # tidy frames, arrays
+    cl.compare(cl.paper.table("VII"), results.runs, on=[...])   # paper | ours | difference
+    cl.stats, cl.judge                                          # statistics, judges of claims
+    cl.show.table(...), cl.show.figure(...)                     # numbered, linked to their runs
+    cl.claim(...), cl.doubt(...)                                # verdicts
+
+All of it is imported on first use; ``import cifarlib`` loads nothing.
 """
 
 import time
+
+TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cifarlib import paper
+    from cifarlib.analysis import judges as judge
+    from cifarlib.analysis import statistics as stats
+    from cifarlib.analysis.compare import compare
+    from cifarlib.records import open_results
+    from cifarlib.report import plots, show, style
+    from cifarlib.report.show import claim, doubt
+    from cifarlib.report.verdicts import read_verdicts
 
 STARTED = time.monotonic()
 """When this process began to load cifarlib: a sweep's budget counts from there."""
 
 __version__ = "0.1.0"
+
+_PUBLIC = {  # name: where it is; a module where no name follows the colon
+    "claim": "cifarlib.report.show:claim",
+    "compare": "cifarlib.analysis.compare:compare",
+    "doubt": "cifarlib.report.show:doubt",
+    "judge": "cifarlib.analysis.judges:",
+    "open_results": "cifarlib.records:open_results",
+    "paper": "cifarlib.paper:",
+    "plots": "cifarlib.report.plots:",
+    "read_verdicts": "cifarlib.report.verdicts:read_verdicts",
+    "show": "cifarlib.report.show:",
+    "stats": "cifarlib.analysis.statistics:",
+    "style": "cifarlib.report.style:",
+}
+
+__all__ = [
+    "claim", "compare", "doubt", "judge", "open_results", "paper", "plots", "read_verdicts", "show",
+    "stats", "style",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> "Any":
+    """A public name, imported on first use."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    module, _, attribute = _PUBLIC[name].partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

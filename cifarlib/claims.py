@@ -1,6 +1,6 @@
 """The ledger of claims: what the paper says, what our records say, and whether it held.
 
-The claims stand in ``params/published/claims.yaml``. Each names a check (``ledger_*.py``), which
+The claims stand in ``params/published/ledger.yaml``. Each names a check (``ledger_*.py``), which
 reads the records and the transcribed tables and nothing else. Below the paper's budget absolute
 numbers can neither hold nor fail; orderings and effects are judged, provisionally. On data that
 are not CIFAR-10 no claim is judged.
@@ -32,7 +32,7 @@ from cifarlib.ledger import (  # noqa: F401
 )
 from cifarlib.records import Results
 
-LEDGER = paths.PUBLISHED / "claims.yaml"
+LEDGER = paths.PUBLISHED / "ledger.yaml"
 
 REDUCED = "needs the paper's budget"
 UNDECIDED = ("pending", "not judged")

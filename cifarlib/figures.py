@@ -11,35 +11,21 @@ import io
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from cifarlib.config import DATASETS
 from cifarlib.records import DataRecord, RunRecord
+from cifarlib.report.style import (
+    BATCH_MARKS,
+    BEST,
+    DECAY_STYLES,
+    RATE_COLOURS,
+    SPLIT_COLOURS,
+    STYLE,
+)
 
-RATE_COLOURS = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
-DECAY_STYLES = {0.001: "-", 0.0001: (0, (3, 1.5))}
-BATCH_MARKS = {
-    32: ("#1a1a1a", "o"),
-    64: ("#6b6b6b", "s"),
-    128: ("#b0b0b0", "D"),
-    256: ("#ffffff", "^"),
-}
-SPLIT_COLOURS = {"train": "#0077bb", "validation": "#009988", "test": "#cc4a00"}
-BEST = "#cc3311"
-
-STYLE = {
-    **sns.axes_style("whitegrid"),
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
-}
+__all__ = ["BATCH_MARKS", "BEST", "DECAY_STYLES", "RATE_COLOURS", "SPLIT_COLOURS", "STYLE"]
 
 
 def _image(png: str) -> np.ndarray:
@@ -214,44 +200,3 @@ def describe_last_layer(record: RunRecord | None) -> str:
 
 def _root_mean_square(weights: np.ndarray) -> np.ndarray:
     return np.sqrt((weights**2).mean(axis=1))
-
-
-def plot_agreement(searches: dict[str, pd.DataFrame]) -> Figure | None:
-    """Ours against the paper's test top-1, a point for each run of each search.
-
-    ``searches`` are tables as ``tables`` makes them, by title, with the columns
-    (Test, paper | ours) and ("", LR).
-    """
-    if all(table["Test", "ours"].isna().all() for table in searches.values()):
-        return None
-    with mpl.rc_context(STYLE):
-        size = (2.2 * len(searches), 2.9)
-        figure, axes = plt.subplots(1, len(searches), figsize=size, layout="constrained")
-        panels = np.atleast_1d(axes)
-        for axis, (title, table) in zip(panels, searches.items(), strict=True):
-            paper, ours = table["Test", "paper"], table["Test", "ours"]
-            colours = [RATE_COLOURS[rate] for rate in table["", "LR"]]
-            axis.scatter(paper, ours, c=colours, s=16)
-            rank = paper.corr(ours, method="spearman")
-            note = "pending" if pd.isna(rank) else f"rank correlation {rank:.2f}"
-            axis.set_title(f"{title}\n{note}")
-        panels[0].set_ylabel("ours, test top-1 in %")
-        figure.supxlabel("paper, test top-1 in %", fontsize=9)
-        handles = [
-            Line2D([], [], color=colour, marker="o", linestyle="", label=f"learning rate {rate:g}")
-            for rate, colour in RATE_COLOURS.items()
-        ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
-    return figure
-
-
-def describe_agreement(searches: dict[str, pd.DataFrame]) -> str:
-    """Ours against the paper's in words: the rank correlation of each search."""
-    parts = []
-    for title, table in searches.items():
-        rank = table["Test", "paper"].corr(table["Test", "ours"], method="spearman")
-        parts.append(f"{title} {'pending' if pd.isna(rank) else f'{rank:.2f}'}")
-    return (
-        f"{len(searches)} scatter plots, a point for each run, coloured by learning rate; rank "
-        f"correlation of our test accuracy with the paper's: {', '.join(parts)}."
-    )

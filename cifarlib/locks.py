@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cifarlib.checking import list_folder, open_file
 from cifarlib.errors import RecordError
 
 
@@ -28,6 +29,22 @@ def lock(path: Path, *, patient: bool = False) -> Iterator[bool]:
             with contextlib.suppress(OSError):  # left behind, the file does no harm
                 path.unlink()
             os.close(handle)
+
+
+def held(folder: Path) -> set[str]:
+    """The names of the locks in a folder that a living process holds."""
+    return {path.stem for path in list_folder(folder, ".lock") if _is_held(path)}
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with open_file(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _acquire(path: Path, patient: bool) -> int | None:

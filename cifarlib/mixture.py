@@ -11,13 +11,16 @@ A scale that means it says so:
     mixed: [device_class, dirty]
 """
 
+import typing
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import get_args
 
 from cifarlib.errors import ReportError
-from cifarlib.records import Results, RunRecord
 from cifarlib.study import Kind
+
+if typing.TYPE_CHECKING:
+    from cifarlib.records import Results, RunRecord
 
 NAMED = 3  # runs that a sentence names
 
@@ -50,7 +53,7 @@ TITLES: dict[Kind, str] = {
     "dirty": "The state of the code",
 }
 
-_HAVE: dict[Kind, Callable[[RunRecord], Hashable]] = {
+_HAVE: dict[Kind, Callable[["RunRecord"], Hashable]] = {
     "engine": lambda record: f"of engine {record.engine}",
     "data": lambda record: f"on data {record.data_fingerprint}",
     "device_class": lambda record: {"cpu": "on processors", "cuda": "on GPUs"}[
@@ -64,7 +67,7 @@ _HAVE: dict[Kind, Callable[[RunRecord], Hashable]] = {
 }
 
 
-def find_mixtures(results: Results, among: Collection[str] | None = None) -> list[Mixture]:
+def find_mixtures(results: "Results", among: Collection[str] | None = None) -> list[Mixture]:
     """In what a report's records differ though they should not; nothing where all is well.
 
     ``among`` are the ids of the runs to look at, all of them unless given.
@@ -77,7 +80,7 @@ def find_mixtures(results: Results, among: Collection[str] | None = None) -> lis
     return [found for kind in get_args(Kind) if (found := _look(results, records, kind))]
 
 
-def _look(results: Results, records: dict[str, RunRecord], kind: Kind) -> Mixture | None:
+def _look(results: "Results", records: dict[str, "RunRecord"], kind: Kind) -> Mixture | None:
     groups: dict[str, list[str]] = {}
     for name, record in records.items():
         groups.setdefault(str(_HAVE[kind](record)), []).append(name)
@@ -93,7 +96,7 @@ def _look(results: Results, records: dict[str, RunRecord], kind: Kind) -> Mixtur
     )
 
 
-def refuse_undeclared(results: Results) -> None:
+def refuse_undeclared(results: "Results") -> None:
     """Raise ``ReportError`` where records differ in what their scale does not declare."""
     for found in find_mixtures(results):
         if found.kind not in results.scale.mixed:

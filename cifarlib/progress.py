@@ -1,14 +1,13 @@
 """How far a study is, and what the rest will cost: from the records and locks of a build folder."""
 
-import fcntl
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from cifarlib.checking import open_file
 from cifarlib.config import RunConfig
+from cifarlib.locks import held
 from cifarlib.records import RecordStore, RunRecord
 from cifarlib.study import Condition
 
@@ -36,7 +35,7 @@ class StageStatus:
 def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageStatus]:
     """How far each stage is, from the records and the locks of a build folder."""
     records, _ = store.read_runs(c.run_id for c in conditions)
-    locked = {path.stem for path in store.files(store.state, ".lock") if _is_locked(path)}
+    locked = held(store.state)
     prices = Prices(records.values())
     stages: dict[str, list[Condition]] = {}
     for condition in conditions:
@@ -57,17 +56,6 @@ def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageSta
             )
         )
     return rows
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with open_file(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 # ---------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from cifarlib.checking import Strict, list_folder, parse_json, read_bytes
 from cifarlib.config import DATASETS, ENGINE, RunConfig, run_id
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.locks import lock
+from cifarlib.runs.views import Views
 from cifarlib.study import (
     Condition,
     Scale,
@@ -649,7 +650,7 @@ class RecordStore:
 
 
 @dataclass(frozen=True)
-class Results:
+class Results(Views):
     """A study at a scale, and what has been recorded of it so far."""
 
     study: Study
@@ -721,13 +722,14 @@ def open_results(
     scale: str,
     overrides: str | Sequence[str] = (),
     build: str | Path = "",
-    study: Path | None = None,
+    study: Path | str | None = None,
 ) -> Results:
     """Read a study, a scale and every record of theirs in a build folder.
 
     ``overrides`` may be one text, as ``papermill -p overrides`` gives it (``split_overrides``).
-    ``build`` is the folder, ``build/<scale>`` where it is empty. Damaged records count as
-    missing and are named in ``faults``.
+    ``build`` is the folder, ``build/<scale>`` where it is empty. ``study`` is a file, or the name
+    of one in ``params/``; the paper's unless given. Damaged records count as missing and are named
+    in ``faults``.
     """
     overrides = split_overrides(overrides)
     loaded = load_study(study)

@@ -157,9 +157,9 @@ STUDIES = {"study": paths.STUDY, "beyond": paths.BEYOND}
 """The studies that ``params/`` holds: the paper's conditions, and those that go past them."""
 
 
-def load_study(path: Path | None = None) -> Study:
-    """Read and check a study; ``params/study.yaml`` unless another is named."""
-    path = path or paths.STUDY
+def load_study(study: Path | str | None = None) -> Study:
+    """Read and check a study, a file or one of ``STUDIES`` by name; the paper's unless given."""
+    path = Path(STUDIES.get(str(study), study) if study else paths.STUDY)
     if path.parent == paths.PARAMS and not paths.PARAMS.is_dir():
         raise ConfigError(
             f"{paths.PARAMS} is missing: studies, notebooks and records stand in a checkout of "

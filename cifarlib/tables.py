@@ -14,7 +14,6 @@ import pandas as pd
 from cifarlib import published
 from cifarlib.config import DATASETS
 from cifarlib.records import SPLITS, Layer, Results
-from cifarlib.study import Condition
 
 METRICS = {
     "best_epoch": "Epoch",
@@ -98,42 +97,6 @@ def tabulate_interpolation_statistics(results: Results) -> pd.DataFrame:
     return _two_levels(rows)
 
 
-def tabulate_stages(results: Results) -> pd.DataFrame:
-    """Table III: the paper's task of each stage, and the parts of the study that carry it out.
-
-    A fourth row holds what belongs to no stage of the paper's: the interpolation study.
-    """
-    rows = []
-    tasks = published.read_table(3).set_index("stage")["task"].to_dict()
-    for stage in (*tasks, None):
-        parts = {
-            name: results.select(name)
-            for name in results.stages
-            if (name[5:6] if name.startswith("stage") else None) == (stage and str(stage))
-        }
-        conditions = [c for part in parts.values() for c in part]
-        titles = [results.title(name).partition(": ") for name in parts]
-        here = [
-            f"{text or title} ({_count(part)})"
-            for (title, _, text), part in zip(titles, parts.values(), strict=True)
-        ]
-        rows.append(
-            {
-                "Stage": str(stage or "–"),
-                "Task in the paper": tasks.get(stage, "Section II.A.2, outside the stages"),
-                "Parts here (conditions)": "; ".join(here),
-                "Conditions": _count(conditions),
-                "Recorded": _count(c for c in conditions if results.record(c)),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _count(conditions: Iterable[Condition]) -> int:
-    """How many conditions there are, whatever the number of seeds."""
-    return len({c.name for c in conditions})
-
-
 def tabulate_layers(results: Results) -> pd.DataFrame:
     """Ours alone: the residual network's layers with weights, and their sum in the last row."""
     if results.network is None:
@@ -166,46 +129,6 @@ def _operation(layer: Layer) -> str:
 def write_shape(sizes: Iterable[int]) -> str:
     """A shape as text, 64×17×17."""
     return "×".join(map(str, sizes))
-
-
-def tabulate_base_search(results: Results, optimizer: str) -> pd.DataFrame:
-    """Tables IV (sgd), V (adam) and VI (adamw): the base search, 12 runs each."""
-    number = {"sgd": 4, "adam": 5, "adamw": 6}[optimizer]
-    ours = results.stage("stage1-base").query("optimizer == @optimizer")
-    metrics = ["best_epoch", "time_s", "train_top1", "validation_top1", "test_top1"]
-    return _compare(published.read_table(number), ours, ["run"], SETTINGS, metrics)
-
-
-def tabulate_augmentation(results: Results, augmentation: str) -> pd.DataFrame:
-    """Tables VII (daa1) and VIII (daa2): AdamW with augmentation, 32 runs each."""
-    number = {"daa1": 7, "daa2": 8}[augmentation]
-    metrics = [m for m in METRICS if m != "time_s"]
-    ours = results.stage(f"stage1-{augmentation}")
-    return _compare(published.read_table(number), ours, ["run"], SETTINGS, metrics)
-
-
-def tabulate_long_runs(results: Results) -> pd.DataFrame:
-    """Table IX: runs 9 and 13 for 200 epochs."""
-    metrics = [m for m in METRICS if m != "time_s"]
-    ours = results.stage("stage1-long")
-    return _compare(published.read_table(9), ours, ["run"], SETTINGS, metrics)
-
-
-def tabulate_top_k(results: Results, run: int) -> pd.DataFrame:
-    """Tables X (run 9) and XI (run 13): top-1, top-2 and top-3 accuracy of the long runs."""
-    paper = published.read_table({9: 10, 13: 11}[run])
-    ours = results.stage("stage1-long").query("run == @run")
-    rows = []
-    for _, line in paper.iterrows():
-        k = int(line["top_k"])
-        cells: dict[tuple[str, str], object] = {("", "Accuracy"): f"top-{k}"}
-        for split in SPLITS:
-            value = ours[f"{split}_top{k}"].mean()
-            name = METRICS[f"{split}_top1"]
-            cells[name, "paper"], cells[name, "ours"] = line[split], value
-            cells[name, "diff."] = value - line[split]
-        rows.append(cells)
-    return _two_levels(rows, [_runs(ours)] * len(rows))
 
 
 def tabulate_confusion(results: Results) -> pd.DataFrame:

@@ -213,7 +213,7 @@ def test_every_link_leads_to_a_numbered_table_or_figure():
     for notebook in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"):
         text = notebook.read_text(encoding="utf-8")
         for kind in ("table", "comparison", "figure"):
-            for call in text.split(f"display.show_{kind}(")[1:]:
+            for call in re.split(rf"(?:display\.show_|cl\.show\.){kind}\(", text)[1:]:
                 cell = call.split('"cell_type"')[0]
                 shown |= {f"{kind.replace('comparison', 'table')}-{n}"
                           for n in re.findall(r'\\"([IVX]+|[A-Z]?\d+)\\",', cell)}  # fmt: skip

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from conftest import make_data_record, make_network_record, make_record
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import to_rgb
 
-from cifarlib import curves, diagram, display, figures, tables
+from cifarlib import curves, diagram, display, figures
 from cifarlib.config import DATASETS
 from cifarlib.records import RecordStore, open_results
 
@@ -64,8 +64,6 @@ def test_without_records_nothing_is_drawn(empty):
     assert figures.plot_transforms(None) is None
     assert figures.plot_confusion(None) is None
     assert figures.plot_last_layer(None) is None
-    assert figures.plot_agreement({"SGD": tables.tabulate_base_search(empty, "sgd")}) is None
-    assert curves.plot_base_search(empty) is None
     assert curves.plot_dropout(empty, 9) is None
     assert diagram.plot_network(None) is None
     assert diagram.plot_stage(None) is None
@@ -74,7 +72,6 @@ def test_without_records_nothing_is_drawn(empty):
 def test_without_records_the_words_still_come(empty):
     assert figures.describe_confusion(None) == "Pending."
     assert diagram.describe_network(None) == diagram.describe_stage(None) == "Pending."
-    assert "no run" in curves.describe_base_search(empty)
     assert curves.describe_dropout(empty, 9).count("pending") == 5
 
 
@@ -138,108 +135,6 @@ def test_the_diagrams_words_name_both_paths():
     said = diagram.describe_stage(network)
     assert said.startswith("Diagram of stage. Left path: 3×3 conv 4→6, batch norm, ReLU")
     assert said.endswith("Right path, into the sum: 1×1 conv 4→6, batch norm.")
-
-
-# ---------------------------------------------------------------------------------------------
-# Figure 5: the base search
-# ---------------------------------------------------------------------------------------------
-
-
-def grid(figure):
-    """The panels of Figure 5, 3 × 4."""
-    return np.array(figure.axes).reshape(3, 4)
-
-
-def test_figure_five_shows_every_run_and_marks_the_best(complete):
-    panels = grid(curves.plot_base_search(complete, threshold=0.01))
-    for row in panels[:2]:
-        assert [len(axis.lines) - 1 for axis in row] == [12, 12, 12, 36]  # and the red dot
-    best = complete.stage("stage1-base")["test_top1"].max()
-    for axis in panels[0, [3]]:
-        assert axis.lines[-1].get_ydata() == pytest.approx([best])
-        assert to_hex(axis.lines[-1].get_color()) == figures.BEST
-
-
-def test_figure_fives_curves_are_the_records(complete):
-    panels = grid(curves.plot_base_search(complete, threshold=0.01))
-    for number, condition in enumerate(complete.select("stage1-base", optimizer="adam")):
-        history = complete.record(condition).result.history.test
-        accuracy, loss = panels[0, 1].lines[number], panels[1, 1].lines[number]
-        assert accuracy.get_ydata().tolist() == pytest.approx(
-            [history.accuracy(epoch) for epoch in range(len(history.top1))]
-        )
-        assert loss.get_ydata().tolist() == list(history.loss)
-        rate = condition.config.learning_rate
-        assert accuracy.get_color() == loss.get_color() == figures.RATE_COLOURS[rate]
-        assert accuracy.is_dashed() == (condition.config.weight_decay == 0.0001)
-
-
-def test_figure_fives_third_row_leads_from_first_losses_to_accuracies(complete):
-    panel = grid(curves.plot_base_search(complete, threshold=0.01))[2, 3]
-    runs = complete.select("stage1-base")
-    lines = [line for line in panel.lines if len(line.get_xdata()) == 5]
-    dots = [line for line in panel.lines if line.get_marker() in "os^" and line.get_xdata()[0] < 1]
-    assert len(lines) == len(dots) == len(runs)
-    losses = [complete.record(c).result.history.test.loss[0] for c in runs]
-    heights = [dot.get_ydata()[0] for dot in dots]
-    assert np.argsort(heights).tolist() == np.argsort(losses).tolist()
-    for condition, dot in zip(runs, dots, strict=True):
-        colour, mark = figures.BATCH_MARKS[condition.config.batch_size]
-        assert (dot.get_color(), dot.get_marker()) == (colour, mark)
-    accuracies = [complete.record(c).accuracy("test") for c in runs]
-    ends = np.array([line.get_ydata()[4] for line in lines])
-    low, high = min(accuracies), max(accuracies)
-    assert ends == pytest.approx((np.array(accuracies) - low) / (high - low))
-
-
-def test_equal_first_losses_stand_side_by_side(begun):
-    alike = begun.select("stage1-base", optimizer="adam")
-    for condition in alike:
-        record = begun.records[condition.run_id]
-        history = record.result.history
-        test = history.test.model_copy(update={"loss": (2.5, *history.test.loss[1:])})
-        result = record.result.model_copy(
-            update={"history": history.model_copy(update={"test": test})}
-        )
-        begun.records[condition.run_id] = record.model_copy(update={"result": result})
-    panel = grid(curves.plot_base_search(begun, threshold=0.01))[2, 1]
-    dots = [line for line in panel.lines if line.get_marker() in "os^" and line.get_xdata()[0] < 1]
-    assert {dot.get_ydata()[0] for dot in dots} == {0.5}
-    assert len({round(float(dot.get_xdata()[0]), 6) for dot in dots}) == 3  # batch sizes
-    assert "2.5" in [text.get_text() for text in panel.texts]
-
-
-def test_figure_five_with_one_optimiser_recorded(begun):
-    panels = grid(curves.plot_base_search(begun, threshold=99.0))
-    assert [axis.get_title() for axis in panels[0]] == [
-        "SGD (0 runs)", "Adam (12 runs)", "AdamW (0 runs)", "above 99 % (0 runs)",
-    ]  # fmt: skip
-    assert [len(axis.lines) for axis in panels[0]] == [0, 13, 0, 0]
-
-
-def test_figure_fives_legend_says_what_marks_mean(complete):
-    figure = curves.plot_base_search(complete, threshold=0.01)
-    labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == [
-        *("learning rate 0.001", "learning rate 0.0001", "L2 0.001", "L2 0.0001"),
-        *(f"first loss, batch size {size}" for size in (32, 64, 256)),
-        "best run",
-    ]
-
-
-def test_figure_fives_words_name_the_best_runs(complete):
-    said = curves.describe_base_search(complete, 0.01)
-    frame = complete.stage("stage1-base").query("optimizer == 'sgd'")
-    best = frame.loc[frame["test_top1"].idxmax()]
-    assert f"SGD: 12 runs, best run {best['run']} with {best['test_top1']:.1f} %" in said
-
-
-def test_the_threshold_falls_where_no_run_reaches_the_papers(complete, empty):
-    assert curves.choose_threshold(empty) == 70.0
-    assert curves.choose_threshold(complete, threshold=33.0) == 33.0
-    best = complete.stage("stage1-base")["test_top1"].max()
-    chosen = curves.choose_threshold(complete)
-    assert chosen == 70.0 if best > 70 else 0.8 * best < chosen < best
 
 
 # ---------------------------------------------------------------------------------------------
@@ -327,22 +222,11 @@ def test_the_last_layers_heat_map_holds_its_weights(complete):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_agreement_in_words_is_the_rank_correlation(complete, begun):
-    searches = {
-        "SGD": tables.tabulate_base_search(begun, "sgd"),
-        "Adam": tables.tabulate_base_search(begun, "adam"),
-    }
-    rank = searches["Adam"]["Test", "ours"].corr(searches["Adam"]["Test", "paper"], "spearman")
-    assert f"SGD pending, Adam {rank:.2f}." in figures.describe_agreement(searches)
-    assert len(figures.plot_agreement(searches).axes) == 2
-
-
 def test_drawings_are_small_and_the_same_twice(complete):
     record = complete.record(complete.find("stage2-improved", 13))
     drawings = [
         lambda: figures.plot_confusion(record),
         lambda: figures.plot_last_layer(record),
-        lambda: curves.plot_base_search(complete, 0.01),
         lambda: curves.plot_dropout(complete, 9),
         lambda: diagram.plot_network(make_network_record()),
     ]

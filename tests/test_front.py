@@ -9,9 +9,10 @@ from conftest import make_record
 from nbformat.v4 import new_code_cell as code
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
-from cifarlib import notebooks, published, report
+from cifarlib import notebooks, published
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
+from cifarlib.report import assembly as report
 
 VERDICTS = ("held", "failed", "not distinguishable", "pending")
 

@@ -5,10 +5,11 @@ from bs4 import BeautifulSoup
 from conftest import TINY, make_record, tiny_conditions
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from cifarlib import cli, display, mixture, notebooks, report
+from cifarlib import cli, display, mixture, notebooks
 from cifarlib.errors import ReportError
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
+from cifarlib.report import assembly as report
 
 
 def open_mixed(folder, *changes, overrides=()):

@@ -31,12 +31,6 @@ def empty(tmp_path_factory):
 
 
 TABLES = {
-    "IV": (12, lambda r: tables.tabulate_base_search(r, "sgd")),
-    "V": (12, lambda r: tables.tabulate_base_search(r, "adam")),
-    "VI": (12, lambda r: tables.tabulate_base_search(r, "adamw")),
-    "VII": (32, lambda r: tables.tabulate_augmentation(r, "daa1")),
-    "VIII": (32, lambda r: tables.tabulate_augmentation(r, "daa2")),
-    "IX": (2, tables.tabulate_long_runs),
     "XIII": (5, lambda r: tables.tabulate_dropout(r, 9)),
     "XIV": (5, lambda r: tables.tabulate_dropout(r, 13)),
 }
@@ -68,16 +62,6 @@ def mean_test_accuracy(results, stage, run, **changed):
     chosen = [c for c in results.conditions if (c.stage, c.run, c.changed) == (stage, run, changed)]
     assert len(chosen) == 2  # seeds
     return np.mean([results.record(c).accuracy("test") for c in chosen])
-
-
-def test_each_row_holds_its_own_runs_mean_over_the_seeds(complete):
-    table = tables.tabulate_augmentation(complete, "daa1").set_index([("", "Run")])
-    for run in (1, 13, 32):
-        expected = mean_test_accuracy(complete, "stage1-daa1", run)
-        assert table.loc[run, ("Test", "ours")] == pytest.approx(expected)
-    base = tables.tabulate_base_search(complete, "adamw").set_index([("", "Run")])
-    expected = mean_test_accuracy(complete, "stage1-base", 26)
-    assert base.loc[26, ("Test", "ours")] == pytest.approx(expected)
 
 
 def test_dropout_zero_is_the_long_run(complete):
@@ -144,16 +128,6 @@ def test_table_ones_means_are_a_forty_ninth_of_cifar10s(empty):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_every_condition_of_the_study_is_in_a_stage_of_table_three(complete, empty):
-    table = tables.tabulate_stages(complete)
-    assert table["Stage"].tolist() == ["1", "2", "3", "–"]
-    assert table["Task in the paper"].tolist()[:3] == published.read_table(3)["task"].tolist()
-    assert table["Conditions"].tolist() == [36 + 32 + 32 + 2, 8 + 1, 3, 6]
-    assert table["Recorded"].tolist() == table["Conditions"].tolist()  # once, at two seeds
-    assert "AdamW with augmentation DAA-2 (32)" in table["Parts here (conditions)"].iloc[0]
-    assert tables.tabulate_stages(empty)["Recorded"].tolist() == [0] * 4
-
-
 def test_layers_add_up_in_the_last_row(empty):
     network = make_network_record()
     table = tables.tabulate_layers(SimpleNamespace(network=network))
@@ -172,21 +146,6 @@ def test_the_networks_table_ends_with_the_papers_size():
     table = tables.tabulate_layers(SimpleNamespace(network=describe.describe_network()))
     assert table["Parameters"].iloc[-1] == 4_869_066
     assert len(table) == 11 + 11 + 1 + 1  # convolutions, their norms, the last layer, the sum
-
-
-@pytest.mark.parametrize(("run", "number"), [(9, "X"), (13, "XI")])
-def test_top_k_accuracies_are_the_long_runs(run, number, complete, empty):
-    table, paper = tables.tabulate_top_k(complete, run), published.read_table(number)
-    assert table["", "Accuracy"].tolist() == ["top-1", "top-2", "top-3"]
-    records = [complete.record(c) for c in complete.select("stage1-long", run=run)]
-    for split, name in (("train", "Training"), ("validation", "Validation"), ("test", "Test")):
-        assert table[name, "paper"].tolist() == paper[split].tolist()
-        expected = [np.mean([r.accuracy(split, k) for r in records]) for k in (1, 2, 3)]
-        assert table[name, "ours"].tolist() == pytest.approx(expected)
-        assert np.allclose(table[name, "diff."], table[name, "ours"] - table[name, "paper"])
-    waiting = tables.tabulate_top_k(empty, run)
-    assert waiting["Test", "ours"].isna().all()
-    assert waiting["Test", "paper"].tolist() == paper["test"].tolist()
 
 
 def test_table_twelve_is_a_part_of_the_test_sets_matrix(complete, empty):
@@ -221,10 +180,6 @@ def test_table_twelve_has_differences_where_classes_have_a_thousand_images(tmp_p
 
 def test_every_row_names_the_runs_behind_it(complete, empty):
     for results, seeds in ((complete, 2), (empty, 1)):  # done or pending
-        base = tables.tabulate_base_search(results, "adam")
-        chosen = [c.run_id for c in results.select("stage1-base", run=14)]
-        assert base.attrs["runs"][1] == tuple(chosen)
-        assert len(chosen) == seeds
         for _, tabulate in TABLES.values():
             table = tabulate(results)
             assert [len(runs) for runs in table.attrs["runs"]] == [seeds] * len(table)
@@ -237,8 +192,6 @@ def test_the_other_tables_rows_name_their_runs_too(complete):
     assert models.attrs["runs"][0] == improved
     resized = tables.tabulate_interpolation_accuracy(complete)
     assert [len(runs) for runs in resized.attrs["runs"]] == [2] * 6
-    (long, *_) = tables.tabulate_top_k(complete, 9).attrs["runs"]
-    assert long == tuple(c.run_id for c in complete.select("stage1-long", run=9))
     dropped = complete.select("stage2-dropout", run=9, dropout=0.2)
     assert (
         tables.tabulate_confusion(complete).attrs["runs"] == [tuple(c.run_id for c in dropped)] * 3

@@ -13,10 +13,11 @@ from conftest import PNG, make_record
 from nbconvert.exporters import get_exporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarlib import display, notebooks, report
+from cifarlib import display, notebooks
 from cifarlib.errors import ReportError
 from cifarlib.pages import front, paper, typesetting
 from cifarlib.records import RecordStore, open_results
+from cifarlib.report import assembly as report
 
 PLAIN = {"title": "A title", "timestamp": 0, "partial": False}
 SENTENCE = "Every run above 70 % has the larger learning rate, and no smaller one comes near it."

@@ -1,4 +1,4 @@
-"""Who may know whom: the walls between modules, quiet imports, and notebooks that only show."""
+"""Who may know whom: the walls between modules, quiet imports, and cells that fit on a screen."""
 
 import ast
 import json
@@ -29,6 +29,19 @@ WITHOUT_TORCH = [
         *("statistics", "contrasts", "effects", "claims", "ledger"),
         *(f"ledger.{name}" for name in ("accuracy", "behaviour", "settings")),
         *("tables", "figures", "curves", "diagram", "display", "costs"),
+        *("formatting", "runs", "runs.captions", "runs.frames", "runs.views"),
+        *(
+            "analysis",
+            "analysis.calibration",
+            "analysis.compare",
+            "analysis.judges",
+            "analysis.statistics",
+        ),
+        *("paper", "paper.statements", "paper.tables"),
+        *(
+            f"report.{name}"
+            for name in ("assembly", "plots", "show", "style", "tables", "verdicts")
+        ),
         *("mixture", "further", "difference", "archive", "energy", "shift", "report", "audit"),
         *(f"audit.{name}" for name in ("case", "evidence", "leads", "listings", "tables")),
         *(f"beyond.{name}" for name in ("dropout", "noise", "protocol", "recipe", "schedules")),
@@ -142,6 +155,21 @@ def test_the_command_line_starts_without_heavy_packages():
     assert not {"torch", "pandas", "sklearn", "matplotlib", "nbconvert"} & set(loaded)
 
 
+def test_cifarlib_itself_loads_nothing():
+    program = (
+        "import sys; before = set(sys.modules); import cifarlib; print(*set(sys.modules) - before)"
+    )
+    assert set(run_python(program).split()) <= {"cifarlib", "time"}
+
+
+def test_python_m_cifarlib_is_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "cifarlib", "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert "cifarlib sweep" in done.stdout
+
+
 WRITTEN = """
 import importlib, os, pathlib, sys
 root, *names = sys.argv[1:]
@@ -194,12 +222,18 @@ def test_notebooks_have_one_cell_of_parameters(cells):
     assert len(tagged) == 1
 
 
-def test_notebooks_only_show(cells):
-    logic = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.For | ast.While
+def test_notebooks_define_no_class(cells):
     for cell in cells:
         tree = ast.parse("".join(cell["source"]))
-        found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, logic)]
-        assert found == []
+        assert not [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def test_cells_of_notebooks_fit_on_a_screen(cells):
+    for cell in cells:
+        assert len("".join(cell["source"]).splitlines()) <= SCREEN, cell["source"][0]
+
+
+SCREEN = 35  # lines
 
 
 # ---------------------------------------------------------------------------------------------

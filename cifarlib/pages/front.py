@@ -6,10 +6,10 @@ from typing import Any
 
 from cifarlib import further, mixture, provenance, published
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE
-from cifarlib.display import link_csv
 from cifarlib.pages import run_folds
 from cifarlib.progress import duration, status
 from cifarlib.records import Results, RunRecord
+from cifarlib.report.tables import link_csv
 from cifarlib.study import Scale
 
 VERDICTS = {  # verdict: (what stands above its claims on the title page, its sign)

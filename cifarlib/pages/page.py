@@ -177,7 +177,7 @@ def _number_sections(soup: "BeautifulSoup") -> None:
 def _name_runs(soup: "BeautifulSoup", front: dict[str, Any] | None) -> None:
     """Say the name of a run where a link has but its id, else as the link's tooltip."""
     titles = {f"#run-{run['run_id']}": run["title"] for run in front["runs"]} if front else {}
-    for link in soup.select("figure.table a[href^='#run-']"):
+    for link in soup.select(":is(figure.table, .statement) a[href^='#run-']"):
         if title := titles.get(str(link["href"])):
             if link.find_parent("details", class_="behind"):
                 link.string = title

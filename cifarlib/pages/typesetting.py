@@ -1,9 +1,9 @@
 """The PDF: prose, tables and figures of executed notebooks, typeset like a paper by Typst.
 
-Prose goes from Markdown to Typst through pandoc; tables and figures are set from what ``display``
-puts beside their HTML; other outputs go through pandoc's HTML reader or stand as plain text.
-``templates/typst/report.typ`` decides what all of it looks like. Neither LaTeX, browser nor
-network is needed, and no font of the machine: Typst's wheel and matplotlib bring theirs.
+Prose goes from Markdown to Typst through pandoc; tables, figures and verdicts are set from what
+``report.show`` puts beside their HTML; other outputs go through pandoc's HTML reader or stand as
+plain text. ``templates/typst/report.typ`` decides what all of it looks like. Neither LaTeX, browser
+nor network is needed, and no font of the machine: Typst's wheel and matplotlib bring theirs.
 """
 
 import base64
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import paths
-from cifarlib.display import ABSENT, CONTENT, LONG, PENDING, anchor
 from cifarlib.errors import ReportError
+from cifarlib.report.show import CONTENT, anchor
+from cifarlib.report.tables import ABSENT, LONG, PENDING
 
 if typing.TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -44,7 +45,7 @@ DATA_URI = re.compile(r"data:(image/[\w+]+);base64,([^\"')]+)")
 class Piece:
     """A paragraph, table, figure or other output, and where it comes from."""
 
-    kind: str  # prose | table | figure | html | image | text
+    kind: str  # prose | table | figure | statement | html | image | text
     place: str  # the notebook, and its cell's first line
     chapter: str
     front: bool = False  # stands on the title page
@@ -103,6 +104,9 @@ def _read_output(data: dict[str, Any], alt: str, about: dict[str, Any]) -> Piece
     if content := data.get(CONTENT):
         if content["kind"] == "table":
             return Piece("table", content=content | _lay_out(content), **about)
+        if content["kind"] in ("claim", "doubt"):
+            named = {"id": anchor(content["kind"], content["id"])}
+            return Piece("statement", content=content | named, **about)
         if not content["drawn"]:
             return Piece("figure", content=content, **about)
         found = DATA_URI.search(data.get("text/html", ""))
@@ -281,6 +285,8 @@ def _check_links(pieces: Sequence[Piece], front: dict[str, Any]) -> None:
             known.add(piece.content["id"])
             behind = piece.content.get("runs") or []
             piece.content["runs"] = [[run for run in row if run in runs] for row in behind]
+        if piece.kind == "statement":
+            known.add(piece.content["id"])
         known |= {one or other for one, other in LABEL.findall(piece.markup)}
     for piece in pieces:
 

@@ -73,7 +73,8 @@ def render(
     chosen = choose_chapters(notebooks, only)
     parts = [_chapter(notebook) for notebook in chosen] if only else []
     suffix = name_suffix(results, parts)
-    given = _share_out(parameters or {}, shared, chosen)
+    known = {"executed": str((results.store.folder / f"notebooks{suffix}").absolute())}
+    given = _share_out(parameters or {}, shared, chosen, known)
     options = name_records(scale, overrides, build, parameters or {})
     folder = results.store.folder
     page = folder / f"report{suffix}.html"
@@ -81,7 +82,7 @@ def render(
         for path in (page, page.with_suffix(".pdf")):
             remove_leftovers(path)
         tell(f"executing {len(chosen)} notebooks over {len(results.records)} recorded runs")
-        executed = execute_all(chosen, folder / f"notebooks{suffix}", given, tell)
+        executed = _execute(chosen, folder / f"notebooks{suffix}", given, tell)
         tell("setting the page and the PDF")
         findings, examined = _judge(results)
         others = further.narrow(others, results, _shown_runs(executed))
@@ -125,6 +126,25 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
+def _execute(
+    notebooks: Sequence[Path],
+    folder: Path,
+    given: Sequence[dict[str, Any]],
+    tell: Callable[[str], None],
+) -> list[Path]:
+    """Execute notebooks; those that read what others show, by a parameter ``executed``, last."""
+    for last in (False, True):
+        members = [pair for pair in zip(notebooks, given, strict=True) if last is _is_last(pair[1])]
+        if members:
+            paths_, values = zip(*members, strict=True)
+            execute_all(paths_, folder, values, tell)
+    return [folder / path.name for path in notebooks]
+
+
+def _is_last(parameters: Mapping[str, Any]) -> bool:
+    return "executed" in parameters
+
+
 def _shown_runs(executed: Sequence[Path]) -> set[str]:
     """The ids of all runs to which executed notebooks have links."""
     return {run for path in executed for run in re.findall(r"#run-(\w+)", path.read_text("utf-8"))}
@@ -155,9 +175,12 @@ def _chapter(notebook: Path) -> str:
 
 
 def _share_out(
-    parameters: Mapping[str, Any], shared: dict[str, Any], notebooks: Sequence[Path]
+    parameters: Mapping[str, Any],
+    shared: dict[str, Any],
+    notebooks: Sequence[Path],
+    offered: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Each notebook's parameters, checked: the shared ones, and those given that it has."""
+    """Each notebook's parameters, checked: the shared ones, and those of the others that it has."""
     known = {notebook: read_parameters(notebook) for notebook in notebooks}
     names = sorted(set().union(*known.values()))
     for name in parameters:
@@ -167,7 +190,8 @@ def _share_out(
             raise ConfigError(f"no notebook has a parameter {name!r}; {suggest(name, names)}")
     given = []
     for notebook, has in known.items():
-        given.append(shared | {name: value for name, value in parameters.items() if name in has})
+        others = {**offered, **parameters}
+        given.append(shared | {name: value for name, value in others.items() if name in has})
         check_parameters(notebook, given[-1])
     return given
 

@@ -1,0 +1,84 @@
+"""The paper's numbers beside ours: rows meet by their settings."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+LABELS = {
+    "run": "Run",
+    "optimizer": "Optimiser",
+    "augmentation": "Augmentation",
+    "batch_size": "Batch",
+    "learning_rate": "LR",
+    "weight_decay": "L2",
+    "dropout": "Dropout",
+    "model": "Model",
+    "method": "Method",
+    "top_k": "Accuracy",
+    "epochs": "Epochs",
+    "epoch": "Epoch",
+    "time_s": "Time, s",
+    "train_top1": "Training",
+    "validation_top1": "Validation",
+    "test_top1": "Test",
+    "gap": "Train − test",
+}
+"""Columns of runs and of the paper's tables, as a printed table names them."""
+
+OUTCOMES = ("epoch", "time_s", "train_top1", "validation_top1", "test_top1", "gap")
+
+WITHOUT_DIFFERENCE = ("epoch", "time_s")  # of different machines, or of no meaning
+
+
+def compare(
+    paper: pd.DataFrame,
+    ours: pd.DataFrame,
+    on: Sequence[str],
+    values: Sequence[str] = (),
+    *,
+    names: Sequence[str] = ("run",),
+) -> pd.DataFrame:
+    """The paper's rows, and beside each value ours and the difference, ours − paper.
+
+    Rows meet where the columns ``on`` are equal; several seeds of ours are averaged. ``values`` are
+    the outcomes that both have unless given. ``names`` are further columns of the paper that name
+    its rows. Columns have two levels, (quantity, paper | ours | diff.); the frame's index is the
+    paper's. ``attrs["runs"]`` and ``attrs["states"]`` hold, by index label, the ids of the runs
+    behind a row, and what a missing value of ours is: pending, or diverged where no seed of the
+    setting came to an end.
+    """
+    keys = list(on)
+    values = list(values) or [name for name in OUTCOMES if name in paper and name in ours]
+    if lacking := [key for key in keys if key not in paper or key not in ours]:
+        raise ValueError(f"{lacking[0]} is no column of both frames; join on another")
+    if paper.duplicated(keys).any():
+        raise ValueError(f"rows of the paper are equal in {', '.join(keys)}; join on more columns")
+    groups = ours.groupby(keys)
+    means = paper[keys].join(groups[values].mean(), on=keys)[values]
+    columns: dict[tuple[str, str], pd.Series] = {
+        ("", label(name)): paper[name] for name in dict.fromkeys([*names, *keys]) if name in paper
+    }
+    for name in values:
+        columns[label(name), "paper"] = pd.to_numeric(paper[name])
+        columns[label(name), "ours"] = means[name]
+        if name not in WITHOUT_DIFFERENCE:
+            columns[label(name), "diff."] = means[name] - columns[label(name), "paper"]
+    frame = pd.concat(columns, axis=1)
+    frame.attrs |= _look_up(paper[keys], groups)
+    return frame
+
+
+def _look_up(rows: pd.DataFrame, groups: "pd.api.typing.DataFrameGroupBy") -> dict[str, dict]:
+    """By index label: the ids of the runs behind each row, and how far they are."""
+    runs, states, known = {}, {}, dict(iter(groups))
+    for index, *values in rows.itertuples(name=None):
+        if (found := known.get(tuple(values))) is not None:
+            runs[index] = tuple(dict.fromkeys(found["run_id"])) if "run_id" in found else ()
+            state = found["state"] if "state" in found else pd.Series(dtype=str)
+            states[index] = "diverged" if len(state) and (state == "diverged").all() else "pending"
+    return {"runs": runs, "states": states}
+
+
+def label(name: str) -> str:
+    """A column as a printed table names it."""
+    return LABELS.get(name, name.replace("_", " ").capitalize())

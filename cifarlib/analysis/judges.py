@@ -1,0 +1,447 @@
+"""Judges: what a sample says about a claim, so that noise cannot win.
+
+A claim about settings is judged on independent values: seeds, or matched pairs over a grid. A
+single pair of runs is judged against the noise of two runs of one setting only; without that it
+reads “one seed: not decidable”. Five verdicts:
+
+- *held*: the whole 95 % interval, or every corrected test, lies on the claim's side;
+- *did not hold*: it lies on the other side;
+- *not distinguishable*: neither, so that the data do not decide;
+- *not tested*: the treatment did not occur, or the rule is true by construction;
+- *pending*: runs are missing.
+
+That nothing is significant never makes a claim hold: that two things are equal is tested against a
+stated margin (``equal``). ``calibration`` tries every judge on null data.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from cifarlib.analysis import statistics as stats
+from cifarlib.analysis.statistics import ALPHA, LEVEL, Estimate, Interval, Noise, Pairs, Sample
+from cifarlib.formatting import fixed, say_count, say_p, say_range, signed
+
+Verdict = Literal["held", "did not hold", "not distinguishable", "not tested", "pending"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+UNDECIDABLE = "one seed: not decidable"
+
+Judged = Sample | Estimate | Sequence[float] | np.ndarray | pd.Series
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What became of a claim, and why."""
+
+    verdict: Verdict
+    ours: str = "–"
+    interval: str = ""  # of what ``ours`` says, at 95 %; may be empty
+    p: float | None = None  # two-sided, before correction for a family
+    n: int = 0  # independent values
+    reason: str = ""  # a sentence
+    runs: tuple[str, ...] = ()
+
+    def opposite(self) -> "Judgement":
+        """The judgement on the claim's negation: “not in proportion”."""
+        swapped: dict[str, Verdict] = {"held": "did not hold", "did not hold": "held"}
+        return replace(self, verdict=swapped.get(self.verdict, self.verdict))
+
+
+def fact(holds: bool, ours: str, reason: str = "", runs: Sequence[str] = ()) -> Judgement:
+    """A claim about a count or another number that has no noise."""
+    return Judgement("held" if holds else "did not hold", ours, reason=reason, runs=tuple(runs))
+
+
+def pending(reason: str, runs: Sequence[str] = ()) -> Judgement:
+    """Runs are missing."""
+    return Judgement("pending", reason=reason, runs=tuple(runs))
+
+
+def not_tested(reason: str, ours: str = "–", runs: Sequence[str] = ()) -> Judgement:
+    """The treatment did not occur, or the rule is true by construction."""
+    return Judgement("not tested", ours, reason=reason, runs=tuple(runs))
+
+
+def every(parts: Mapping[str, Judgement]) -> Judgement:
+    """A claim that says several things, by name: all of them must hold.
+
+    Its p is the largest of theirs. It did not hold where one part did not, by Holm's method.
+    """
+    judged = list(parts.values())
+    verdicts = [part.verdict for part in judged]
+    fails = [len(judged) * (part.p or 0.0) for part in judged if part.verdict == "did not hold"]
+    known = [part.p for part in judged if part.p is not None]
+    verdict: Verdict = "not distinguishable"
+    if fails and min(fails) < ALPHA:
+        verdict = "did not hold"
+    elif waiting := [v for v in verdicts if v in ("pending", "not tested")]:
+        verdict = waiting[0]
+    elif set(verdicts) == {"held"}:
+        verdict = "held"
+    return Judgement(
+        verdict,
+        "; ".join(f"{name} {_with_interval(part)}" for name, part in parts.items()),
+        "",
+        min(1.0, min(fails)) if verdict == "did not hold" else max(known, default=None),
+        min((part.n for part in judged), default=0),
+        _capital("; ".join(f"{name}: {part.verdict}" for name, part in parts.items())) + ".",
+        tuple(dict.fromkeys(run for part in judged for run in part.runs)),
+    )
+
+
+def _with_interval(part: Judgement) -> str:
+    return f"{part.ours} ({part.interval})" if part.interval else part.ours
+
+
+# ---------------------------------------------------------------------------------------------
+# One number
+# ---------------------------------------------------------------------------------------------
+
+
+def within(
+    sample: Judged,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    unit: str = " points",
+    decimals: int = 1,
+    claimed: str = "",
+) -> Judgement:
+    """The mean lies between two bounds: so does its whole interval, or none of it.
+
+    ``claimed`` says the bounds in other words.
+    """
+    found, runs = _read(sample)
+    if waiting := _wait(found, runs):
+        return waiting
+    form = signed(decimals) if "point" in unit else fixed(decimals)
+    ours = f"{form(found.mean)}{unit}"
+    claimed = claimed or say_range(low, high, form)
+    interval = found.interval()
+    if interval is None:
+        why = UNDECIDABLE if found.n < 2 else f"all {found.n} {found.of} are equal: no spread"
+        return Judgement("not distinguishable", ours, n=found.n, reason=f"{why}.", runs=runs)
+    verdict, lies = _place(interval, low, high)
+    above, below = found.p_above(low), 1 - found.p_above(high)
+    inside, outside = max(above, below), min(1 - above, 1 - below)
+    return Judgement(
+        verdict,
+        ours,
+        interval.say(decimals, sign="point" in unit),
+        min(1.0, 2 * min(inside, outside)),
+        found.n,
+        f"The interval lies {lies} what is claimed, {claimed}; {found.say()}.",
+        runs,
+    )
+
+
+def positive(sample: Judged, *, unit: str = " points", decimals: int = 1) -> Judgement:
+    """A difference is above 0: the first setting is better."""
+    found, runs = _read(sample)
+    if not _wait(found, runs) and found.identical:
+        return not_tested("The runs compared are the same to the image.", f"0{unit}", runs)
+    return within(sample, 0, unit=unit, decimals=decimals, claimed="more than 0")
+
+
+def equal(sample: Judged, margin: float, *, unit: str = " points", decimals: int = 1) -> Judgement:
+    """A difference is no larger than a margin either way: two one-sided tests of 2.5 % each."""
+    return within(sample, -margin, margin, unit=unit, decimals=decimals)
+
+
+def trend(sample: Estimate, *, unit: str = "", decimals: int = 2) -> Judgement:
+    """A slope (``statistics.slope``) is above 0."""
+    return positive(sample, unit=unit, decimals=decimals)
+
+
+def correlated(first: Sequence[float], second: Sequence[float], above: float) -> Judgement:
+    """Two lists of numbers correlate (Pearson) by more than a bound; Fisher's transformation."""
+    r = float(np.clip(np.corrcoef(first, second)[0, 1], -1 + 1e-9, 1 - 1e-9))
+    n = len(first)
+    found = Estimate(math.atanh(r), 1 / math.sqrt(n - 3), n - 3, n, "pairs of numbers")
+    judgement, interval = within(found, math.atanh(above)), found.interval()
+    said = f"The interval is compared with {above:g}; {n} pairs of numbers."
+    bounds = Interval(math.tanh(interval.low), math.tanh(interval.high)) if interval else None
+    words = bounds.say(2) if bounds else ""
+    return replace(judgement, ours=f"r = {fixed(2)(r)}", interval=words, reason=said)
+
+
+def _read(sample: Judged) -> tuple[Estimate, tuple[str, ...]]:
+    if isinstance(sample, Sample):
+        return sample.estimate, sample.runs
+    if isinstance(sample, Estimate):
+        return sample, ()
+    values = np.asarray(sample, float)
+    known = values[~np.isnan(values)]
+    return stats.estimate(known, missing=len(values) - len(known)), ()
+
+
+def _wait(found: Estimate, runs: Sequence[str]) -> Judgement | None:
+    """A sample is judged when it is complete: looking earlier would be looking more often."""
+    if found.missing:
+        return pending(f"Not all {found.of} are recorded: {found.missing} missing.", runs)
+    return None if found.n else pending(f"No {found.of} are recorded.", runs)
+
+
+def _place(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:
+    if interval.low >= low and interval.high <= high:
+        return "held", "inside"
+    if interval.high < low or interval.low > high:
+        return "did not hold", "outside"
+    return "not distinguishable", "partly outside"
+
+
+# ---------------------------------------------------------------------------------------------
+# One setting among several
+# ---------------------------------------------------------------------------------------------
+
+
+def best(
+    outcomes: Mapping[object, Sequence[float] | float] | pd.Series,
+    chosen: object,
+    noise: Noise | None,
+    *,
+    smallest: bool = False,
+    noun: str = "run ",
+    unit: str = " %",
+) -> Judgement:
+    """One setting has the largest outcome of all, or the ``smallest``.
+
+    ``outcomes`` are each setting's values, one for each seed, or one number each; ``noise`` is
+    that of a single run. Held where it is better than every other one by a test of its own; not
+    where one is better than it, by Holm's method over the others.
+    """
+    values = {key: np.atleast_1d(np.asarray(found, float)) for key, found in outcomes.items()}
+    if missing := sum(bool(np.isnan(found).any()) for found in values.values()):
+        return pending(f"{len(values) - missing} of {len(values)} settings are recorded.")
+    sign = -1 if smallest else 1
+    means = {key: float(found.mean()) for key, found in values.items()}
+    ranked = sorted(means, key=lambda key: -sign * means[key])
+    named = dict.fromkeys([ranked[0], chosen])
+    ours = "; ".join(f"{noun}{key}: {fixed(1)(means[key])}{unit}" for key in named)
+    place = f"{noun}{chosen} is number {1 + ranked.index(chosen)} of {len(values)}"
+    if noise is None:
+        reason = f"{_capital(place)}; {UNDECIDABLE}."
+        return Judgement("not distinguishable", ours, n=1, reason=reason)
+    above = np.array(
+        [
+            _exceeds(sign * values[chosen], sign * values[key], noise)
+            for key in values
+            if key != chosen
+        ]
+    )
+    verdict, p = _decide(above)
+    ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
+    reason = f"{place}, {ties} are not distinguishable from it {noise.say()}."
+    n = min(map(len, values.values()))
+    return Judgement(verdict, ours, p=p, n=n, reason=_capital(reason))
+
+
+def all_above(
+    table: pd.DataFrame, above: Sequence[object], below: Sequence[object], of: str = "runs"
+) -> Judgement:
+    """Each of some columns exceeds each of others, over rows that are independent observations.
+
+    The pair of columns least in favour decides; what it shows is their difference in the mean.
+    """
+    if waiting := _wait(stats.estimate(table.dropna().mean(axis=1), of), ()):
+        return waiting
+    found = {
+        (one, other): stats.estimate(table[one] - table[other], of)
+        for one in above
+        for other in below
+    }
+    more = np.array([estimate.p_above(0) for estimate in found.values()])
+    least = min(found, key=lambda pair: found[pair].mean)
+    ours = f"{least[0]} less {least[1]}: {signed(1)(found[least].mean)} points"
+    if np.isnan(more).any():
+        return Judgement("not distinguishable", ours, n=len(table), reason=f"{UNDECIDABLE}.")
+    verdict, p = _decide(more)
+    interval = found[least].interval()
+    words = interval.say(sign=True) if interval else ""
+    reason = f"The smallest of {len(found)} differences; {found[least].say()}."
+    return Judgement(verdict, ours, words, p, len(table), reason)
+
+
+def _decide(more: np.ndarray) -> tuple[Verdict, float]:
+    """The verdict on a claim that needs several differences to be above 0, and its two-sided p.
+
+    ``more`` are one-sided p values. All must be small for the claim to hold; for it not to hold,
+    one must be large, by Holm's method (whose smallest p is Bonferroni's).
+    """
+    holds, fails = float(more.max()), min(1.0, len(more) * float(1 - more.max()))
+    verdict: Verdict = "not distinguishable"
+    if holds < ALPHA / 2:
+        verdict = "held"
+    elif fails < ALPHA / 2:
+        verdict = "did not hold"
+    return verdict, min(1.0, 2 * min(holds, fails))
+
+
+def _exceeds(one: np.ndarray, other: np.ndarray, noise: Noise) -> float:
+    """One-sided p against the first setting being no better than the second."""
+    error = noise.sd * math.sqrt(1 / len(one) + 1 / len(other))
+    return Estimate(float(one.mean() - other.mean()), error, noise.df, 1, "").p_above(0)
+
+
+def largest(pairs: Pairs, low: float, high: float, noise: Noise | None) -> Judgement:
+    """The largest of several differences lies between two bounds, “up to 12 points”.
+
+    The largest of many noisy numbers is too large: all are bounded together (Bonferroni) by the
+    noise of two single runs. Held where none can exceed ``high`` and one must reach ``low``.
+    """
+    if waiting := _wait(pairs.estimate, pairs.runs):
+        return waiting
+    found = pairs.difference
+    ours, m = f"{signed(1)(found.min())} to {signed(1)(found.max())} points", len(found)
+    if noise is None:
+        return Judgement(
+            "not distinguishable", ours, n=1, reason=f"{UNDECIDABLE}.", runs=pairs.runs
+        )
+    reach = noise.difference(1 - (1 - LEVEL) / m)
+    interval = Interval(float(found.max()) - reach, float(found.max()) + reach)
+    verdict, lies = _place(interval, low, high)
+    tail = noise.pair(0.0)
+    outside = max(low - float(found.max()), float(found.max()) - high)
+    return Judgement(
+        verdict,
+        ours,
+        interval.say(sign=True),
+        min(1.0, 2 * m * (tail.p_above(abs(outside)))),
+        m,
+        f"The largest of {m}; its simultaneous interval lies {lies} {signed(1)(low)} to "
+        f"{signed(1)(high)} points.",
+        pairs.runs,
+    )
+
+
+def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
+    """All differences are above 0 but an ``allowed`` number, by the noise of two single runs.
+
+    Held where enough are each above 0, not where too many are each below it; both are corrected as
+    partial conjunctions (Benjamini and Heller, 2008).
+    """
+    if waiting := _wait(pairs.estimate, pairs.runs):
+        return waiting
+    found = pairs.difference.to_numpy()
+    m, ours = len(found), f"{(found > 0).sum()} of {len(found)}"
+    if noise is None:
+        reason = f"{UNDECIDABLE}."
+        return Judgement("not distinguishable", ours, n=1, reason=reason, runs=pairs.runs)
+    more = np.sort([noise.pair(value).p_above(0) for value in found])
+    less = np.sort(1 - more)
+    holds, fails = (allowed + 1) * more[m - 1 - allowed], (m - allowed) * less[allowed]
+    verdict: Verdict = "not distinguishable"
+    if holds < ALPHA / 2:
+        verdict = "held"
+    elif fails < ALPHA / 2:
+        verdict = "did not hold"
+    each = stats.adjust(np.minimum(1, 2 * np.minimum(more, 1 - more)))
+    clear = int(((each < ALPHA) & (more < 0.5)).sum())
+    return Judgement(
+        verdict,
+        ours,
+        p=min(1.0, 2 * float(min(holds, fails))),
+        n=m,
+        reason=f"{clear} of {m} are above 0 by a test of their own (Holm); {allowed} may be below.",
+        runs=pairs.runs,
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# A whole grid
+# ---------------------------------------------------------------------------------------------
+
+
+def explains_more(
+    grid: pd.DataFrame,
+    outcome: str,
+    above: Sequence[str],
+    below: Sequence[str],
+    *,
+    blocks: Sequence[str],
+) -> Judgement:
+    """Each of some factors explains more of a grid's variance (ω²) than each of others.
+
+    ``blocks`` are columns, factors or the seed, of which each combination is an independent
+    observation; the two factors that are compared are left out of them. Held where every
+    difference of two ω² is above 0 (``statistics.omega_difference``), not where one is below 0 by
+    Holm's method.
+    """
+    if waiting := _wait_for_grid(grid, outcome):
+        return waiting
+    runs = _runs(grid)
+    factors = list(dict.fromkeys([*above, *below, *(b for b in blocks if b != "seed")]))
+    shares = stats.variance_explained(grid, outcome, factors)
+    ours = stats.say_shares(shares, [*above, *below])
+    found = {
+        (one, other): stats.omega_difference(
+            grid, outcome, one, other, blocks=[b for b in blocks if b not in (one, other)]
+        )
+        for one in above
+        for other in below
+    }
+    n = min(estimate.n for estimate in found.values())
+    if any(estimate.error is None for estimate in found.values()):
+        reason = f"Too few blocks ({n}) to tell the shares from noise."
+        return Judgement("not distinguishable", ours, n=n, reason=reason, runs=runs)
+    more = np.array([estimate.p_above(0) for estimate in found.values()])
+    verdict, p = _decide(more)
+    deciding = list(found)[int(more.argmax())]  # the pair least in favour of the claim
+    interval = found[deciding].interval()
+    return Judgement(
+        verdict,
+        ours,
+        interval.say(0, sign=True) if interval else "",
+        p,
+        n,
+        f"ω² of {_name(deciding[0])} less that of {_name(deciding[1])}, jackknife over {n} blocks.",
+        runs,
+    )
+
+
+def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) -> Judgement:
+    """A factor, or the interaction “a:b” of two, makes a difference over a grid (F test).
+
+    A test that finds nothing does not refute: the claim then is not distinguishable.
+    """
+    if waiting := _wait_for_grid(grid, outcome):
+        return waiting
+    found = stats.variance_explained(grid, outcome, factors, term if ":" in term else "").loc[term]
+    p = float(found["p"])
+    return Judgement(
+        "held" if p < ALPHA else "not distinguishable",
+        f"ω² = {fixed(0)(found['omega'])} %",
+        "",
+        p,
+        len(grid),
+        f"F test beside {say_count(len(factors), 'main effect')}: {say_p(p)}.",
+        _runs(grid),
+    )
+
+
+def _wait_for_grid(grid: pd.DataFrame, outcome: str) -> Judgement | None:
+    """A whole grid is judged, and one whose outcomes differ at all."""
+    known = int(grid[outcome].notna().sum())
+    if known < len(grid):
+        return pending(f"{known} of {len(grid)} runs are recorded.", _runs(grid))
+    if grid[outcome].nunique() == 1:
+        reason = "All outcomes are equal: there is no variance to explain."
+        return not_tested(reason, runs=_runs(grid))
+    return None
+
+
+def _runs(grid: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(grid["run_id"])) if "run_id" in grid else ()
+
+
+def _capital(sentence: str) -> str:
+    return f"{sentence[:1].upper()}{sentence[1:]}"
+
+
+def _name(factor: str) -> str:
+    return factor.replace("_", " ")

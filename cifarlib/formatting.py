@@ -1,0 +1,42 @@
+"""Numbers as text: a true minus, as many decimals as asked for, and no sign before a zero."""
+
+from collections.abc import Callable
+
+Formatter = Callable[[float], str]
+
+
+def fixed(decimals: int) -> Formatter:
+    """Formats a number with a true minus: 12.3, −0.4."""
+
+    def form(value: float) -> str:
+        text = f"{value:.{decimals}f}"
+        return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+    return form
+
+
+def signed(decimals: int) -> Formatter:
+    """Formats a difference: +1.2, −0.4, 0.0."""
+
+    def form(value: float) -> str:
+        text = f"{value:+.{decimals}f}".replace("-", "−")
+        return text[1:] if float(f"{value:.{decimals}f}") == 0 else text
+
+    return form
+
+
+def say_p(p: float) -> str:
+    """A p value: “p = 0.034”, “p < 0.001”."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def say_range(low: float, high: float, form: Formatter) -> str:
+    """An interval: “89.2 to 90.4”; an end at infinity is left open, “at least 89.2”."""
+    if low == float("-inf"):
+        return f"at most {form(high)}"
+    return f"at least {form(low)}" if high == float("inf") else f"{form(low)} to {form(high)}"
+
+
+def say_count(number: int, noun: str) -> str:
+    """“1 run”, “12 runs”."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

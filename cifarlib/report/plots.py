@@ -1,0 +1,65 @@
+"""Figures that more than one chapter draws; each function returns a matplotlib figure."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from cifarlib.config import CLASSES, DATASETS
+from cifarlib.runs.frames import RunPredictions
+
+__all__ = ["CLASSES", "class_names", "describe_confusion", "plot_confusion"]
+
+
+def plot_confusion(predictions: RunPredictions | None) -> Figure | None:
+    """Confusion matrices of the training and the test set, in % of the true class.
+
+    Cells are blank below 0.5 %; classes are numbered from 1, as in the paper.
+    """
+    if predictions is None:
+        return None
+    names = [f"{number} {name}" for number, name in enumerate(class_names(predictions), start=1)]
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+    for axis, split in zip(axes, ("train", "test"), strict=True):
+        shares = _shares(predictions.confusion(split))
+        texts = np.where(shares >= 0.5, shares.round().astype(int).astype(str), "")
+        sns.heatmap(
+            shares, annot=texts, fmt="", cmap="cividis", vmin=0, vmax=100, square=True, cbar=False,
+            xticklabels=names, yticklabels=names, annot_kws={"fontsize": 7}, ax=axis,
+        )  # fmt: skip
+        title = "training set" if split == "train" else "test set"
+        axis.set_title(f"{title}, top-1 {predictions.accuracy(split):.1f} %")
+        axis.set(xlabel="predicted", ylabel="true class, in %")
+        slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+        axis.set_xticks(axis.get_xticks(), names, **slanted)
+        axis.tick_params(axis="y", rotation=0)
+    return figure
+
+
+def describe_confusion(predictions: RunPredictions | None, count: int = 3) -> str:
+    """``plot_confusion`` in words: accuracies, and the test set's most frequent mistakes."""
+    if predictions is None:
+        return "Pending."
+    names, shares = class_names(predictions), _shares(predictions.confusion("test"))
+    np.fill_diagonal(shares, 0)
+    largest = np.argsort(-shares, axis=None, kind="stable")[:count]
+    mistakes = ", ".join(
+        f"{names[true]} for {names[predicted]} {shares[true, predicted]:.0f} %"
+        for true, predicted in zip(*np.unravel_index(largest, shares.shape), strict=True)
+    )
+    train, test = map(predictions.accuracy, ("train", "test"))
+    return (
+        "Two heat maps of 10 × 10 cells, true class by predicted class: training set, top-1 "
+        f"{train:.1f} %, and test set, top-1 {test:.1f} %. Most frequent mistakes of the test set, "
+        f"true class first: {mistakes}."
+    )
+
+
+def class_names(predictions: RunPredictions) -> tuple[str, ...]:
+    """The classes of the run's data set, in order."""
+    return tuple(DATASETS[predictions.record.config.data.name].classes)
+
+
+def _shares(counts: np.ndarray) -> np.ndarray:
+    """Counts in % of their row."""
+    return 100 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)

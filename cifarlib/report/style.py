@@ -1,0 +1,64 @@
+"""How figures look: one colour-blind safe palette, and one font that comes with matplotlib.
+
+Colours stand for learning rates, line styles for weight decay and marks for batch sizes in every
+figure that shows runs. Seaborn takes ``RATES`` as a palette, ``DASHES`` and ``MARKS`` as styles.
+"""
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+RATE_COLOURS = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
+DECAY_STYLES = {0.001: "-", 0.0001: (0, (3, 1.5))}
+BATCH_MARKS = {
+    32: ("#1a1a1a", "o"),
+    64: ("#6b6b6b", "s"),
+    128: ("#b0b0b0", "D"),
+    256: ("#ffffff", "^"),
+}
+SPLIT_COLOURS = {"train": "#0077bb", "validation": "#009988", "test": "#cc4a00"}
+BEST = "#cc3311"
+
+STYLE = {
+    **sns.axes_style("whitegrid"),
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+}
+
+RATES = RATE_COLOURS
+DASHES = {0.001: "", 0.0001: (3, 1.5)}  # by weight decay
+MARKS = {size: mark for size, (_, mark) in BATCH_MARKS.items()}
+OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+
+
+def use() -> None:
+    """Set the style for all figures of a notebook."""
+    mpl.rcParams.update(STYLE)
+
+
+def set_log(axis: Axes) -> None:
+    """A logarithmic loss axis with plain numbers, fewer where it spans more."""
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    steps = (1, 2, 5) if high < 50 * low else (1,)
+    axis.yaxis.set_major_locator(LogLocator(10, subs=steps))
+    axis.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
+def _plain(value: float, _: int) -> str:
+    """0.5, 200, and powers of ten beyond: 10⁷."""
+    if 1e-3 <= value < 1e4:
+        return f"{value:g}"
+    digits, _, power = f"{value:.0e}".partition("e")
+    factor = "" if digits == "1" else f"{digits}·"
+    return f"{factor}10{str(int(power)).translate(SUPERSCRIPTS)}"
+
+
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -1,0 +1,242 @@
+"""Tables as HTML: cells as text, links to the runs behind a row, and the table as a CSV file."""
+
+import csv
+import html
+import io
+import re
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pandas as pd
+
+from cifarlib.formatting import fixed, signed
+
+PENDING = "pending"
+ABSENT = "–"  # neither the paper nor the study has it
+LONG = 32  # characters from which a column of words is broken into lines
+WIDE = 12  # columns from which a table is set closer
+WORDY = 3  # columns of long words from which they are set narrower
+DECIMALS = {"Epoch": 0, "Time, s": 1}  # of a group of columns, whatever the table's decimals
+
+Format = str | Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Links:
+    """A table's cell of links to places in the report: (text, id) pairs."""
+
+    places: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(text for text, _ in self.places)
+
+    @property
+    def html(self) -> str:
+        """The links, one a line."""
+        links = (f'<a href="#{html.escape(i)}">{html.escape(t)}</a>' for t, i in self.places)
+        return ", <br>".join(links)
+
+
+def choose_formats(
+    frame: pd.DataFrame, formats: Mapping[Any, Format], decimals: int
+) -> dict[Any, Format]:
+    """How each column is written: as asked for by its name or its second-level name, or by kind."""
+    return {column: _choose_format(column, formats, decimals) for column in frame.columns}
+
+
+def _choose_format(column: Any, formats: Mapping[Any, Format], decimals: int) -> Format:
+    if column in formats:
+        return formats[column]
+    group, name = column if isinstance(column, tuple) else ("", column)
+    if name in formats:
+        return formats[name]
+    digits = DECIMALS.get(group, decimals)
+    kind = column_kind(column)
+    form = signed(digits) if kind == "difference" else fixed(digits) if kind else _plain
+    return lambda value: form(value) if isinstance(value, float) else str(value)
+
+
+def _plain(value: float) -> str:
+    """A setting as it is, a longer number to four digits."""
+    text = str(value)
+    return (text if len(text) <= 6 else f"{value:.4g}").replace("-", "−")
+
+
+def rows_behind(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """The ids of the runs behind each row: ``frame.attrs["runs"]``, a list, or by index label."""
+    runs = frame.attrs.get("runs") or [()] * len(frame)
+    if isinstance(runs, Mapping):
+        return [tuple(runs.get(label, ())) for label in frame.index]
+    return list(map(tuple, runs))
+
+
+def cell_texts(frame: pd.DataFrame, formats: Mapping[Any, Format]) -> list[list[str]]:
+    """What stands in each cell, row by row, as plain text.
+
+    A missing value of ours reads pending, or what ``frame.attrs["states"]`` says of its row.
+    """
+    states = frame.attrs.get("states", {})
+
+    def text(label: Any, column: Any, value: Any) -> str:
+        if pd.isna(value):
+            return states.get(label, PENDING) if column_kind(column) in ("ours", "") else ABSENT
+        if isinstance(value, str):
+            return value
+        form = formats[column]
+        return form.format(value) if isinstance(form, str) else form(value)
+
+    rows = frame.itertuples(index=True, name=None)
+    return [
+        [text(label, c, v) for c, v in zip(frame.columns, row, strict=True)] for label, *row in rows
+    ]
+
+
+def best_cells(frame: pd.DataFrame, best: Iterable[Any]) -> set[tuple[int, int]]:
+    """(row, column) of the largest value of each column in ``best``.
+
+    A group's name stands for its columns of the paper and of ours.
+    """
+    columns = list(frame.columns)
+    names = []
+    for name in [best] if isinstance(best, str) else best:
+        sides = [(name, "paper"), (name, "ours")]
+        names += [name] if name in columns else [side for side in sides if side in columns]
+    marked = set()
+    for name in names:
+        values = pd.to_numeric(frame[name], errors="coerce")
+        column = columns.index(name)
+        marked |= {(row, column) for row in range(len(frame)) if values.iloc[row] == values.max()}
+    return marked
+
+
+def table_html(
+    frame: pd.DataFrame, texts: Sequence[Sequence[str]], marked: set[tuple[int, int]]
+) -> str:
+    """A frame whose cells read ``texts`` as an HTML table, the ``marked`` cells in bold."""
+    missing = frame.isna().to_numpy()
+    words = [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
+    behind = rows_behind(frame)
+    folded = _folded(frame)
+    for column in folded:
+        words[column] = f"{words[column]} folds".strip()
+    rows = []
+    for row, line in enumerate(texts):
+        cells = []
+        for column, text in enumerate(map(html.escape, line)):
+            kind = [column_kind(frame.columns[column]), words[column]]
+            if missing[row, column]:
+                kind.append("pending")
+            if (row, column) in marked:
+                text = f"<strong>{text}</strong>"
+            if isinstance(value := frame.iat[row, column], Links):
+                text = value.html
+            if column == 0:
+                text = link_runs(text, behind[row])
+            beside = _settings([line[c] for c in folded]) if column == 0 else ""
+            cells.append(f"<td{_class(*kind)}{beside}>{text}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    head = _head(frame, words, _settings([frame.columns[c][-1] for c in folded]))
+    wide = "wide" if frame.shape[1] > WIDE else ""
+    wordy = "wordy" if sum("long" in kind for kind in words) > WORDY else ""
+    kind = _class("data", wide, wordy)
+    return f"<table{kind}><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _folded(frame: pd.DataFrame) -> list[int]:
+    """Columns of a wide table that on a phone stand under the first: settings, of no group."""
+    if frame.columns.nlevels == 1 or frame.shape[1] <= WIDE:
+        return []
+    return [number for number, (group, _) in enumerate(frame.columns) if number and not group]
+
+
+def _settings(texts: Sequence[str]) -> str:
+    """An attribute for what the style sheet writes under a first cell on a phone."""
+    return f' data-settings="{html.escape(" · ".join(texts))}"' if texts else ""
+
+
+def _class(*names: str) -> str:
+    text = " ".join(filter(None, names))
+    return f' class="{text}"' if text else ""
+
+
+def _wording(column: "pd.Series[Any]") -> str:
+    """The class of a column of words: set flush left, a long one broken into lines."""
+    values = column.dropna()
+    if values.empty or not values.map(lambda value: isinstance(value, str | Links)).all():
+        return ""
+    if pd.to_numeric(values.map(str), errors="coerce").notna().any():
+        return ""
+    return "text long" if values.map(str).str.len().max() > LONG else "text"
+
+
+def link_runs(text: str, runs: Sequence[str]) -> str:
+    """HTML with a link to the run behind it; several runs are folded into a list."""
+    links = [f'<a href="#run-{html.escape(run)}">{html.escape(run[:8])}</a>' for run in runs]
+    if len(runs) == 1:
+        return f'<a href="#run-{html.escape(runs[0])}">{text}</a>'
+    if not runs:
+        return text
+    return f'<details class="behind"><summary>{text}</summary>{" ".join(links)}</details>'
+
+
+# What begins with a sign is none where a number follows, and after it nothing or a blank.
+_FORMULA = re.compile(r"\A([=@\t\r]|[+-](?![\d.]+(\s|\Z)))")
+
+
+def link_csv(rows: Iterable[Sequence[str]], name: str, label: str) -> str:
+    """A link that saves rows, the head first, as a CSV file; the page itself carries them.
+
+    A text that a spreadsheet would compute, such as ``=1+1``, gets an apostrophe before it.
+    """
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([_FORMULA.sub(r"'\g<0>", cell) for cell in row] for row in rows)
+    content = urllib.parse.quote(buffer.getvalue(), safe=",;:/()=+")
+    return (
+        f'<a class="csv" download="{name}.csv" aria-label="{html.escape(label)} as CSV" '
+        f'href="data:text/csv;charset=utf-8,%EF%BB%BF{content}">CSV</a>'  # Excel wants the mark
+    )
+
+
+def csv_rows(frame: pd.DataFrame) -> list[list[str]]:
+    """Head and rows of a frame: numbers to ten digits, nothing where a value is missing."""
+
+    def text(value: Any) -> str:
+        if pd.isna(value):
+            return ""
+        return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+    columns = [c if isinstance(c, tuple) else (c,) for c in frame.columns]
+    head = [", ".join(str(part) for part in column if part) for column in columns]
+    rows = frame.itertuples(index=False, name=None)
+    return [head, *(list(map(text, row)) for row in rows)]
+
+
+def column_kind(column: Any) -> str:
+    """The class of a column's cells in the style sheet."""
+    last = column[-1] if isinstance(column, tuple) else column
+    return {"diff.": "difference"}.get(last, last) if last in ("paper", "ours", "diff.") else ""
+
+
+def _head(frame: pd.DataFrame, words: Sequence[str], settings: str = "") -> str:
+    def cell(name: Any, kind: str, more: str = "") -> str:
+        return f'<th scope="col"{more}{_class(kind)}>{html.escape(str(name))}</th>'
+
+    if frame.columns.nlevels == 1:
+        return f"<tr>{''.join(map(cell, frame.columns, words))}</tr>"
+    first, second = [], []
+    columns = zip(frame.columns, words, strict=True)
+    for group, members in groupby(columns, key=lambda item: item[0][0]):
+        named = [(name, kind) for (_, name), kind in members]
+        if not group:  # a column without a group spans both rows
+            for name, kind in named:
+                first.append(cell(name, kind, f' rowspan="2"{"" if first else settings}'))
+        else:
+            text = html.escape(str(group))
+            first.append(
+                f'<th scope="colgroup" colspan="{len(named)}" style="text-align:center">{text}</th>'
+            )
+            second += [cell(name, kind) for name, kind in named]
+    return f"<tr>{''.join(first)}</tr><tr>{''.join(second)}</tr>"

@@ -1,0 +1,1 @@
+"""What was run, as tidy frames: runs, curves and predictions."""

@@ -1,0 +1,69 @@
+"""What stands behind a table or figure, in a sentence: runs, seeds, data, epochs, device."""
+
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from cifarlib.config import DATASETS
+from cifarlib.mixture import find_mixtures
+from cifarlib.study import Condition
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
+    from cifarlib.records import Results
+
+
+def describe(results: "Results", shown: "Iterable[Condition] | pd.DataFrame | str") -> str:
+    """What stands behind a table or figure: runs, seeds, data, epochs, device, selection.
+
+    ``shown`` is a stage's name, a frame with a column ``run_id``, or conditions. Where the records
+    behind it differ in what all should have in common, that is said, too.
+    """
+    conditions = _find(results, shown)
+    known = results.every_record
+    recorded = [c for c in conditions if c.run_id in known]
+    records = [known[name] for name in dict.fromkeys(c.run_id for c in recorded)]
+    total = len({c.run_id for c in conditions})
+    data = results.scale.data
+    sizes = [f"{n:,}" for n in sorted({c.config.data.train_size for c in conditions})]
+    seeds = sorted({c.config.seed for c in recorded or conditions})
+    parts = [
+        f"{len(records)} of {total} runs" if total != 1 else f"{len(records)} of 1 run",
+        f"one seed ({seeds[0]})" if len(seeds) == 1 else f"means over {len(seeds)} seeds",
+        f"{_name_data(data.name)}: {' or '.join(sizes)} training and {data.test_size:,} "
+        "test images",
+    ]
+    if diverged := sum(record.result.diverged for record in records):
+        parts.insert(1, f"{diverged} diverged")
+    epochs = sorted({c.config.epochs for c in conditions})
+    parts.append(f"{' or '.join(map(str, epochs))} epochs")
+    if records:
+        devices = sorted({r.provenance.device for r in records})
+        parts.append(f"{results.scale.precision} on {', '.join(devices)}")
+    chosen = {c.config.protocol.selection for c in conditions} or {results.scale.protocol.selection}
+    parts.append(f"accuracies at the epoch chosen on the {' or '.join(sorted(chosen))} set")
+    mixed = find_mixtures(results, {record.run_id for record in records})
+    return " ".join(["; ".join(parts) + ".", *(f"Mixed: {found.sentence}" for found in mixed)])
+
+
+def _find(results: "Results", shown: Any) -> list[Condition]:
+    if isinstance(shown, str):
+        return results.select(shown)
+    if not hasattr(shown, "columns"):
+        return list(shown)
+    ids = set(shown["run_id"])
+    return [c for c in results.conditions if c.run_id in ids]
+
+
+def describe_data(results: "Results") -> str:
+    """Which data set a table or figure of the data stage shows."""
+    info = DATASETS[results.scale.data.name]
+    name = _name_data(results.scale.data.name)
+    name = f"{name[0].upper()}{name[1:]}"
+    return f"{name} ({info.train_images:,} training images); fingerprint {info.fingerprint}."
+
+
+def _name_data(dataset: str) -> str:
+    info = DATASETS[dataset]
+    return info.title if info.real else f"{info.title}, not CIFAR-10"

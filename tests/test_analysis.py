@@ -1,0 +1,143 @@
+"""Statistics on frames, against formulas by hand and against statsmodels."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from cifarlib.analysis import calibration
+from cifarlib.analysis import statistics as stats
+
+
+def test_estimate_is_students():
+    values = [1.0, 2.0, 4.0]
+    found = stats.estimate(values)
+    low, high = scipy_stats.t.interval(0.95, 2, np.mean(values), scipy_stats.sem(values))
+    assert (found.interval().low, found.interval().high) == pytest.approx((low, high))
+    assert 2 * found.p_above(0) == pytest.approx(scipy_stats.ttest_1samp(values, 0).pvalue)
+
+
+@pytest.mark.parametrize("values", [[], [2.0], [2.0, 2.0, 2.0]])
+def test_estimate_without_spread_says_nothing(values):
+    found = stats.estimate(values)
+    assert found.interval() is None
+    assert math.isnan(found.p_above(0))
+
+
+def test_noise_floor_pools_the_variance_within_settings():
+    runs = pd.DataFrame({
+        "stage": "a", "name": [*"xxxyyz"], "test_top1": [1.0, 2.0, 3.0, 10.0, 12.0, 50.0],
+    })  # fmt: skip
+    noise = stats.noise_floor(runs)
+    assert noise.sd == pytest.approx(math.sqrt((2 + 2) / 3))
+    assert (noise.df, noise.settings) == (3, 2)
+    assert noise.sd in noise.interval
+    assert noise.difference() == pytest.approx(scipy_stats.t.ppf(0.975, 3) * 2**0.5 * noise.sd)
+    assert stats.noise_floor(runs.query("name == 'z'")) is None
+
+
+def grid(*values, name="r", **columns):
+    frame = pd.DataFrame({"batch": [1, 1, 2, 2], "decay": [0, 1, 0, 1], "test_top1": values})
+    return frame.assign(run_id=[f"{name}{i}" for i in range(4)], state="recorded", **columns)
+
+
+def test_paired_takes_differences_of_equal_settings():
+    one, other = grid(1, 2, 3, 4), grid(0, 0, 0, 0, name="s").iloc[::-1]
+    pairs = stats.paired(one, other, ["batch", "decay"])
+    assert pairs.difference.tolist() == [1, 2, 3, 4]
+    assert (pairs.estimate.mean, pairs.estimate.n) == (2.5, 4)
+    assert set(pairs.runs) == {"r0", "r1", "r2", "r3", "s0", "s1", "s2", "s3"}
+
+
+def test_paired_averages_seeds_and_within_blocks():
+    one = pd.concat([grid(1, 2, 3, 4, seed=1), grid(3, 4, 5, 6, seed=2)])
+    pairs = stats.paired(one, grid(0, 0, 0, 0), ["batch", "decay"], blocks=["batch"])
+    assert pairs.difference.tolist() == [2, 3, 4, 5]
+    assert (pairs.estimate.mean, pairs.estimate.n) == (3.5, 2)
+
+
+def test_paired_counts_pending_pairs_and_leaves_out_diverged_ones():
+    one, other = grid(1, 2, None, 4), grid(0, 0, 0, 0)
+    assert stats.paired(one, other, ["batch", "decay"]).estimate.missing == 1
+    one.loc[2, "state"] = "diverged"
+    found = stats.paired(one, other, ["batch", "decay"]).estimate
+    assert (found.missing, found.n) == (0, 3)
+
+
+def test_paired_refuses_frames_that_share_no_row():
+    with pytest.raises(ValueError, match="no two rows are equal in batch; match on other columns"):
+        stats.paired(grid(1, 2, 3, 4), grid(1, 2, 3, 4).assign(batch=9), ["batch"])
+
+
+def test_mcnemar_is_exact():
+    first = np.array([True] * 8 + [False] * 12)
+    second = np.array([False] * 7 + [True] * 3 + [False] * 10)
+    found = stats.mcnemar(first, second)
+    assert (found.only_first, found.only_second) == (7, 2)
+    assert found.p == pytest.approx(scipy_stats.binomtest(7, 9).pvalue)
+    assert found.difference == pytest.approx(25)
+    assert stats.mcnemar(first, first).p == 1
+
+
+def test_bootstrap_images_holds_the_difference():
+    random = np.random.default_rng(0)
+    first, second = random.random(2000) < 0.7, random.random(2000) < 0.6
+    interval = stats.bootstrap_images(first, second)
+    assert 100 * (first.mean() - second.mean()) in interval
+    assert 3 < interval.high - interval.low < 10
+
+
+def test_adjust_knows_holm_and_false_discoveries_and_skips_missing():
+    assert stats.adjust([0.01, math.nan, 0.04, 0.03])[[0, 2, 3]] == pytest.approx(
+        [0.03, 0.06, 0.06]
+    )
+    assert stats.adjust([0.01, 0.04, 0.03], "fdr") == pytest.approx([0.03, 0.04, 0.04])
+    assert np.isnan(stats.adjust([math.nan])).all()
+
+
+def test_slope_is_least_squares():
+    x, y = [0, 0.1, 0.2, 0.5, 0.7], [1, 2, 2, 4, 6]
+    found, theirs = stats.slope(x, y), scipy_stats.linregress(x, y)
+    assert (found.mean, found.error) == pytest.approx((theirs.slope, theirs.stderr))
+    assert found.df == 3
+    assert stats.slope([0, 1], [0, 1]).error is None
+    assert stats.slope(x, [1, 2, 2, 4, None]).missing == 1
+
+
+def test_variance_explained_is_statsmodels_type_two():
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    frame = calibration.simulate_grid(
+        np.random.default_rng(1), {"learning_rate": 3, "batch_size": 1}
+    ).drop(index=[0, 9, 22, 35, 50])  # not balanced
+    names = list(calibration.LEVELS)
+    ours = stats.variance_explained(frame, "test_top1", names, "learning_rate:batch_size")
+    formula = " + ".join(f"C({name})" for name in names) + " + C(learning_rate):C(batch_size)"
+    theirs = anova_lm(ols(f"test_top1 ~ {formula}", frame).fit(), typ=2)
+    assert ours["sum_of_squares"].to_numpy() == pytest.approx(theirs["sum_sq"].to_numpy())
+    assert ours["df"].tolist() == theirs["df"].tolist()
+    assert ours["p"].to_numpy()[:-1] == pytest.approx(theirs["PR(>F)"].to_numpy()[:-1])
+    assert ours["share"].sum() == pytest.approx(100)
+
+
+def test_omega_difference_is_that_of_the_shares_without_noise():
+    frame = calibration.simulate_grid(
+        np.random.default_rng(1), {"learning_rate": 6, "batch_size": 3}
+    )
+    found = stats.omega_difference(
+        frame, "test_top1", "learning_rate", "batch_size", blocks=["weight_decay", "augmentation"]
+    )
+    omega = stats.variance_explained(frame, "test_top1", list(calibration.LEVELS))["omega"]
+    assert found.mean == pytest.approx(omega["learning_rate"] - omega["batch_size"], abs=1)
+    assert found.n == 4
+
+
+def test_omega_difference_needs_blocks():
+    frame = calibration.simulate_grid(np.random.default_rng(1), {})
+    found = stats.omega_difference(
+        frame, "test_top1", "learning_rate", "batch_size", blocks=["weight_decay"]
+    )
+    assert found.error is None

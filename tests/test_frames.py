@@ -1,0 +1,108 @@
+"""Frames of runs and curves, predictions as arrays, captions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import make_data_record, make_record
+
+from cifarlib.records import RecordStore, open_results
+from cifarlib.runs.frames import OUTCOMES
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """All conditions of the smoke scale recorded but the last six, on the stand-in set."""
+    folder = tmp_path_factory.mktemp("partial")
+    store = RecordStore(folder)
+    store.write(make_data_record("synthetic"))
+    for condition in open_results("smoke", [], folder).conditions[:-6]:
+        store.write(make_record(condition))
+    return open_results("smoke", [], folder)
+
+
+def test_runs_have_a_row_for_each_condition_with_its_settings_and_outcome(results):
+    runs = results.runs
+    assert len(runs) == len(results.conditions)
+    assert runs["name"].tolist() == [c.name for c in results.conditions]
+    condition, row = results.conditions[0], runs.iloc[0]
+    record = results.record(condition)
+    assert (row["optimizer"], row["augmentation"], row["protocol"]) == ("sgd", "none", "corrected")
+    assert (row["batch_size"], row["learning_rate"]) == (32, 0.001)
+    assert row["epoch"] == record.reported_epoch
+    assert row["test_top1"] == record.accuracy("test")
+    assert row["gap"] == pytest.approx(record.accuracy("train") - record.accuracy("test"))
+
+
+def test_runs_that_are_missing_have_settings_and_no_outcome(results):
+    late = results.runs.tail(6)
+    assert set(late["state"]) == {"pending"}
+    assert late[list(OUTCOMES)].isna().all().all()
+    assert late["resize"].tolist() == [
+        "nearest", "bilinear", "bicubic", "box", "hamming", "lanczos",
+    ]  # fmt: skip
+
+
+def test_runs_in_training_are_told_from_pending_ones(results):
+    from cifarlib.locks import lock
+
+    name = results.conditions[-1].run_id
+    with lock(results.store.state / f"{name}.lock"):
+        assert results.runs["state"].iloc[-1] == "running"
+    assert results.runs["state"].iloc[-1] == "pending"
+
+
+def test_runs_that_diverged_have_no_accuracy(results, monkeypatch):
+    monkeypatch.setattr("cifarlib.runs.frames._state", lambda record: "diverged")
+    row = results.runs.iloc[0]
+    assert row["state"] == "diverged"
+    assert row["time_s"] > 0
+    assert pd.isna(row[["epoch", "train_top1", "test_top3", "gap"]]).all()
+
+
+def test_curves_have_what_was_evaluated_by_epoch_and_set(results):
+    curves = results.curves
+    condition = results.conditions[0]
+    history = results.record(condition).result.history
+    one = curves[(curves["run_id"] == condition.run_id) & (curves["split"] == "test")]
+    assert one["epoch"].tolist() == [e for e, n in enumerate(history.test.top1) if n is not None]
+    assert one["top1"].iloc[-1] == history.test.accuracy(one["epoch"].iloc[-1])
+    assert set(one["optimizer"]) == {"sgd"}
+    steps = curves[(curves["run_id"] == condition.run_id) & (curves["split"] == "steps")]
+    assert steps["loss"].tolist() == list(history.training_loss[1:])
+    assert steps["top1"].isna().all()
+
+
+def test_curves_of_nothing_have_their_columns(tmp_path):
+    curves = open_results("smoke", [], tmp_path).curves
+    assert {"stage", "learning_rate", "epoch", "split", "rate", "loss", "top1"} <= set(curves)
+    assert curves.empty
+
+
+def test_predictions_are_right_where_the_labels_say_so(results):
+    record = results.record(results.conditions[0])
+    predictions = results.predictions(record.run_id)
+    matrix = np.array(record.result.predictions.confusion["test"])
+    assert predictions.accuracy("test") == pytest.approx(100 * matrix.trace() / matrix.sum())
+    assert 100 * predictions.correct.mean() == pytest.approx(predictions.accuracy("test"))
+    assert len(predictions.classes) == len(predictions.confidence) == matrix.sum()
+    assert results.predictions("0" * 16) is None
+
+
+def test_predictions_have_no_labels_of_another_data_set(results, tmp_path):
+    elsewhere = open_results("smoke", [], tmp_path)
+    record = results.record(results.conditions[0])
+    elsewhere.records[record.run_id] = record
+    assert elsewhere.predictions(record.run_id).correct is None
+
+
+def test_describe_takes_a_stage_a_frame_and_conditions(results):
+    conditions = results.select("stage1-daa1")
+    said = results.describe("stage1-daa1")
+    assert said == results.describe(conditions)
+    assert said == results.describe(results.runs.query("stage == 'stage1-daa1'"))
+    assert said.startswith("32 of 32 runs; one seed (42); ")
+    assert results.describe("interpolation").startswith("0 of 6 runs")
+
+
+def test_protocols_are_named(results):
+    assert np.unique(results.runs["protocol"]).tolist() == ["corrected"]

@@ -1,0 +1,203 @@
+"""Judges: the five verdicts, and that noise cannot win one."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cifarlib.analysis import calibration, judges
+from cifarlib.analysis import statistics as stats
+from cifarlib.analysis.statistics import Estimate, Interval, Noise
+
+NOISE = Noise(0.5, 18, 2, Interval(0.4, 0.7))
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        ([1.0, 1.1, 0.9], "held"),
+        ([-1.0, -1.1, -0.9], "did not hold"),
+        ([1.0, -1.1, 0.3], "not distinguishable"),
+        ([0.0, 0.0, 0.0], "not tested"),
+        ([1.0, math.nan, 1.1], "pending"),
+        ([], "pending"),
+        ([3.0], "not distinguishable"),
+        ([3.0, 3.0], "not distinguishable"),
+    ],
+)
+def test_positive_has_five_verdicts(values, verdict):
+    assert judges.positive(values).verdict == verdict
+
+
+def test_positive_does_not_decide_by_one_seed_without_the_noise_of_seeds():
+    assert judges.UNDECIDABLE in judges.positive([3.0]).reason
+    assert judges.positive(NOISE.pair(3.0)).verdict == "held"
+    assert judges.positive(NOISE.pair(1.0)).verdict == "not distinguishable"
+    assert judges.positive(NOISE.pair(0.0)).verdict == "not tested"
+
+
+def test_within_needs_the_whole_interval_and_not_the_point():
+    values = [9.0, 10.0, 11.0]  # 10 ± 2.5
+    assert judges.within(values, 7, 13).verdict == "held"
+    assert judges.within(values, 9.9, 10.1).verdict == "not distinguishable"
+    assert judges.within(values, 13, 20).verdict == "did not hold"
+
+
+@pytest.mark.parametrize("bounds", [(0, math.inf), (-5, 5), (8, 12), (-math.inf, 3), (11, 30)])
+def test_within_has_a_p_below_5_percent_where_it_decides(bounds):
+    random = np.random.default_rng(3)
+    for _ in range(100):
+        found = judges.within(random.normal(9, 3, 6), *bounds)
+        assert (found.p < 0.05) == (found.verdict != "not distinguishable")
+
+
+def test_equal_holds_inside_a_margin_only():
+    assert judges.equal([0.1, -0.1, 0.05], 1.0).verdict == "held"
+    assert judges.equal([0.5, -1.5, 1.0], 1.0).verdict == "not distinguishable"
+    assert judges.equal([5.0, 5.1, 4.9], 1.0).verdict == "did not hold"
+
+
+def test_opposite_swaps_held_and_did_not_hold_only():
+    assert judges.positive([1.0, 1.1, 0.9]).opposite().verdict == "did not hold"
+    assert judges.positive([1.0, -1.0]).opposite().verdict == "not distinguishable"
+
+
+def test_best_beats_every_other_one():
+    scores = {26: 80.0, 1: 70.0, 2: 75.0}
+    assert judges.best(scores, 26, NOISE).verdict == "held"
+    assert judges.best(scores, 1, NOISE).verdict == "did not hold"
+    assert judges.best(scores | {2: 79.5}, 26, NOISE).verdict == "not distinguishable"
+    assert judges.best(scores, 26, None).reason.endswith("one seed: not decidable.")
+    assert judges.best(scores | {2: math.nan}, 26, NOISE).verdict == "pending"
+    assert judges.best(scores, 1, NOISE, smallest=True).verdict == "held"
+    assert "run 26: 80.0 %; run 1: 70.0 %" in judges.best(scores, 1, NOISE).ours
+
+
+def test_best_uses_the_seeds_there_are():
+    scores = {1: [80.0, 81.0], 2: [79.0, 80.0]}
+    single = judges.best({1: 80.5, 2: 79.5}, 1, NOISE)
+    assert judges.best(scores, 1, NOISE).p < single.p
+
+
+def test_largest_allows_for_the_noise_of_the_largest():
+    frame = pd.DataFrame({"row": range(4), "test_top1": [80.0, 81.0, 82.0, 92.0]})
+    pairs = stats.paired(frame, frame.assign(test_top1=80.0), ["row"])
+    assert judges.largest(pairs, 9, 15, NOISE).verdict == "held"
+    assert judges.largest(pairs, 11.9, 12.1, NOISE).verdict == "not distinguishable"
+    assert judges.largest(pairs, 0, 8, NOISE).verdict == "did not hold"
+    assert judges.largest(pairs, 9, 15, None).verdict == "not distinguishable"
+
+
+def test_all_above_needs_every_pair_of_columns():
+    random = np.random.default_rng(9)
+    table = pd.DataFrame(random.normal([60, 70, 90, 90.1], 1, (8, 4)), columns=list("abcd"))
+    assert judges.all_above(table, ["c", "d"], ["a", "b"]).verdict == "held"
+    assert judges.all_above(table, ["a", "d"], ["b"]).verdict == "did not hold"
+    assert judges.all_above(table, ["d"], ["c"]).verdict == "not distinguishable"
+    assert judges.all_above(table[:1], ["d"], ["a"]).verdict == "not distinguishable"
+    assert judges.all_above(table[:0], ["d"], ["a"]).verdict == "pending"
+
+
+def test_nearly_all_allows_for_some():
+    frame = pd.DataFrame({"row": range(5), "test_top1": [5.0, 6.0, 7.0, 8.0, 0.1]})
+    pairs = stats.paired(frame, frame.assign(test_top1=0.0), ["row"])
+    assert judges.nearly_all(pairs, 1, NOISE).verdict == "held"
+    assert judges.nearly_all(pairs, 0, NOISE).verdict == "not distinguishable"
+    below = stats.paired(frame.assign(test_top1=0.0), frame, ["row"])
+    assert judges.nearly_all(below, 1, NOISE).verdict == "did not hold"
+    assert judges.nearly_all(pairs, 1, None).verdict == "not distinguishable"
+
+
+def test_every_part_must_hold():
+    held, failed = judges.positive([1.0, 1.1, 0.9]), judges.positive([-9.0, -9.1, -8.9])
+    open_, missing = judges.positive([1.0, -1.0, 0.2]), judges.pending("No run is recorded.")
+    assert judges.every({"a": held, "b": held}).verdict == "held"
+    assert judges.every({"a": held, "b": open_}).verdict == "not distinguishable"
+    assert judges.every({"a": held, "b": missing}).verdict == "pending"
+    assert judges.every({"a": missing, "b": failed}).verdict == "did not hold"
+    assert judges.every({"a": held, "b": open_}).p == open_.p
+
+
+def test_explains_more_tells_a_large_share_from_a_small_one():
+    grid = calibration.simulate_grid(
+        np.random.default_rng(5), {"learning_rate": 9, "batch_size": 3}
+    )
+    factors = list(calibration.LEVELS)
+    found = judges.explains_more(
+        grid, "test_top1", ["learning_rate"], ["batch_size", "weight_decay"], blocks=factors
+    )
+    assert found.verdict == "held"
+    found = judges.explains_more(
+        grid, "test_top1", ["weight_decay"], ["learning_rate"], blocks=factors
+    )
+    assert found.verdict == "did not hold"
+
+
+def test_explains_more_needs_a_complete_grid_that_varies_in_blocks():
+    grid = calibration.simulate_grid(np.random.default_rng(5), {"learning_rate": 9})
+    arguments = "test_top1", ["learning_rate"], ["batch_size"]
+    few = judges.explains_more(grid, *arguments, blocks=[])
+    assert (few.verdict, few.reason[:14]) == ("not distinguishable", "Too few blocks")
+    grid.loc[3, "test_top1"] = math.nan
+    assert judges.explains_more(grid, *arguments, blocks=["weight_decay"]).verdict == "pending"
+    grid["test_top1"] = 10.0
+    assert judges.explains_more(grid, *arguments, blocks=["weight_decay"]).verdict == "not tested"
+
+
+def test_effect_never_refutes_by_finding_nothing():
+    grid = calibration.simulate_grid(np.random.default_rng(6), {"learning_rate": 9})
+    factors = list(calibration.LEVELS)
+    assert judges.effect(grid, "test_top1", factors, "learning_rate").verdict == "held"
+    idle = judges.effect(grid, "test_top1", factors, "learning_rate:batch_size")
+    assert idle.verdict == "not distinguishable"
+
+
+# ---------------------------------------------------------------------------------------------
+# Calibration
+# ---------------------------------------------------------------------------------------------
+
+DRAWS = 300
+MOST = stats.ALPHA * DRAWS + 3 * math.sqrt(DRAWS * stats.ALPHA * (1 - stats.ALPHA))
+
+
+@pytest.mark.parametrize("name", calibration.NULLS)
+def test_judges_give_at_most_5_percent_false_verdicts_on_null_data(name):
+    held, not_held = calibration.count_verdicts(calibration.NULLS[name], DRAWS, seed=7)
+    assert held + not_held <= MOST
+
+
+def test_judges_give_few_verdicts_on_permuted_labels_of_a_real_grid():
+    random = np.random.default_rng(8)
+    grid = calibration.simulate_grid(random, {"learning_rate": 9, "batch_size": 4})
+    within = ["learning_rate", "batch_size", "weight_decay"]
+    false = 0
+    for _ in range(DRAWS):
+        null = calibration.permute_labels(grid, "augmentation", within, random)
+        sides = [null[null["augmentation"] == side] for side in (0, 1)]
+        false += judges.positive(stats.paired(*sides, within)).verdict in ("held", "did not hold")
+    assert false <= MOST
+
+
+def test_a_judge_that_reads_one_pair_of_networks_as_settings_would_fail_the_calibration():
+    """The rule that was: an accuracy of one network above another's, by the images' noise alone."""
+
+    def naive(random, effect):
+        one, other = random.normal([effect, 0], calibration.NOISE)
+        return judges.positive(Estimate(one - other, 0.3, 1000, 1, "pair of networks"))
+
+    assert sum(calibration.count_verdicts(naive, DRAWS)) > MOST
+
+
+def test_power_rises_with_the_effect():
+    power = calibration.tabulate_power((0.25, 5.0), draws=40)
+    for _, rows in power.groupby("judge"):
+        assert rows["power"].is_monotonic_increasing
+        assert rows["power"].iloc[-1] > 90
+
+
+def test_false_verdicts_are_tabulated_with_their_interval():
+    table = calibration.tabulate_false_verdicts(draws=20)
+    assert table["judge"].tolist() == list(calibration.NULLS)
+    assert (table["low"] <= table["rate"]).all()
+    assert (table["rate"] <= table["high"]).all()
