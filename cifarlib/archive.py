@@ -217,8 +217,10 @@ It then stands in `{_home(results)}/report.html`, beside `report.pdf`.
 | `constraints.txt`, `environment.yml` | the versions it was tested with |
 | `{METADATA}` | this archive described as an RO-Crate |
 
-To train some of the runs again and hold them against their records, with the images at hand:
-`{verification}`. More in `README-project.md`. MIT licence.
+To train some of the runs again and compare them with their records, with the images at hand:
+`{verification}`, after
+`.venv/bin/pip install --constraint constraints.txt --editable '.[train]'`.
+More in `README-project.md`. MIT licence.
 """
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifarlib import STARTED, __version__, paths
+from cifarlib import STARTED, __version__, extras, paths
 from cifarlib.checking import cut, parse_value
 from cifarlib.config import DATASETS, ENGINE, flatten
 from cifarlib.errors import CifarlibError, ConfigError, UnavailableError
@@ -58,6 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except CifarlibError as error:
         print(f"cifarlib: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if not (missing := extras.explain(error)):
+            raise
+        print(f"cifarlib: {missing}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("cifarlib: stopped; the same command goes on from here", file=sys.stderr)

@@ -29,5 +29,9 @@ class UnavailableError(RunError):
     """A run waits for something that this machine lacks, such as pre-trained weights."""
 
 
+class MissingPackageError(CifarlibError):
+    """A command needs a package that is not installed (``extras`` says which extra has it)."""
+
+
 class ReportError(CifarlibError):
     """A notebook failed, or the report could not be assembled."""

@@ -13,12 +13,14 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from cifarlib import paths
+from cifarlib import extras, paths
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 REQUIREMENTS = [
-    Requirement(text)
-    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    requirement
+    for text in [*PROJECT["dependencies"], *(text for texts in EXTRAS.values() for text in texts)]
+    if (requirement := Requirement(text)).name != PROJECT["name"]
 ]
 
 
@@ -52,6 +54,21 @@ def test_every_dependency_is_pinned_within_its_range(requirement, pinned):
 def test_the_pinned_version_is_installed(requirement, pinned):
     installed = Version(importlib.metadata.version(requirement.name))
     assert installed.public == pinned[canonicalize_name(requirement.name)]
+
+
+def test_a_plain_installation_is_without_torch():
+    plain = {Requirement(text).name for text in PROJECT["dependencies"]}
+    assert not plain & extras.EXTRAS.keys()
+
+
+@pytest.mark.parametrize(("package", "extra"), extras.EXTRAS.items())
+def test_a_package_that_is_missing_is_in_the_extra_that_is_named(package, extra):
+    assert package in {Requirement(text).name for text in EXTRAS[extra]}
+
+
+def test_the_extra_for_tests_installs_every_other():
+    (ours,) = (r for text in EXTRAS["test"] if (r := Requirement(text)).name == PROJECT["name"])
+    assert ours.extras == EXTRAS.keys() - {"test"}
 
 
 def test_constraints_are_pins_and_nothing_else():

@@ -286,7 +286,8 @@ def refused(arguments: list[str], folder: Path, capsys) -> str:
 def test_without_ray_there_is_one_sentence(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert refused(["--executor", "ray"], tmp_path, capsys) == (
-        "cifarlib: --executor ray needs Ray, which is not installed: pip install '.[ray]'"
+        "cifarlib: this needs ray, which is not installed: pip install 'cifarlib[ray]', or in a "
+        "checkout `make .venv/.installed`"
     )
 
 

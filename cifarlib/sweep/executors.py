@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
+from cifarlib import extras
 from cifarlib.errors import CifarlibError
 from cifarlib.progress import cores, uses_cuda
 from cifarlib.records import RecordStore, write_atomically
@@ -198,6 +199,7 @@ class LocalExecutor(Executor):
         threads: int | None,
         checkpoint_every: int | None,
     ):
+        extras.require("torch", "torchvision")  # once, before every worker process fails for it
         super().__init__(store)
         many, each = default_workers(device, threads)
         self.workers, self.threads = workers or many, threads or each

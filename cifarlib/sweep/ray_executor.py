@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cifarlib import __version__, data
+from cifarlib import __version__, data, extras
 from cifarlib.card_share import share
 from cifarlib.config import ENGINE, RunConfig
 from cifarlib.errors import RunError
@@ -352,12 +352,9 @@ def connect(address: str | None) -> tuple[ModuleType, bool]:
     """
     for name, value in QUICK.items():
         os.environ.setdefault(name, value)
-    try:
-        import ray
-    except ImportError as error:
-        raise RunError(
-            "--executor ray needs Ray, which is not installed: pip install '.[ray]'"
-        ) from error
+    extras.require("ray")
+    import ray
+
     if ray.is_initialized():
         return ray, False
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
