@@ -1,39 +1,61 @@
-# make report     the environment, every missing run of a scale, and its report
-# make test       the environment and the tests
-# make bench      how fast it is on this machine, beside a paper-style loop (half an hour, quiet)
-# make faults     kill, fill and spoil what runs stand on, again and again (long, on quiet cores)
-# make lab        JupyterLab on the notebooks
-# make lint       style
+# make report      the report of scale lite from the records in the repository: no training, no data set, no torch
+# make test        the tests
 #
-# SCALE=smoke|lite|full   how much of the study (default smoke)
-# DATA=cifar10            other data than the scale's: smoke runs on a generated stand-in set
-# DEVICE=auto|cpu|cuda    where to train
-# FAULTS=N                how many kills of each kind in make faults (default 50)
-# OUT=DIR                 the build folder (default build/SCALE)
+# make smoke       check the machinery: train every condition on a small generated data set, then report
+# make sweep       train the missing runs of a scale, with CIFAR-10 in data/; Ctrl-C stops, the same command continues
+# make reproduce RUN=stage1-daa1/13
+#                  retrain one recorded run on CIFAR-10 and compare it with its record
+# make status      what is recorded, and the estimated remaining time
+# make lab         JupyterLab on the notebooks
+# make bench       measure training speed on this machine, beside a loop like the paper's (half an hour)
+# make faults      kill processes, fill disks and damage files, again and again (long)
+# make lint        style, types and import rules; make format mends the style
+#
+# SCALE=smoke|lite|full   how much of the study (default: lite)
+# DATA=cifar10            another data set than the scale's
+# DEVICE=auto|cpu|cuda    where to train (default: auto)
+# OUT=DIR                 the build folder (default: build/SCALE)
+# FAULTS=N                kills of each kind in make faults (default: 50)
+# PYTHON=python3.12       the Python to make the environment with
 
-SCALE  ?= smoke
+SCALE  ?= lite
 DATA   ?=
 DEVICE ?= auto
 OUT    ?=
 FAULTS ?= 50
+RUN    ?=
 PYTHON ?= python3
 
 STUDY := --scale $(SCALE) $(if $(DATA),--set data.name=$(DATA)) $(if $(OUT),--out '$(OUT)')
 BIN   := .venv/bin
 
-.PHONY: report sweep status test bench faults lint format lab constraints clean
+ifneq ($(filter reproduce,$(MAKECMDGOALS)),)
+  $(if $(RUN),,$(error name a recorded run: make reproduce RUN=stage1-daa1/13))
+endif
 
-report: sweep
+.PHONY: report test smoke sweep reproduce status lab bench faults lint format constraints clean
+
+report: .venv/.report
 	$(BIN)/cifarlib report $(STUDY)
+
+test: .venv/.installed
+	$(BIN)/pytest -n auto --dist loadgroup
+
+smoke: .venv/.installed
+	$(BIN)/cifarlib sweep --scale smoke --device $(DEVICE)
+	$(BIN)/cifarlib report --scale smoke
 
 sweep: .venv/.installed
 	$(BIN)/cifarlib sweep $(STUDY) --device $(DEVICE)
 
-status: .venv/.installed
+reproduce: .venv/.installed
+	$(BIN)/cifarlib verify $(STUDY) --run '$(RUN)' --device $(DEVICE)
+
+status: .venv/.report
 	$(BIN)/cifarlib status $(STUDY)
 
-test: .venv/.installed
-	$(BIN)/pytest -n auto --dist loadgroup
+lab: .venv/.installed
+	$(BIN)/jupyter lab notebooks
 
 bench: .venv/.installed
 	$(BIN)/cifarlib bench --device $(DEVICE)
@@ -54,16 +76,23 @@ format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lab: .venv/.installed
-	$(BIN)/jupyter lab notebooks
+# One environment, two sizes: .report reads and renders, .installed also trains and tests.
+.venv/.report: pyproject.toml constraints.txt
+	@echo 'Making the environment for the report in .venv: about 1 GB, a minute or two'
+	$(call install,.,--no-compile)
+	@touch $@
 
 .venv/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-	  "Python 3.11 or newer is needed, this is %s; name one: make PYTHON=python3.12" % sys.version.split()[0])'
-	@echo 'Making the environment in .venv: about 6 GB, a few minutes'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	@touch $@
+	@echo 'Making the whole environment in .venv: about 7 GB, some minutes'
+	$(call install,.[test])
+	@touch .venv/.report $@
+
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+  "Python 3.11 or newer is needed, this is %s; name one: make PYTHON=python3.12" % sys.version.split()[0])'
+$(PYTHON) -m venv .venv
+$(BIN)/python -m pip install --quiet $(2) --constraint constraints.txt --editable '$(1)'
+endef
 
 # Pin what is newest within pyproject.toml's ranges, in an environment of its own.
 constraints:

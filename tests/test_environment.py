@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import subprocess
 import sys
 import tomllib
 
@@ -104,10 +105,42 @@ def test_the_readme_is_short_and_names_the_commands():
     assert "make test" in text
 
 
-def test_the_makefile_has_what_is_promised():
+# ---------------------------------------------------------------------------------------------
+# The Makefile
+# ---------------------------------------------------------------------------------------------
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """What make would do in a fresh checkout; nothing is run."""
+    command = ["make", "--dry-run", "--always-make", *arguments]
+    return subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("target", ["report", "test", "smoke", "sweep", "status", "lab", "bench"])
+def test_the_makefile_names_its_target_at_the_top(target):
+    assert make(target).returncode == 0
     text = (paths.ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", text, re.MULTILINE))
-    assert {"report", "sweep", "status", "test", "lint", "lab"} <= targets
+    assert f"\n# make {target} " in f"\n{text}"
+
+
+def test_make_report_renders_scale_lite_without_training():
+    planned = make("report").stdout
+    assert "cifarlib report --scale lite" in planned
+    assert not re.search(r"cifarlib (sweep|run|verify)|\[test\]", planned)
+
+
+def test_make_smoke_trains_and_reports_at_scale_smoke():
+    planned = make("smoke").stdout
+    assert planned.index("cifarlib sweep --scale smoke") < planned.index("cifarlib report --scale")
+    assert "--editable '.[test]'" in planned
+
+
+def test_make_reproduce_verifies_the_run_that_is_named():
+    planned = make("reproduce", "RUN=stage1-daa1/13").stdout
+    assert re.search(r"cifarlib verify --scale lite +--run 'stage1-daa1/13'", planned)
+    refused = make("reproduce")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "name a recorded run" in refused.stderr
 
 
 def test_continuous_integration_lints_and_tests():
