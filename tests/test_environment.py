@@ -148,3 +148,38 @@ def test_continuous_integration_lints_and_tests():
     assert os.access(script, os.X_OK)
     lines = script.read_text(encoding="utf-8").splitlines()
     assert {"make lint", "make test"} <= set(lines)
+
+
+WORKFLOWS = sorted((paths.ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.fixture(params=WORKFLOWS, ids=lambda path: path.stem)
+def workflow(request) -> dict:
+    return yaml.safe_load(request.param.read_text(encoding="utf-8"))
+
+
+def steps_of(workflow: dict) -> list[dict]:
+    return [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+
+def test_workflows_pin_actions_by_major_version_and_use_no_secret(workflow):
+    used = [step["uses"] for step in steps_of(workflow) if "uses" in step]
+    assert used
+    assert [name for name in used if not re.fullmatch(r"actions/[a-z-]+@v\d+", name)] == []
+    assert "secrets." not in str(workflow)
+
+
+def test_a_workflow_runs_continuous_integration():
+    assert ".ci/run" in {step.get("run") for step in steps_of(read_workflow("check"))}
+
+
+def test_the_page_is_compared_before_it_is_published():
+    steps = steps_of(read_workflow("pages"))
+    order = [step.get("run", step.get("uses", "")) for step in steps]
+    compared = next(i for i, text in enumerate(order) if "git diff --exit-code" in text)
+    assert order.index("make report") < compared
+    assert compared < next(i for i, text in enumerate(order) if "upload-pages" in text)
+
+
+def read_workflow(name: str) -> dict:
+    return yaml.safe_load((paths.ROOT / ".github/workflows" / f"{name}.yml").read_text("utf-8"))
