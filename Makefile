@@ -71,6 +71,7 @@ faults: .venv/.installed
 lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .

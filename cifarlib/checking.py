@@ -2,14 +2,16 @@
 
 import difflib
 import errno
+import io
 import json
 import os
 import re
 import stat
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pydantic
 import yaml
@@ -36,7 +38,7 @@ class Strict(BaseModel):
 # ---------------------------------------------------------------------------------------------
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> io.BufferedReader:
     """A file to be read; ``OSError`` for a pipe or a device, whose reader might wait forever."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(handle).st_mode
@@ -63,7 +65,7 @@ def named_folder(variable: str) -> Path | None:
     try:
         return Path(text).expanduser() if text else None
     except RuntimeError as error:
-        raise ConfigError(f"{variable}={cut(text)} names no folder: {error}") from error
+        raise ConfigError(f"{variable}={cut(text or '')} names no folder: {error}") from error
 
 
 def parse_json(raw: str | bytes) -> Any:
@@ -151,8 +153,8 @@ def parse_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        several = error.problem_mark and "\n" in text
-        line = f", line {error.problem_mark.line + 1}" if several else ""
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark and "\n" in text else ""
         raise ConfigError(f"{source}{line}: {error.problem or 'not valid YAML'}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         reason = " ".join(str(error).split())  # PyYAML takes several lines
@@ -226,7 +228,7 @@ def validate(model: type[Model], content: Any, source: str) -> Model:
         raise ConfigError(_sentence(model, faults[0], source)) from error
 
 
-def _sentence(model: type[Strict], fault: dict[str, Any], source: str) -> str:
+def _sentence(model: type[Strict], fault: Mapping[str, Any], source: str) -> str:
     location = [str(part) for part in fault["loc"]]
     place = cut(".".join(location)) or "the whole"
     given = fault["input"]

@@ -510,7 +510,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cifarlib {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add(name: str, call, help: str, example: str) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    def add(name: str, call, help: str, example: str) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name,
             help=help,

@@ -62,7 +62,7 @@ def _build_plain(
         weights = [p for p in parameters if p.ndim > 1]
         others = [p for p in parameters if p.ndim <= 1]
         groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
-    shared = {
+    shared: dict[str, Any] = {
         "lr": config.learning_rate,
         "weight_decay": config.weight_decay,
         "fused": config.precision == "bf16",

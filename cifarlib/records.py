@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pydantic
@@ -46,8 +46,8 @@ from cifarlib.study import (
 if typing.TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
-SPLITS = ("train", "validation", "test")
+FORMAT: Final = 1
+SPLITS: Final = ("train", "validation", "test")
 AGREEING = 3  # the engine from which on counts, matrices and predictions follow one ranking
 SplitName = Literal["train", "validation", "test"]
 

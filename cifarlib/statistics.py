@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from cifarlib.records import DataRecord, RunRecord
+from cifarlib.records import DataRecord, RunRecord, SplitName
 
 LEVEL = 0.95  # of confidence
 ALPHA = 0.05  # of error, after correction where there are several tests
@@ -173,8 +173,9 @@ def gap_test(first: RunRecord, second: RunRecord) -> float:
     from scipy import stats
 
     gap, variance = 0.0, 0.0
+    sides: tuple[tuple[SplitName, int], ...] = (("train", 1), ("test", -1))
     for record, sign in ((first, 1), (second, -1)):
-        for split, direction in (("train", 1), ("test", -1)):
+        for split, direction in sides:
             share = (record.accuracy(split) or 0.0) / 100
             gap += sign * direction * share
             variance += share * (1 - share) / record.result.history.split(split).images

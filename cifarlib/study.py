@@ -380,6 +380,7 @@ def _stage_points(
     if stage.cumulated:
         items = list(itertools.accumulate(items, operator.or_))
     points = [item | point for item in items for point in points]
+    found: list[tuple[int, dict[str, Any], dict[str, Any]]]
     if stage.from_ is None:
         found = [
             (number, study.defaults | stage.fixed | point, {})
@@ -402,11 +403,11 @@ def _stage_points(
 
 def _bases(
     study: Study, name: str, reference: Reference, paper: "_Paper", visited: tuple[str, ...]
-) -> dict[int, dict[str, Any]]:
+) -> dict[int | None, dict[str, Any]]:
     """Number → settings of the runs of the stage that another one is taken from."""
     source = _source(study, name, visited)
     where = f"stage {name} is taken from"
-    bases = {}
+    bases: dict[int | None, dict[str, Any]] = {}
     if source in paper.stages:
         bases = {point.run: study.defaults | point.settings for point in paper.points(source)}
     bases |= {

@@ -104,13 +104,15 @@ def computed_statistics(dataset: str, resize: ResizeConfig | None) -> Constants:
     """True channel statistics of a data set's training images, as a run without augmentation
     sees them."""
     images = data.load(dataset)[0].images
-    if resize is None:
-        mean, std = data.channel_statistics(images)
-    else:
-        mean, std = augment.resized_statistics(
+    statistics = (
+        data.channel_statistics(images)
+        if resize is None
+        else augment.resized_statistics(
             torch.from_numpy(images), resize.size, resize.crop, resize.method
         )
-    return tuple(map(float, mean)), tuple(map(float, std))  # type: ignore[return-value]
+    )
+    mean, std = (tuple(map(float, values)) for values in statistics)
+    return mean, std  # type: ignore[return-value]  # three channels each
 
 
 # ---------------------------------------------------------------------------------------------
@@ -397,7 +399,8 @@ class Run:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            if self.average and ((epoch - 1) * steps + step + 1) % self.config.average.every == 0:
+            every = self.config.average.every if self.config.average else 0
+            if self.average and ((epoch - 1) * steps + step + 1) % every == 0:
                 self.average.update_parameters(self.model)
             total += loss.detach()
             if on_batch:
