@@ -1,4 +1,4 @@
-"""Who may know whom: the walls between modules, quiet imports, and cells that fit on a screen."""
+"""Quiet imports, and cells that fit on a screen. Import rules are in pyproject.toml."""
 
 import ast
 import json
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,101 +21,17 @@ MODULES = {  # by what stands behind "cifarlib."; a folder by its own name
 }
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 
-# Every module on the way from records to the page; some may not be there.
-WITHOUT_TORCH = [
-    name
-    for name in (
-        *("config", "checking", "study", "paths", "errors", "provenance", "records"),
-        *("progress", "card_share", "published"),
-        *("statistics", "contrasts", "effects", "claims", "ledger"),
-        *(f"ledger.{name}" for name in ("accuracy", "behaviour", "settings")),
-        *("tables", "figures", "curves", "diagram", "display", "costs"),
-        *("formatting", "runs", "runs.captions", "runs.frames", "runs.views"),
-        *(
-            "analysis",
-            "analysis.calibration",
-            "analysis.compare",
-            "analysis.judges",
-            "analysis.statistics",
-        ),
-        *("paper", "paper.statements", "paper.tables"),
-        *(
-            f"report.{name}"
-            for name in ("assembly", "plots", "show", "style", "tables", "verdicts")
-        ),
-        *("mixture", "further", "difference", "archive", "energy", "shift", "report", "audit"),
-        *(f"audit.{name}" for name in ("case", "evidence", "leads", "listings", "tables")),
-        *(f"beyond.{name}" for name in ("dropout", "noise", "protocol", "recipe", "schedules")),
-        *(f"beyond.{name}" for name in ("calibration", "generalisation", "replay", "search")),
-        *(f"explore.{name}" for name in ("collection", "forms", "panels", "sketches")),
-        *(f"pages.{name}" for name in ("exporters", "front", "page", "paper")),
-        *("pages.run_folds", "pages.seal", "pages.typesetting"),
+
+def torch_free_modules() -> list[str]:
+    """What pyproject.toml's contract for import-linter says never imports torch."""
+    project = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = (
+        contract
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "forbidden" and "torch" in contract["forbidden_modules"]
     )
-    if name in MODULES
-]
-
-
-# ---------------------------------------------------------------------------------------------
-# Imports, as they are written
-# ---------------------------------------------------------------------------------------------
-
-
-def written_imports(path: Path) -> set[str]:
-    """What a file imports when it is run: ``cifarlib.<module>``, and other packages' names.
-
-    Imports inside functions count, those for type checkers do not.
-    """
-    found = set()
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            return
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}: relative import"
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner.removeprefix("cifarlib.") in MODULES else node.module)
-        for child in ast.iter_child_nodes(node):
-            visit(child)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")))
-    return {n if n.startswith("cifarlib.") else n.partition(".")[0] for n in found} - {"cifarlib"}
-
-
-def reach(start: str) -> set[str]:
-    """Everything that a module of ours imports, directly or through our other modules."""
-    seen: set[str] = set()
-    waiting = [f"cifarlib.{start}"]
-    while waiting:
-        name = waiting.pop()
-        if name.startswith("cifarlib."):
-            module = name.removeprefix("cifarlib.")
-            new = written_imports(MODULES[module]) - seen
-            seen |= new
-            waiting += new
-    return seen
-
-
-def test_the_walker_sees_what_is_there():
-    assert {"cifarlib.data", "cifarlib.config", "torch", "numpy"} <= reach("training")
-    assert "torch" in reach("sweep")
-
-
-@pytest.mark.parametrize(("one", "other"), [("data", "models"), ("models", "data")])
-def test_data_and_models_do_not_know_each_other(one, other):
-    assert f"cifarlib.{other}" not in reach(one)
-
-
-@pytest.mark.parametrize("module", WITHOUT_TORCH)
-def test_what_shows_records_never_imports_torch(module):
-    assert not reach(module) & {"torch", "torchvision"}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_no_module_imports_itself_in_a_circle(module):
-    assert f"cifarlib.{module}" not in reach(module)
+    named = [name.removeprefix("cifarlib.") for name in contract["source_modules"]]
+    return [name for name in MODULES if any(f"{name}.".startswith(f"{top}.") for top in named)]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -144,8 +61,9 @@ print(*{name.partition(".")[0] for name in sys.modules})
 
 
 def test_torch_stays_out_when_the_report_is_made():
-    loaded = run_python(LOADED, *(f"cifarlib.{name}" for name in WITHOUT_TORCH)).split()
-    assert "cifarlib" in loaded
+    names = torch_free_modules()
+    assert {"records", "report.show", "pages.page"} <= set(names)
+    loaded = run_python(LOADED, *(f"cifarlib.{name}" for name in names)).split()
     assert not {"torch", "torchvision"} & set(loaded)
 
 
