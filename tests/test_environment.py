@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from cifarlib import extras, paths
+from cifarlib import cli, extras, paths
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -100,9 +100,24 @@ def test_this_python_is_one_that_the_project_is_for():
 
 def test_the_readme_is_short_and_names_the_commands():
     text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 120
-    assert "make report" in text
-    assert "make test" in text
+    assert len(text.splitlines()) <= 150
+    first = re.search(r"\]\(([^)]+)\)", text)
+    assert first[1] == "build/lite/report.html"
+    assert text.index("make report") < text.index("make test") < text.index("cifarlib sweep")
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CLUSTERS.md"])
+def test_documents_name_commands_and_targets_that_exist(name):
+    text = (paths.ROOT / name).read_text(encoding="utf-8")
+    commands = set(re.findall(r"(?:^|`)cifarlib ([a-z]+)", text, re.MULTILINE))
+    targets = set(re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE))
+    assert commands | targets
+    known = cli._parser().format_help()
+    assert [command for command in commands if f"    {command}" not in known] == []
+    made = set(
+        re.findall(r"^([a-z]+):", (paths.ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    )
+    assert targets <= made
 
 
 # ---------------------------------------------------------------------------------------------
