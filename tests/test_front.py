@@ -9,7 +9,7 @@ from conftest import make_record
 from nbformat.v4 import new_code_cell as code
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
-from cifarlib import notebooks, published
+from cifarlib import notebooks, provenance, published
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
 from cifarlib.report import assembly as report
@@ -106,6 +106,12 @@ def test_the_facts_are_the_scales_and_the_records(begun):
     assert facts["Training images"] == "200 of 9,000"
     assert facts["Epochs"] == "4–8 (paper: 30–200)"
     assert facts["Machine time"] == "15 s on a processor"
+
+
+def test_the_page_comes_out_the_same_from_another_commit(begun, monkeypatch):
+    before = front.describe(begun, "")["provenance"]
+    monkeypatch.setattr(provenance, "commit", lambda *_: ("f" * 40, True))
+    assert front.describe(begun, "")["provenance"] == before
 
 
 def test_conditions_of_ones_own_are_counted_apart(begun):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from cifarlib import further, mixture, provenance, published
+from cifarlib import __version__, further, mixture, provenance, published
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE
 from cifarlib.pages import run_folds
 from cifarlib.progress import duration, status
@@ -352,10 +352,10 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
         return ", ".join(sorted({r.provenance.versions.get(package, "–") for r in records}))
 
     packages = list(dict.fromkeys(name for r in records for name in r.provenance.versions))
-    commit, dirty = provenance.commit(provenance.REPORT)
     described = "described in the records" if results.data else "not yet described in the records"
     return [
-        ("Code of this page", [provenance.name_commit(commit, dirty)]),
+        # No commit: the page stands in one with its records, and must come out of it again.
+        ("Code of this page", [f"cifarlib {__version__}"]),
         (
             "Code of the runs",
             distinct(lambda r: provenance.name_commit(r.provenance.commit, r.provenance.dirty)),
