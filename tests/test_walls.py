@@ -37,13 +37,12 @@ WITHOUT_TORCH = [
             "analysis.judges",
             "analysis.statistics",
         ),
-        *("paper", "paper.statements", "paper.tables"),
+        *("paper", "paper.facts", "paper.statements", "paper.tables"),
         *(
             f"report.{name}"
             for name in ("assembly", "plots", "show", "style", "tables", "verdicts")
         ),
-        *("mixture", "further", "difference", "archive", "energy", "shift", "report", "audit"),
-        *(f"audit.{name}" for name in ("case", "evidence", "leads", "listings", "tables")),
+        *("mixture", "further", "difference", "archive", "energy", "shift", "report"),
         *(f"beyond.{name}" for name in ("dropout", "noise", "protocol", "recipe", "schedules")),
         *(f"beyond.{name}" for name in ("calibration", "generalisation", "replay", "search")),
         *(f"explore.{name}" for name in ("collection", "forms", "panels", "sketches")),
