@@ -1,6 +1,7 @@
 """Numbers as text: a true minus, as many decimals as asked for, and no sign before a zero."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 Formatter = Callable[[float], str]
 
@@ -40,3 +41,9 @@ def say_range(low: float, high: float, form: Formatter) -> str:
 def say_count(number: int, noun: str) -> str:
     """“1 run”, “12 runs”."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def say_list(values: Iterable[Any]) -> str:
+    """“1, 2 and 3”."""
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last

@@ -32,7 +32,7 @@ def make_finding(verdict, *, text="Rate <b>decides</b>", provisional=True, ancho
     )
 
 
-def make_leads(*verdicts):
+def make_doubts(*verdicts):
     return [SimpleNamespace(verdict=verdict) for verdict in verdicts]
 
 
@@ -93,8 +93,8 @@ def test_claims_that_are_not_judged_are_not_counted(begun):
 
 
 def test_the_audit_is_summed_up(begun):
-    leads = make_leads("confirmed", "refuted", "confirmed", "undecidable")
-    told = front.describe(begun, "", [], leads)
+    doubts = make_doubts("confirmed", "refuted", "confirmed", "undecidable")
+    told = front.describe(begun, "", [], doubts)
     assert told["audit"] == "4 doubts examined: 2 confirmed, 1 refuted, 1 undecidable"
     assert front.describe(begun, "")["audit"] == ""
 
@@ -129,7 +129,7 @@ def test_the_papers_best_is_its_table(begun):
 
 def test_claims_link_to_what_the_page_has_and_markup_stays_text(begun):
     findings = [make_finding("held"), make_finding("failed", anchor="table-nowhere")]
-    told = front.describe(begun, "", findings, make_leads("confirmed"))
+    told = front.describe(begun, "", findings, make_doubts("confirmed"))
     page = show(told, '<figure class="table" id="table-IV"></figure>')
     assert not page.find("b")
     held, failed = page.select_one(".held li"), page.select_one(".failed li")

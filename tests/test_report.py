@@ -13,7 +13,7 @@ import pytest
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cifarlib import audit, claims, display, notebooks, paths, report
+from cifarlib import claims, display, notebooks, paths, report
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.pages import front
 from cifarlib.records import (
@@ -301,7 +301,7 @@ def test_the_same_records_give_the_same_page(rendered, html):
     executed = sorted((rendered.parent / "notebooks").glob("*.ipynb"))
     results = open_results("smoke", ["seeds=[1]"], rendered.parent)
     options = report.name_records("smoke", ["seeds=[1]"], rendered.parent)
-    told = front.describe(results, options, claims.judge(results), audit.examine(results))
+    told = front.describe(results, options, claims.judge(results))
     again = report.assemble(executed, rendered.parent / "again.html", told)
     seals = re.compile(r"\n<!-- (beside: )?sha256 .* -->")
     assert seals.sub("", again.read_text(encoding="utf-8")) == seals.sub("", html)

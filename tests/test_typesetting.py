@@ -18,6 +18,7 @@ from cifarlib.errors import ReportError
 from cifarlib.pages import front, paper, typesetting
 from cifarlib.records import RecordStore, open_results
 from cifarlib.report import assembly as report
+from cifarlib.report import show
 
 PLAIN = {"title": "A title", "timestamp": 0, "partial": False}
 SENTENCE = "Every run above 70 % has the larger learning rate, and no smaller one comes near it."
@@ -263,6 +264,16 @@ def test_a_row_leads_to_its_run(results, whole):
     assert with_runs == without + 1
 
 
+def test_a_cell_of_links_leads_to_its_place_where_the_report_has_it():
+    frame = pd.DataFrame(
+        {"No.": [show.Links((("1", "doubt-depth"),)), show.Links((("2", "doubt-no"),))]}
+    )
+    table = shown(display.show_table(frame, "A1", "T"))
+    doubt = shown(show.doubt("depth", True, "Nine."))
+    assert len(links(read(set_pdf("# One", table, doubt)))) == 1
+    assert len(links(read(set_pdf("# One", table)))) == 0
+
+
 # ---------------------------------------------------------------------------------------------
 # The whole report
 # ---------------------------------------------------------------------------------------------
@@ -366,14 +377,15 @@ def test_what_cannot_be_set_is_named_in_one_sentence(cell, words):
 
 
 def test_an_older_report_stays_where_the_pdf_cannot_be_made(tmp_path, monkeypatch):
-    notebook = executed(tmp_path / "01_a.ipynb")  # with a reference that dangles
+    executed(tmp_path / "01_a.ipynb")  # with a reference that dangles
     build = tmp_path / "build"
-    build.mkdir()
+    (build / "notebooks").mkdir(parents=True)
+    executed(build / "notebooks" / "01_a.ipynb")
     for suffix in ("html", "pdf"):
         (build / f"report.{suffix}").write_text("old")
     monkeypatch.setattr("cifarlib.paths.NOTEBOOKS", tmp_path)
     monkeypatch.setattr(report, "check_parameters", lambda *_: None)
-    monkeypatch.setattr(report, "execute_all", lambda *_: [notebook])
+    monkeypatch.setattr(report, "execute_all", lambda *_: None)
     with pytest.raises(ReportError, match=r"01_a\.ipynb.*#table-IX"):
         report.render("smoke", build=build)
     assert [(build / f"report.{suffix}").read_text() for suffix in ("html", "pdf")] == ["old"] * 2

@@ -24,14 +24,14 @@ def describe(
     results: Results,
     options: str,
     findings: Sequence[Any] = (),
-    examined: Sequence[Any] = (),
+    doubts: Sequence[Any] = (),
     parts: Sequence[str] = (),
     others: Mapping[str, Results] | None = None,
 ) -> dict[str, Any]:
     """What the title page and the section on provenance say of a build folder's records.
 
     ``options`` are the command line options that name the records, ``findings`` what
-    ``claims.judge`` and ``examined`` what ``audit.examine`` give; ``parts`` are the chapters of
+    ``claims.judge`` gives, ``doubts`` the shown ones' verdicts; ``parts`` are the chapters of
     a partial report, none of the whole one. ``others`` are further studies whose runs are listed,
     too (see ``further``).
     """
@@ -57,7 +57,7 @@ def describe(
         "facts": _facts(results),
         "verdicts": _sum_up(findings),
         "pending": _count_pending(findings),
-        "audit": _sum_up_audit(examined),
+        "audit": _sum_up_doubts(doubts),
         "beyond": _sum_up_beyond((others or {}).get("beyond")),
         "faults": everything.faults,
         "mixed": [found.sentence for found in mixture.find_mixtures(everything)],
@@ -189,12 +189,12 @@ def _count_pending(findings: Sequence[Any]) -> str:
     return " ".join(parts)
 
 
-def _sum_up_audit(examined: Sequence[Any]) -> str:
-    """How many leads into the paper itself were confirmed, refuted, and so on, in one sentence."""
-    count = Counter(lead.verdict for lead in examined)
+def _sum_up_doubts(doubts: Sequence[Any]) -> str:
+    """How many doubts about the paper were confirmed, refuted, and so on, in one sentence."""
+    count = Counter(doubt.verdict for doubt in doubts)
     order = [v for v in ("confirmed", "refuted", "undecidable", "pending") if count[v]]
     told = ", ".join(f"{count[verdict]} {verdict}" for verdict in order)
-    return f"{len(examined)} doubts examined: {told}" if examined else ""
+    return f"{len(doubts)} doubts examined: {told}" if doubts else ""
 
 
 def _css_text(text: str) -> str:

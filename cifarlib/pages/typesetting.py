@@ -289,6 +289,12 @@ def _check_links(pieces: Sequence[Piece], front: dict[str, Any]) -> None:
             known.add(piece.content["id"])
         known |= {one or other for one, other in LABEL.findall(piece.markup)}
     for piece in pieces:
+        if piece.kind == "table":
+            piece.content["targets"] = [
+                [row, column, places[0][1]]
+                for row, column, places in piece.content["links"]
+                if len(places) == 1 and places[0][1] in known
+            ]
 
         def check(link: re.Match[str], place: str = piece.place) -> str:
             target = link[1] or link[2]

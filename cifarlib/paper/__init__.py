@@ -1,4 +1,4 @@
-"""The 2023 study as data: its printed tables and constants, its claims, and doubts about it."""
+"""The 2023 study as data: printed tables and constants, listings, claims, and doubts about it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -7,16 +7,22 @@ from cifarlib.paper.tables import read_normalization, table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cifarlib.paper.facts import Fact
     from cifarlib.paper.statements import Statement
 
     claims: Mapping[str, Statement]
     doubts: Mapping[str, Statement]
+    listings: Mapping[str, Fact]
 
-__all__ = ["claims", "doubts", "read_normalization", "table"]
+__all__ = ["claims", "doubts", "listings", "read_normalization", "table"]
 
 
 def __getattr__(name: str) -> Any:
-    """``claims`` and ``doubts`` by id, read on first use."""
+    """``claims`` and ``doubts`` by id, ``listings`` by a short name, read on first use."""
+    if name == "listings":
+        from cifarlib.paper.facts import read_listings
+
+        return read_listings()
     if name not in ("claims", "doubts"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from cifarlib.paper.statements import read_statements

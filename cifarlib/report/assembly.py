@@ -84,9 +84,9 @@ def render(
         tell(f"executing {len(chosen)} notebooks over {len(results.records)} recorded runs")
         executed = _execute(chosen, folder / f"notebooks{suffix}", given, tell)
         tell("setting the page and the PDF")
-        findings, examined = _judge(results)
+        findings, doubts = _judge(results, executed)
         others = further.narrow(others, results, _shown_runs(executed))
-        front = describe(results, options, findings, examined, parts, others)
+        front = describe(results, options, findings, doubts, parts, others)
         paper = describe_paper(further.join(results, others), front, TITLE)
         pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
         html = make_page(_merge(executed), front, partial=bool(parts))
@@ -150,11 +150,13 @@ def _shown_runs(executed: Sequence[Path]) -> set[str]:
     return {run for path in executed for run in re.findall(r"#run-(\w+)", path.read_text("utf-8"))}
 
 
-def _judge(results: Results) -> tuple[Sequence[Any], Sequence[Any]]:
-    """What the ledger of claims and the audit say, for the title page."""
-    from cifarlib import audit, claims  # here, for statistics take a second to import
+def _judge(results: Results, executed: Sequence[Path]) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Claims as judged, and the doubts that executed notebooks show, for the title page."""
+    from cifarlib import claims  # here, for statistics take a second to import
+    from cifarlib.report.verdicts import read_verdicts
 
-    return claims.judge(results), audit.examine(results)
+    shown = read_verdicts(executed)
+    return claims.judge(results), list(shown[shown["kind"] == "doubt"].itertuples())
 
 
 def choose_chapters(notebooks: Sequence[Path], only: Sequence[str]) -> list[Path]:
