@@ -222,6 +222,7 @@ def make_network_record() -> NetworkRecord:
 
 # Seeds, and what happens to such a run.
 GOOD, RAISES, DIES, DIES_ONCE, STARVES_ONCE, LACKS_DATA, HANGS, SEES_ANOTHER_DIE = range(8)
+HEARD = "heard"  # a file that is there once the sweep was told of a run's end
 MEETS_ANOTHER = 8  # and every seed up to 39; the study's own, 42 and on, are good
 
 
@@ -246,7 +247,7 @@ def serve_made_up(connection, folder, device, threads, checkpoint_every, deadlin
             threading.Event().wait()
         if config.seed == SEES_ANOTHER_DIE:
             other = int(wait_for(lambda: others(log), "company").pop())
-            wait_for(lambda: len(list(store.state.glob("*.lock"))) == 1, "the other's end of work")
+            wait_for((store.folder / HEARD).exists, "news of the other's end of work")
             os.kill(other, signal.SIGKILL)
             wait_for(lambda: not psutil.pid_exists(other), "notice of a death")
         if MEETS_ANOTHER <= config.seed < 40:

@@ -27,6 +27,7 @@ from conftest import (
     DIES_ONCE,
     GOOD,
     HANGS,
+    HEARD,
     LACKS_DATA,
     MEETS_ANOTHER,
     RAISES,
@@ -663,7 +664,13 @@ def test_want_of_memory_is_told_from_a_fault(tmp_path, monkeypatch, conditions, 
 
 def test_an_idle_worker_that_is_killed_is_no_loss(made_up, tmp_path):
     store = tiny_store(tmp_path)
-    outcome, _ = run_sweep(with_seeds(GOOD, SEES_ANOTHER_DIE), store, workers=2)
+
+    def note(message):
+        """Tell the other worker that the sweep knows of the first one's end of work."""
+        if message.kind == "done":
+            (store.folder / HEARD).touch()
+
+    outcome, _ = run_sweep(with_seeds(GOOD, SEES_ANOTHER_DIE), store, workers=2, watch=note)
     assert outcome == executors.Outcome(done=2)
     assert len(store.run_ids()) == 2
 

@@ -1,9 +1,7 @@
 """Training: equal to a plain PyTorch loop, equal when resumed, and every switch does its part."""
 
 import io
-import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ import torch
 from torch import nn
 from torchvision import transforms
 
-from cifarlib import checking, config, data, metrics, training
+from cifarlib import checking, data, metrics, training
 from cifarlib.config import RunConfig
 from cifarlib.errors import DataError, RunError
 from cifarlib.models import build_model
@@ -21,7 +19,6 @@ from cifarlib.training import ImageSet, Inputs, fit
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
-TRAJECTORIES = Path(__file__).with_name("trajectories.json")
 
 
 def make_inputs(train=96, validation=40, test=50):
@@ -43,16 +40,12 @@ def inputs():
     return make_inputs()
 
 
-def short_run() -> RunConfig:
+@pytest.fixture(scope="module")
+def base() -> RunConfig:
     """Run 30 of the base search (AdamW, 0.001, 0.0001), shortened, in fp32."""
     scale = load_scale("smoke", ["precision=fp32", "epochs.30=3", "seeds=[1]"])
     condition = expand(load_study(), scale, "stage1-base")[29]
     return condition.config.model_copy(update={"batch_size": 32})
-
-
-@pytest.fixture(scope="module")
-def base() -> RunConfig:
-    return short_run()
 
 
 def change(run: RunConfig, **changes) -> RunConfig:
@@ -637,47 +630,3 @@ def test_a_lost_epoch_loses_to_a_finite_one_of_lower_accuracy(inputs, base, monk
 def test_processor_time_is_counted(inputs, base):
     timing = fit(base, inputs, CPU).timing
     assert 0 < timing.cpu_s <= 1.5 * (timing.train_s + timing.evaluation_s) + 1
-
-
-# -- the engine -------------------------------------------------------------------------------
-
-
-def trajectory_inputs():
-    return make_inputs(train=32, validation=20, test=20)
-
-
-def trajectories(base, inputs):
-    """Training losses of short runs that together use all the arithmetic of training."""
-    variants = {
-        "adamw": {},
-        "adam": {"optimizer": {**base.optimizer.model_dump(), "name": "adam"}},
-        "sgd, daa2": {"optimizer": SGD, "augmentation": DAA2},
-        "daa2, dropout": {"augmentation": DAA2, "dropout": 0.5},
-        "resized": {
-            "resize": {"size": 37, "crop": 32, "method": "bicubic"},
-            "augmentation": {"flip_probability": 0.5},
-        },
-        "resnet18": {"model": {"name": "resnet18", "initialization": "kaiming"}},
-        "cosine": {"schedule": {"name": "cosine", "warmup": 0.3, "final": 0.1}},
-        "unshuffled": {"protocol__shuffle": False},
-    }
-    losses = {}
-    for name, changes in variants.items():
-        history = fit(change(base, epochs=2, **changes), inputs, CPU).result.history
-        losses[name] = [*history.training_loss[1:], *history.validation.loss]
-    return losses
-
-
-def test_the_arithmetic_of_training_is_that_of_the_recorded_engine(base):
-    """Where this fails though nothing should have changed, look; else raise ``config.ENGINE``
-    and record anew: ``python tests/test_training.py``."""
-    recorded = json.loads(TRAJECTORIES.read_text())
-    assert recorded["engine"] == config.ENGINE
-    for name, losses in trajectories(base, trajectory_inputs()).items():
-        assert losses == pytest.approx(recorded["losses"][name], rel=2e-3), name
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    content = {"engine": config.ENGINE, "losses": trajectories(short_run(), trajectory_inputs())}
-    TRAJECTORIES.write_text(json.dumps(content, indent=1) + "\n")
