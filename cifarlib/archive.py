@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cifarlib import __version__, costs, further, paths, provenance
+from cifarlib import __version__, further, paths, provenance
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.pages.seal import is_beside, is_whole
 from cifarlib.records import Results, encode, open_results, write_atomically
 from cifarlib.report import name_records, name_suffix
+from cifarlib.runs import measurements
 from cifarlib.shift import read_shifts, shift_path
 
 METADATA = "ro-crate-metadata.json"
@@ -96,8 +97,8 @@ def collect(results: Results, scale_file: Path) -> Files:
     commit, dirty = provenance.commit(provenance.REPORT)
     if commit and not dirty:  # an unpacked archive has no git to ask
         files[f"cifarlib/{provenance.ARCHIVED}"] = f"{commit}\n".encode()
-    for name in costs.DEVICES:
-        costs.read_bench(name)  # damaged measurements are named here, not by whoever unpacks them
+    for name in measurements.DEVICES:
+        measurements.read_bench(name)  # damaged ones are named here, not by whoever unpacks them
     if (paths.ROOT / "README.md").is_file():
         files["README-project.md"] = (paths.ROOT / "README.md").read_bytes()
     files[f"params/{scale_file.name}"] = scale_file.read_bytes()

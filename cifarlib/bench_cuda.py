@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 
-from cifarlib import bench, costs
+from cifarlib import bench
 from cifarlib.config import RunConfig
 from cifarlib.cuda import MOMENTS, step_scalars, update_
 from cifarlib.lanes import Lane, _speed
 from cifarlib.models import ResidualNetwork
 from cifarlib.plain_training import measure_processes
 from cifarlib.progress import FORWARD_GFLOP
+from cifarlib.runs import measurements
 from cifarlib.training import ImageSet, Inputs, Run
 
 Row = dict[str, Any]
@@ -53,7 +54,7 @@ def run(seconds: float, folder: Path) -> Iterator[str]:
     rows: list[Row] = []
     for row in measure(Settings(device), seconds):
         rows.append(row)
-        costs.write_bench({"throughput": where | {"rows": rows}}, "cuda", folder)
+        measurements.write_bench({"throughput": where | {"rows": rows}}, "cuda", folder)
         yield describe_row(row)
 
 

@@ -334,7 +334,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from cifarlib import bench, costs
+    from cifarlib import bench
+    from cifarlib.runs import measurements
 
     device = bench.choose_device(options.device)
     if device == "cuda":
@@ -349,7 +350,7 @@ def _bench(options: argparse.Namespace) -> int:
             raise ConfigError("--seconds is for --device cuda; on a processor, choose a --part")
         for part in options.part or bench.PARTS:
             found = bench.measure(part, options.images, options.repeats)
-            costs.write_bench({part: found}, device, options.out)
+            measurements.write_bench({part: found}, device, options.out)
             print(f"{part}: measured", file=sys.stderr)
     print((options.out / f"{device}.md").read_text(encoding="utf-8"))
     return 0

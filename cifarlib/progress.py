@@ -1,5 +1,6 @@
 """How far a study is, and what the rest will cost: from the records and locks of a build folder."""
 
+import heapq
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,14 @@ class Prices:
 def uses_cuda(device: str) -> bool:
     """Whether ``auto``, ``cpu`` or ``cuda`` means a CUDA device here, told without torch."""
     return device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
+
+
+def makespan(seconds: Iterable[float], machines: int) -> float:
+    """When the last of some runs ends: longest first, each on the machine that is free first."""
+    busy = [0.0] * machines
+    for run in sorted(seconds, reverse=True):
+        heapq.heapreplace(busy, busy[0] + run)
+    return max(busy)
 
 
 def cores() -> int:

@@ -8,7 +8,6 @@ percentage points, “Epoch” is the chosen one. A missing outcome is NaN. Seve
 
 from collections.abc import Iterable
 
-import numpy as np
 import pandas as pd
 
 from cifarlib import published
@@ -129,48 +128,6 @@ def _operation(layer: Layer) -> str:
 def write_shape(sizes: Iterable[int]) -> str:
     """A shape as text, 64×17×17."""
     return "×".join(map(str, sizes))
-
-
-def tabulate_confusion(results: Results) -> pd.DataFrame:
-    """Table XII: cat, deer and dog in the confusion matrix of run 9 with dropout 0.2, in images.
-
-    Rows are true classes, columns predicted ones. Ours is the test set's, the mean over seeds;
-    “All ten” is the number of its images of the class. Differences are missing unless the class
-    has the 1,000 test images behind the paper's counts.
-    """
-    paper = published.read_table(12)
-    conditions = results.select("stage2-dropout", run=9, dropout=0.2)
-    records = [record for c in conditions if (record := results.record(c))]
-    matrices = [record.result.predictions.confusion["test"] for record in records]
-    ours = np.mean(matrices, axis=0) if matrices else np.full((10, 10), np.nan)
-    rows = []
-    for _, line in paper.iterrows():
-        counts = ours[line["number"] - 1]  # the paper counts classes from 1
-        cells: dict[tuple[str, str], object] = {("", "True class"): _class(line)}
-        for _, predicted in paper.iterrows():
-            name = f"Predicted {predicted['label']}"
-            theirs, value = line[predicted["label"]], counts[predicted["number"] - 1]
-            cells[name, "paper"], cells[name, "ours"] = theirs, value
-            cells[name, "diff."] = value - theirs if counts.sum() == CLASS_SIZE else np.nan
-        cells["All ten", "ours"] = counts.sum()
-        rows.append(cells)
-    return _two_levels(rows, [tuple(c.run_id for c in conditions)] * len(rows))
-
-
-CLASS_SIZE = 1000  # test images of a class of CIFAR-10
-
-
-def _class(line: pd.Series) -> str:
-    return f"{line['label']} ({line['number']})"
-
-
-def tabulate_dropout(results: Results, run: int) -> pd.DataFrame:
-    """Tables XIII (run 9) and XIV (run 13): dropout; 0.0 is the long run of Table IX."""
-    number = {9: 13, 13: 14}[run]
-    ours = pd.concat([results.stage("stage1-long"), results.stage("stage2-dropout")])
-    metrics = [m for m in METRICS if m != "time_s"]
-    chosen = ours[ours["run"] == run]
-    return _compare(published.read_table(number), chosen, ["dropout"], {}, metrics)
 
 
 def tabulate_models(results: Results) -> pd.DataFrame:

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from cifarlib import bench, cli, costs
+from cifarlib import bench, cli
 from cifarlib.errors import ConfigError
 from cifarlib.records import SPLITS
+from cifarlib.runs import measurements
 from cifarlib.training import Run, load_inputs
 
 
@@ -53,9 +54,9 @@ def test_throughput_gives_every_number_of_its_table(monkeypatch, tmp_path):
     assert 0 < row["data_share"] < 1
     where = {"measured": "", "cores": 1, "processor": "", "versions": {}, "data": "synthetic"}
     where |= {"commit": None, "dirty": None}
-    costs.write_bench({"throughput": where | found}, folder=tmp_path)
-    frame = costs.tabulate_throughput(costs.read_bench(folder=tmp_path))
-    assert frame["Epoch, s"].map(math.isfinite).all()
+    measurements.write_bench({"throughput": where | found}, folder=tmp_path)
+    frame = measurements.tabulate(measurements.read_bench(folder=tmp_path), "throughput")
+    assert frame["epoch_s"].map(math.isfinite).all()
 
 
 def test_choices_change_what_they_name():

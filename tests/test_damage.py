@@ -14,11 +14,12 @@ from conftest import SET_TINY, make_record, tiny_conditions, tiny_store
 from faults import REPETITIONS
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarlib import cli, costs, data, locks, notebooks
+from cifarlib import cli, data, locks, notebooks
 from cifarlib.errors import ConfigError, DataError, RecordError
 from cifarlib.pages.seal import is_beside, is_whole, seal
 from cifarlib.records import RecordStore, encode
 from cifarlib.report import assembly as report
+from cifarlib.runs import measurements
 from cifarlib.weights import KeptWeights, read_weights, write_weights
 
 REPEATS = 20 * min(REPETITIONS, 10)
@@ -141,18 +142,18 @@ def test_a_seal_knows_what_stands_beside_the_page():
 def test_damaged_measurements_are_named(tmp_path, content):
     (tmp_path / "cpu.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
-        costs.read_bench(folder=tmp_path)
+        measurements.read_bench(folder=tmp_path)
 
 
 def test_every_flipped_bit_in_measurements_is_named(tmp_path):
-    path, _ = costs.write_bench({"own": {"one": 1.25, "name": "two"}}, folder=tmp_path)
+    path, _ = measurements.write_bench({"own": {"one": 1.25, "name": "two"}}, folder=tmp_path)
     whole = path.read_bytes()
     for place in range(8 * len(whole.rstrip())):
         flipped = bytearray(whole)
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
         with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
-            costs.read_bench(folder=tmp_path)
+            measurements.read_bench(folder=tmp_path)
 
 
 def test_a_lock_is_held_whatever_its_file_holds(tmp_path, capsys, fault_log):

@@ -6,10 +6,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from conftest import make_data_record, make_network_record, make_record
-from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 
-from cifarlib import curves, diagram, display, figures
+from cifarlib import diagram, display, figures
 from cifarlib.config import DATASETS
 from cifarlib.records import RecordStore, open_results
 
@@ -62,17 +61,12 @@ def texts(figure):
 def test_without_records_nothing_is_drawn(empty):
     assert figures.plot_examples(None) is None
     assert figures.plot_transforms(None) is None
-    assert figures.plot_confusion(None) is None
-    assert figures.plot_last_layer(None) is None
-    assert curves.plot_dropout(empty, 9) is None
     assert diagram.plot_network(None) is None
     assert diagram.plot_stage(None) is None
 
 
 def test_without_records_the_words_still_come(empty):
-    assert figures.describe_confusion(None) == "Pending."
     assert diagram.describe_network(None) == diagram.describe_stage(None) == "Pending."
-    assert curves.describe_dropout(empty, 9).count("pending") == 5
 
 
 # ---------------------------------------------------------------------------------------------
@@ -138,96 +132,13 @@ def test_the_diagrams_words_name_both_paths():
 
 
 # ---------------------------------------------------------------------------------------------
-# Figures 8 and 9: dropout
-# ---------------------------------------------------------------------------------------------
-
-
-def test_dropout_has_a_row_for_each_level_with_the_records_curves(complete):
-    figure = curves.plot_dropout(complete, 13)
-    panels = np.array(figure.axes).reshape(5, 2)
-    assert [axis.get_title(loc="left") for axis in panels[:, 0]] == [
-        f"dropout {p:g}: loss" for p in (0, 0.1, 0.2, 0.5, 0.7)
-    ]
-    record = complete.record(complete.find("stage2-dropout", 13, dropout=0.5))
-    history = record.result.history
-    train, test, chosen = panels[3, 0].lines
-    assert train.get_ydata().tolist() == list(history.training_loss[1:])
-    assert test.get_ydata().tolist() == list(history.test.loss)
-    assert chosen.get_xdata()[0] == record.reported_epoch
-    curves_ = panels[3, 1].lines[:6]  # top-1, 2, 3 of training and test set
-    expected = [history.split(s).accuracy(2, k) for k in (1, 2, 3) for s in ("train", "test")]
-    assert [line.get_ydata()[2] for line in curves_] == pytest.approx(expected)
-    assert f"{record.accuracy('test'):.1f}" in panels[3, 1].get_title(loc="left")
-
-
-def test_missing_dropout_runs_say_pending(begun):
-    figure = curves.plot_dropout(begun, 9)
-    panels = np.array(figure.axes).reshape(5, 2)
-    assert texts(figure).count("pending") == 8
-    dots = [line for line in panels[0, 1].lines if line.get_marker() == "o"]
-    assert len(dots) == 1  # training accuracy at the chosen epochs only
-    assert 1 <= len(dots[0].get_xdata()) <= 3
-    assert curves.plot_dropout(begun, 13) is None
-    said = curves.describe_dropout(begun, 9)
-    assert said.count("pending") == 4
-    record = begun.record(begun.find("stage1-long", 9))
-    assert f"dropout 0 reaches {record.accuracy('test'):.1f} %" in said
-
-
-# ---------------------------------------------------------------------------------------------
-# Figures 6, 7 and 10, and the last layer
-# ---------------------------------------------------------------------------------------------
-
-
-def test_confusion_shares_add_up_to_their_class(complete):
-    record = complete.record(complete.find("stage1-long", 13))
-    left, right = figures.plot_confusion(record).axes
-    for axis, split in ((left, "train"), (right, "test")):
-        mesh = axis.findobj(QuadMesh)[0]
-        shares = np.asarray(mesh.get_array()).reshape(10, 10)
-        counts = np.array(record.result.predictions.confusion[split])
-        assert shares.sum(axis=1) == pytest.approx([100.0] * 10)
-        assert shares == pytest.approx(100 * counts / counts.sum(axis=1, keepdims=True))
-        written = [text.get_text() for text in axis.texts]
-        assert written == [f"{share:.0f}" if share >= 0.5 else "" for share in shares.ravel()]
-        labels = [label.get_text() for label in axis.get_yticklabels()]
-        assert labels == [f"{n} {name}" for n, name in enumerate(NAMES, start=1)]
-
-
-def test_the_confusions_words_name_the_largest_mistake(complete):
-    record = complete.record(complete.find("stage1-long", 13))
-    counts = np.array(record.result.predictions.confusion["test"], dtype=float)
-    shares = 100 * counts / counts.sum(axis=1, keepdims=True)
-    np.fill_diagonal(shares, 0)
-    said = figures.describe_confusion(record)
-    assert f" {shares.max():.0f} %," in said
-    epoch = record.result.predictions.epoch
-    assert f"test set, top-1 {record.accuracy('test', epoch=epoch):.1f} %" in said
-
-
-def test_the_last_layers_heat_map_holds_its_weights(complete):
-    record = complete.record(complete.find("stage2-improved", 13))
-    weights = record.result.predictions.weights
-    figure = figures.plot_last_layer(record)
-    image = figure.axes[0].images[0]
-    assert np.asarray(image.get_array())[::8] == pytest.approx(weights)
-    assert image.norm.vmax == -image.norm.vmin == pytest.approx(np.abs(weights).max())
-    bars = [bar.get_width() for bar in figure.axes[1].patches]
-    assert bars == pytest.approx(np.sqrt((weights**2).mean(axis=1)))
-    assert f"{weights.max():.2f}" in figures.describe_last_layer(record)
-
-
-# ---------------------------------------------------------------------------------------------
 # All of them
 # ---------------------------------------------------------------------------------------------
 
 
 def test_drawings_are_small_and_the_same_twice(complete):
-    record = complete.record(complete.find("stage2-improved", 13))
     drawings = [
-        lambda: figures.plot_confusion(record),
-        lambda: figures.plot_last_layer(record),
-        lambda: curves.plot_dropout(complete, 9),
+        lambda: figures.plot_examples(complete.data),
         lambda: diagram.plot_network(make_network_record()),
     ]
     for draw in drawings:

@@ -131,3 +131,10 @@ def test_a_sweep_says_at_once_what_it_does_before_the_first_run(tmp_path, capsys
     assert said[-1].endswith("may take a minute: data set cifar10, residual network")
     ProgressLine([], 0, progress.Prices(), 1, 1.0, RecordStore(tmp_path)).close()
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_longest_runs_go_first():
+    assert progress.makespan([3, 1, 2, 4], 1) == 10
+    assert progress.makespan([3, 1, 2, 4], 2) == 5  # 4 and 1, 3 and 2
+    assert progress.makespan([3, 1, 2, 4], 8) == 4
+    assert progress.makespan([], 8) == 0

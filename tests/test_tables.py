@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_data_record, make_network_record, make_record
 
-from cifarlib import data, published, tables
+from cifarlib import data, tables
 from cifarlib.errors import DataError
 from cifarlib.records import RecordStore, Statistics, open_results
 from cifarlib.sweep import describe
@@ -30,46 +30,10 @@ def empty(tmp_path_factory):
     return open_results("smoke", [], tmp_path_factory.mktemp("empty"))
 
 
-TABLES = {
-    "XIII": (5, lambda r: tables.tabulate_dropout(r, 9)),
-    "XIV": (5, lambda r: tables.tabulate_dropout(r, 13)),
-}
-
-
-@pytest.mark.parametrize("number", TABLES)
-def test_papers_values_stand_in_their_rows_and_ours_beside_them(number, complete):
-    rows, tabulate = TABLES[number]
-    table, paper = tabulate(complete), published.read_table(number)
-    assert len(table) == rows
-    assert table["Test", "paper"].tolist() == paper["test_top1"].tolist()
-    assert table["Epoch", "paper"].tolist() == paper["best_epoch"].tolist()
-    assert table.notna().all(axis=None)
-    for group in ("Training", "Validation", "Test"):
-        difference = table[group, "ours"] - table[group, "paper"]
-        assert np.allclose(table[group, "diff."], difference)
-
-
-@pytest.mark.parametrize("number", TABLES)
-def test_missing_runs_are_missing_values_and_never_numbers(number, empty):
-    rows, tabulate = TABLES[number]
-    table = tabulate(empty)
-    assert len(table) == rows
-    assert table.loc[:, (slice(None), "ours")].isna().all(axis=None)
-    assert table["Test", "paper"].notna().all()
-
-
 def mean_test_accuracy(results, stage, run, **changed):
     chosen = [c for c in results.conditions if (c.stage, c.run, c.changed) == (stage, run, changed)]
     assert len(chosen) == 2  # seeds
     return np.mean([results.record(c).accuracy("test") for c in chosen])
-
-
-def test_dropout_zero_is_the_long_run(complete):
-    for run in (9, 13):
-        table = tables.tabulate_dropout(complete, run).set_index([("", "Dropout")])["Test", "ours"]
-        assert table[0.0] == pytest.approx(mean_test_accuracy(complete, "stage1-long", run))
-        expected = mean_test_accuracy(complete, "stage2-dropout", run, dropout=0.5)
-        assert table[0.5] == pytest.approx(expected)
 
 
 def test_the_models_are_matched_with_their_runs(complete, empty):
@@ -148,51 +112,15 @@ def test_the_networks_table_ends_with_the_papers_size():
     assert len(table) == 11 + 11 + 1 + 1  # convolutions, their norms, the last layer, the sum
 
 
-def test_table_twelve_is_a_part_of_the_test_sets_matrix(complete, empty):
-    table = tables.tabulate_confusion(complete)
-    assert table["", "True class"].tolist() == ["cat (4)", "deer (5)", "dog (6)"]
-    chosen = complete.select("stage2-dropout", run=9, dropout=0.2)
-    matrices = [complete.record(c).result.predictions.confusion["test"] for c in chosen]
-    expected = np.mean(matrices, axis=0)
-    for number, name in ((3, "cat"), (4, "deer"), (5, "dog")):
-        assert table[f"Predicted {name}", "ours"].tolist() == expected[3:6, number].tolist()
-    assert table["Predicted cat", "paper"].tolist() == [654, 43, 92]
-    assert table["All ten", "ours"].tolist() == expected.sum(axis=1)[3:6].tolist()
-    assert table["Predicted dog", "diff."].isna().all()  # 20 images a class are not 1,000
-    assert tables.tabulate_confusion(empty)["Predicted dog", "ours"].isna().all()
-
-
-def test_table_twelve_has_differences_where_classes_have_a_thousand_images(tmp_path):
-    overrides = ["data={name: cifar10, train_size: 100, validation_size: 100, test_size: 10000}"]
-    results = open_results("smoke", overrides, tmp_path)
-    (condition,) = results.select("stage2-dropout", run=9, dropout=0.2)
-    results.store.write(make_record(condition))
-    table = tables.tabulate_confusion(open_results("smoke", overrides, tmp_path))
-    ours, paper = table["Predicted deer", "ours"], table["Predicted deer", "paper"]
-    assert table["Predicted deer", "diff."].tolist() == (ours - paper).tolist()
-    assert table["All ten", "ours"].tolist() == [1000.0] * 3
-
-
 # ---------------------------------------------------------------------------------------------
 # The runs behind the rows
 # ---------------------------------------------------------------------------------------------
 
 
-def test_every_row_names_the_runs_behind_it(complete, empty):
-    for results, seeds in ((complete, 2), (empty, 1)):  # done or pending
-        for _, tabulate in TABLES.values():
-            table = tabulate(results)
-            assert [len(runs) for runs in table.attrs["runs"]] == [seeds] * len(table)
-
-
-def test_the_other_tables_rows_name_their_runs_too(complete):
+def test_rows_name_the_runs_behind_them(complete):
     models = tables.tabulate_models(complete)
     assert [len(runs) for runs in models.attrs["runs"]] == [2, 0, 2, 2, 2]
     improved = tuple(c.run_id for c in complete.select("stage2-improved"))
     assert models.attrs["runs"][0] == improved
     resized = tables.tabulate_interpolation_accuracy(complete)
     assert [len(runs) for runs in resized.attrs["runs"]] == [2] * 6
-    dropped = complete.select("stage2-dropout", run=9, dropout=0.2)
-    assert (
-        tables.tabulate_confusion(complete).attrs["runs"] == [tuple(c.run_id for c in dropped)] * 3
-    )

@@ -2,7 +2,7 @@
 
 ``open_explorer`` gives an ``Explorer``; its methods give the panels of ``explore.ipynb``, which
 share one choice of runs. Numbers come from ``collection``, figures from ``sketches`` and
-``figures``; nothing here imports torch.
+``report.plots``; nothing here imports torch.
 """
 
 import base64
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import matplotlib as mpl
 import pandas as pd
 from PIL import Image
 
-from cifarlib import figures
 from cifarlib.config import DATASETS
 from cifarlib.display import fixed, signed
 from cifarlib.errors import DataError
@@ -25,6 +25,9 @@ from cifarlib.explore.collection import TITLES, Mistake, Runs, open_runs
 from cifarlib.explore.launchpad import Launchpad
 from cifarlib.explore.panels import panel, picture, sentence, table
 from cifarlib.records import SPLITS, RunRecord
+from cifarlib.report.plots import plot_confusion
+from cifarlib.report.style import STYLE
+from cifarlib.runs.frames import RunPredictions
 
 FIRST_CHOICE = 3  # runs whose curves are shown before anything is chosen
 GRID_AXES = (
@@ -327,7 +330,9 @@ class _Inspector:
             if menu.options != names:
                 menu.options = names
         alt = "Two 10 × 10 heat maps, training and test set, true class by predicted class."
-        self.matrix.value = picture(figures.plot_confusion(record), alt, "min(100%, 980px)")
+        with mpl.rc_context(STYLE):
+            figure = plot_confusion(RunPredictions(record, None))
+        self.matrix.value = picture(figure, alt, "min(100%, 980px)")
         self.draw_mistakes()
 
     def draw_mistakes(self) -> None:
