@@ -16,13 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cifarlib import __version__, further, paths, provenance
+from cifarlib import __version__, further, measurements, paths, provenance
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.pages.seal import is_beside, is_whole
 from cifarlib.records import Results, encode, open_results, write_atomically
 from cifarlib.report import name_records, name_suffix
-from cifarlib.runs import measurements
 from cifarlib.shift import read_shifts, shift_path
 
 METADATA = "ro-crate-metadata.json"

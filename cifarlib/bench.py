@@ -29,10 +29,10 @@ from cifarlib.checking import suggest
 from cifarlib.config import RunConfig
 from cifarlib.convolution import Convolution
 from cifarlib.errors import ConfigError, DataError
+from cifarlib.measurements import RATIOS
 from cifarlib.models import build_model, count_flops
 from cifarlib.progress import cores
 from cifarlib.records import SPLITS, open_results
-from cifarlib.runs.measurements import RATIOS
 from cifarlib.study import expand, load_scale, load_study
 from cifarlib.training import Inputs, Run, fit, load_inputs, resolve_device
 

@@ -16,14 +16,13 @@ from typing import Any
 
 import torch
 
-from cifarlib import bench
+from cifarlib import bench, measurements
 from cifarlib.config import RunConfig
 from cifarlib.cuda import MOMENTS, step_scalars, update_
 from cifarlib.lanes import Lane, _speed
 from cifarlib.models import ResidualNetwork
 from cifarlib.plain_training import measure_processes
 from cifarlib.progress import FORWARD_GFLOP
-from cifarlib.runs import measurements
 from cifarlib.training import ImageSet, Inputs, Run
 
 Row = dict[str, Any]

@@ -334,8 +334,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from cifarlib import bench
-    from cifarlib.runs import measurements
+    from cifarlib import bench, measurements
 
     device = bench.choose_device(options.device)
     if device == "cuda":

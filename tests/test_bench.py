@@ -5,10 +5,9 @@ import math
 import pytest
 import torch
 
-from cifarlib import bench, cli
+from cifarlib import bench, cli, measurements
 from cifarlib.errors import ConfigError
 from cifarlib.records import SPLITS
-from cifarlib.runs import measurements
 from cifarlib.training import Run, load_inputs
 
 

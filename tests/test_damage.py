@@ -14,12 +14,11 @@ from conftest import SET_TINY, make_record, tiny_conditions, tiny_store
 from faults import REPETITIONS
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarlib import cli, data, locks, notebooks
+from cifarlib import cli, data, locks, measurements, notebooks
 from cifarlib.errors import ConfigError, DataError, RecordError
 from cifarlib.pages.seal import is_beside, is_whole, seal
 from cifarlib.records import RecordStore, encode
 from cifarlib.report import assembly as report
-from cifarlib.runs import measurements
 from cifarlib.weights import KeptWeights, read_weights, write_weights
 
 REPEATS = 20 * min(REPETITIONS, 10)

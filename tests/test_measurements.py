@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from cifarlib import measurements
 from cifarlib.errors import ConfigError
-from cifarlib.runs import measurements
 
 WHERE = {
     "measured": "2025-01-02T03:04:05+00:00",

@@ -1,0 +1,105 @@
+"""The chapters on dropout and on costs, executed on made-up records: none, some, all."""
+
+import numpy as np
+import pytest
+from chapters import run_chapter
+from conftest import make_data_record, make_record
+
+from cifarlib.records import RecordStore, open_results
+
+CIFAR10 = ["data={name: cifar10, train_size: 60, validation_size: 50, test_size: 200}"]
+STAGES = ("stage1-base", "stage1-daa1", "stage1-long", "stage2-dropout", "stage2-improved")
+
+
+def open_made_up(folder, leave_out=()):
+    """The study with records of its first two stages, but for some values of dropout."""
+    store = RecordStore(folder)
+    store.write(make_data_record("cifar10"))
+    for condition in open_results("smoke", CIFAR10, folder).select(*STAGES):
+        if condition.config.dropout not in leave_out:
+            store.write(make_record(condition))
+    return open_results("smoke", CIFAR10, folder)
+
+
+def execute(folder, name="03_stage2.ipynb"):
+    """What a chapter shows, by number or id, and its sentences."""
+    shown, _ = run_chapter(name, scale="smoke", overrides=CIFAR10, build=str(folder))
+    texts = [content["text"] for content in shown if content["kind"] == "text"]
+    return {c.get("number") or c["id"]: c for c in shown if c["kind"] != "text"}, texts
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return open_made_up(folder), *execute(folder)
+
+
+def test_stage_2_without_records_is_pending(tmp_path):
+    shown, texts = execute(tmp_path)
+    claims = [content for content in shown.values() if content["kind"] == "claim"]
+    assert len(claims) == 10
+    assert {claim["verdict"] for claim in claims} == {"pending"}
+    assert not any(shown[number]["drawn"] for number in ("8", "9", "10", "S2"))
+    assert texts == ["The improved run 13 is not recorded yet."]
+
+
+def test_stage_2_half_recorded_waits_for_the_rest(tmp_path):
+    open_made_up(tmp_path, leave_out=(0.5, 0.7))
+    shown, _ = execute(tmp_path)
+    assert [row[2] == "pending" for row in shown["XIII"]["rows"]] == [False] * 3 + [True] * 2
+    assert shown["dropout-no-gain-run-13"]["verdict"] == "pending"
+    assert "dropout 0.7: pending" in shown["8"]["alt"]
+
+
+def test_dropout_tables_hold_the_records_of_their_run(full):
+    results, shown, _ = full
+    for number, run in (("XIII", 9), ("XIV", 13)):
+        conditions = results.select("stage1-long", "stage2-dropout", run=run)
+        ours = {c.config.dropout: results.record(c).accuracy("test") for c in conditions}
+        expected = [f"{ours[dropout]:.2f}" for dropout in sorted(ours)]
+        assert [row[10] for row in shown[number]["rows"]] == expected
+
+
+def test_table_xii_is_part_of_the_test_sets_matrix(full):
+    results, shown, _ = full
+    (condition,) = results.select("stage2-dropout", run=9, dropout=0.2)
+    matrix = np.array(results.record(condition).result.predictions.confusion["test"])
+    rows = shown["XII"]["rows"]
+    assert [[int(row[k]) for k in (2, 5, 8)] for row in rows] == matrix[3:6, 3:6].tolist()
+    assert [row[9] for row in rows] == ["–"] * 3  # 20 images a class are not 1,000
+
+
+def test_a_rate_that_never_fell_tests_nothing(full):
+    _, shown, (said,) = full
+    assert "the learning rate was never lowered" in said
+    for name in ("lowered-rate-gains", "scheduling-is-effective"):
+        assert shown[name]["verdict"] == "not tested"
+
+
+def test_a_rate_that_fell_is_judged(tmp_path):
+    results = open_made_up(tmp_path)
+    (condition,) = results.select("stage2-improved")
+    record = results.record(condition)
+    rates = list(record.result.history.learning_rate)
+    rates[-1] = 0.0001
+    history = record.result.history.model_copy(update={"learning_rate": rates})
+    result = record.result.model_copy(update={"history": history})
+    results.store.write(record.model_copy(update={"result": result}))
+    shown, texts = execute(tmp_path)
+    assert texts == ["The learning rate was lowered in 1 of 1 run."]
+    assert shown["lowered-rate-gains"]["reason"] == "one seed: not decidable."
+    assert "schedule" in shown["scheduling-is-effective"]["ours"]
+
+
+def test_costs_are_sums_of_the_runs_times_in_minutes(full):
+    results, *_ = full
+    shown, _ = execute(results.store.folder, "07_cost.ipynb")
+    rows = {row[0]: row for row in shown["P1"]["rows"]}
+    conditions = results.select("stage2-dropout")
+    seconds = sum(results.record(condition).seconds for condition in conditions)
+    row = rows[results.study.stages["stage2-dropout"].title]
+    assert (row[1], row[2], row[5]) == ("8", "8", f"{seconds / 60:.1f}")
+    machine, *_, longest, one, eight, many = shown["P5"]["rows"][0]
+    assert machine.endswith("1 thread")
+    assert float(one) >= float(eight) >= float(many) >= float(longest)
+    assert shown["P5"]["rows"][1][0] == "GPU"
