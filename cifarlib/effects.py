@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from cifarlib import published
 from cifarlib.contrasts import say_p
 from cifarlib.display import fixed
-from cifarlib.figures import STYLE
 from cifarlib.records import Results
+from cifarlib.report.style import STYLE
 from cifarlib.statistics import variance_explained
 from cifarlib.study import Condition
 

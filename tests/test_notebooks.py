@@ -13,7 +13,7 @@ from cifarlib.display import CONTENT
 from cifarlib.records import RecordStore, open_results
 
 TABLES = [*published.TITLES, "S1", "S2", "S3"]
-FIGURES = [*map(str, range(1, 11)), "S1", "S2"]
+FIGURES = [*map(str, range(1, 11)), "5b", "S1", "S2"]
 
 
 def render(folder, recorded):
@@ -61,6 +61,19 @@ def test_a_number_on_the_page_is_its_records(complete):
         assert ours == f"{record.accuracy('test'):.1f}"
         exact = record.accuracy("test") - float(paper)
         assert float(difference.replace("−", "-")) == pytest.approx(exact, abs=0.051)
+
+
+def test_data_and_models_on_the_page_are_their_records(complete):
+    results, soup = complete
+    means = [row[4] for row in cells(soup, "I")[:3]]
+    assert means == [f"{mean:.8f}" for mean in results.data.statistics.mean]
+    assert cells(soup, "II")[3][6] == f"{results.data.resized['bilinear'].std[1]:.6f}"
+    densenet = results.record(results.select("stage3", model="densenet121_imagenet")[0])
+    shown = {row[0]: row for row in cells(soup, "XV")}
+    assert shown["DenseNet-121, pre-trained"][8] == f"{densenet.accuracy('test'):.2f}"
+    assert shown["ResNet-20 (He et al., 2016)"][7:] == ["91.25", "–", "–"]
+    lanczos = results.record(results.select("interpolation")[-1])
+    assert cells(soup, "S2")[-1][4] == f"{lanczos.accuracy('test'):.2f}"
 
 
 def tables_of_notebooks(folder):

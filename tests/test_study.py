@@ -6,7 +6,7 @@ import pytest
 import yaml
 from conftest import TINY, make_data_record, make_record, tiny_store
 
-from cifarlib import cli, contrasts, effects, paths, published, tables
+from cifarlib import cli, contrasts, effects, paths, published
 from cifarlib.claims import judge
 from cifarlib.errors import ConfigError
 from cifarlib.records import RecordStore, open_results
@@ -243,18 +243,13 @@ def test_a_value_twice_in_a_grid_is_refused(scale):
 
 
 def show(results):
-    """What the paper's tables, figures, contrasts and claims say, as text."""
+    """What the chapters read, and contrasts and claims, as text."""
     frames = [
-        *(tables.tabulate_base_search(results, name) for name in ("sgd", "adam", "adamw")),
-        *(tables.tabulate_augmentation(results, name) for name in ("daa1", "daa2")),
-        *(tables.tabulate_dropout(results, run) for run in (9, 13)),
-        *(tables.tabulate_top_k(results, run) for run in (9, 13)),
-        *(tables.tabulate_long_runs(results), tables.tabulate_confusion(results)),
-        *(tables.tabulate_models(results), tables.tabulate_interpolation_accuracy(results)),
+        results.runs,
+        results.curves,
         *(contrasts.tabulate_best(results), contrasts.tabulate_augmentation_gain(results)),
         *(contrasts.tabulate_dropout_tests(results), contrasts.tabulate_model_tests(results)),
         effects.tabulate_effects(results),
-        tables.tabulate_stages(results)[["Stage", "Conditions", "Recorded"]],
     ]
     told = [frame.to_csv() for frame in frames]
     told += [str(frame.attrs.get("runs")) for frame in frames]
@@ -306,7 +301,7 @@ def test_what_the_study_leaves_out_is_pending_and_can_be_named(tmp_path):
     (condition,) = cli._find(results, "stage1-daa1/13")
     assert condition == results.find("stage1-daa1", 13)
     assert condition in results.known
-    assert tables.tabulate_augmentation(results, "daa1")["Test", "ours"].isna().all()
+    assert results.runs.query("stage == 'stage1-daa1'")["state"].eq("pending").sum() == 32
 
 
 def test_a_condition_of_ones_own_is_trained_by_its_name(tmp_path, made_up, capsys):

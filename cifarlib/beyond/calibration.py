@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from cifarlib.beyond.seeds import by_label
 from cifarlib.display import signed
-from cifarlib.figures import SPLIT_COLOURS, STYLE
 from cifarlib.records import Results, RunRecord
+from cifarlib.report.style import SPLIT_COLOURS, STYLE
 from cifarlib.statistics import BOOTSTRAP_SEED, LEVEL, Interval, correct_images
 
 BINS = 15

@@ -18,8 +18,8 @@ from cifarlib import published
 from cifarlib.beyond.seeds import Mean, average, by_label, difference, tested
 from cifarlib.contrasts import say_interval
 from cifarlib.display import fixed, signed
-from cifarlib.figures import SPLIT_COLOURS, STYLE
 from cifarlib.records import Results, RunRecord
+from cifarlib.report.style import SPLIT_COLOURS, STYLE
 
 STAGE = "protocol-ablation"
 PUBLISHED, CORRECTED = "as published", "corrected"

@@ -17,9 +17,9 @@ from cifarlib import published
 from cifarlib.beyond.seeds import Mean, average, by_label, difference, tested, validated
 from cifarlib.config import RunConfig
 from cifarlib.display import signed
-from cifarlib.figures import STYLE
 from cifarlib.progress import duration
 from cifarlib.records import Results, RunRecord
+from cifarlib.report.style import STYLE
 from cifarlib.study import Condition
 
 STAGE, ALONE = "recipe", "recipe-alone"

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from cifarlib.beyond.seeds import Mean, average, difference, tested, validated, values
 from cifarlib.display import signed
-from cifarlib.figures import SPLIT_COLOURS, STYLE
 from cifarlib.records import Results
+from cifarlib.report.style import SPLIT_COLOURS, STYLE
 from cifarlib.study import Condition
 
 STAGE = "schedules"

@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cifarlib.beyond.replay import KEPT, Grid, Replay, correlation, replay
-from cifarlib.figures import SPLIT_COLOURS, STYLE
 from cifarlib.records import Results
+from cifarlib.report.style import SPLIT_COLOURS, STYLE
 
 STAGES = ("stage1-base", "stage1-daa1", "stage1-daa2")  # the paper's searches
 LEAST = 2 * KEPT  # runs below which nothing is replayed

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cifarlib.explore.collection import TITLES
-from cifarlib.figures import RATE_COLOURS, STYLE
 from cifarlib.records import RunRecord, SplitName
+from cifarlib.report.style import RATE_COLOURS, STYLE
 
 COLOURS = [*RATE_COLOURS.values(), "#33bbee", "#ee3377", "#555555", "#bb8800"]
 """Of curves: the colours of the report, and four more that stay apart for the colour-blind."""

@@ -1,5 +1,9 @@
 """Figures that more than one chapter draws; each function returns a matplotlib figure."""
 
+import base64
+import io
+from collections.abc import Mapping
+
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
@@ -8,7 +12,26 @@ from matplotlib.figure import Figure
 from cifarlib.config import CLASSES, DATASETS
 from cifarlib.runs.frames import RunPredictions
 
-__all__ = ["CLASSES", "class_names", "describe_confusion", "plot_confusion"]
+__all__ = ["CLASSES", "class_names", "describe_confusion", "plot_confusion", "plot_images"]
+
+
+def plot_images(pictures: Mapping[str, str], columns: int) -> Figure | None:
+    """Images, PNG in base64, by what is written above each.
+
+    A pixel is drawn as 4 × 4, for not every reader of SVG keeps large pixels sharp.
+    """
+    if not pictures:
+        return None
+    size = (1.6 * columns, 1.85 * -(-len(pictures) // columns))
+    figure, axes = plt.subplots(-(-len(pictures) // columns), columns, figsize=size, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, png) in zip(axes.flat, pictures.items(), strict=False):
+        pixels = plt.imread(io.BytesIO(base64.b64decode(png)))
+        axis.imshow(pixels.repeat(4, axis=0).repeat(4, axis=1), interpolation="none")
+        axis.set_title(title, fontsize=8)
+    figure.tight_layout()
+    return figure
 
 
 def plot_confusion(predictions: RunPredictions | None) -> Figure | None:
