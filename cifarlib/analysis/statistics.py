@@ -88,6 +88,25 @@ def estimate(values: Values, of: str = "seeds", *, missing: int = 0) -> Estimate
     return Estimate(mean, error, max(n - 1, 1), n, of, missing, identical)
 
 
+def means(values: "pd.DataFrame | pd.api.typing.SeriesGroupBy") -> pd.DataFrame:
+    """Means over independent values such as seeds: of each column, or of each group.
+
+    Columns ``n``, ``mean`` and ``±``, half of the mean's 95 % interval (Student's), which a single
+    value does not have.
+    """
+    from scipy import stats
+
+    n, error = values.count(), values.std() / np.sqrt(values.count())
+    reach = stats.t.ppf((1 + LEVEL) / 2, (n - 1).clip(lower=1))
+    return pd.DataFrame({"n": n, "mean": values.mean(), "±": error * reach})
+
+
+def student(values: Values) -> tuple[float, float]:
+    """The ends of the mean's 95 % interval, as seaborn's ``errorbar`` takes them."""
+    interval = estimate(values).interval()
+    return (interval.low, interval.high) if interval else (math.nan, math.nan)
+
+
 # ---------------------------------------------------------------------------------------------
 # Noise of one setting's seeds
 # ---------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ SETTINGS = (
 
 OUTCOMES = (
     "trained", "epoch", "time_s", *(f"{s}_top{k}" for s in SPLITS for k in (1, 2, 3)), "gap",
+    "flip_top1",
 )  # fmt: skip
 
 STATES = ("recorded", "diverged", "running", "pending")
@@ -45,9 +46,10 @@ def tabulate_runs(
 
     ``stage``, ``run`` (the paper's number), ``name``, settings by the names that the study gives
     them, ``epochs`` as configured, ``seed``, ``run_id``, ``state``; then ``trained`` epochs, the
-    chosen ``epoch``, ``time_s``, top-1 to 3 of each set at that epoch (``test_top1``), and
-    ``gap``, training less test top-1. ``protocol`` is the scale's, ``running`` the ids of runs in
-    training.
+    chosen ``epoch``, ``time_s``, top-1 to 3 of each set at that epoch (``test_top1``), ``gap``,
+    training less test top-1, and, where it was asked for, ``flip_top1``, test top-1 by the mean
+    logits of each image and its mirror image. ``protocol`` is the scale's, ``running`` the ids of
+    runs in training.
     """
     rows = []
     for condition in conditions:
@@ -87,7 +89,10 @@ def _outcomes(record: "RunRecord") -> dict[str, Any]:
         return row
     row["epoch"] = record.reported_epoch
     row |= {f"{split}_top{k}": record.accuracy(split, k) for split in SPLITS for k in (1, 2, 3)}
-    return row | {"gap": row["train_top1"] - row["test_top1"]}
+    row |= {"gap": row["train_top1"] - row["test_top1"]}
+    if averaged := record.result.flip_averaged:
+        row["flip_top1"] = 100 * averaged.test / record.result.history.test.images
+    return row
 
 
 def tabulate_curves(runs: pd.DataFrame, records: Mapping[str, "RunRecord"]) -> pd.DataFrame:
