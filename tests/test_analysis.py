@@ -141,3 +141,16 @@ def test_omega_difference_needs_blocks():
         frame, "test_top1", "learning_rate", "batch_size", blocks=["weight_decay"]
     )
     assert found.error is None
+
+
+def test_means_have_half_of_students_interval():
+    table = pd.DataFrame({"a": [1.0, 2.0, 4.0], "b": [5.0, np.nan, np.nan]})
+    found = stats.means(table)
+    interval = stats.estimate(table["a"]).interval()
+    assert found.loc["a"].tolist() == pytest.approx([3, 7 / 3, (interval.high - interval.low) / 2])
+    assert found.loc["b", ["n", "mean"]].tolist() == [1, 5]
+    assert np.isnan(found.loc["b", "±"])
+    grouped = stats.means(table.melt().groupby("variable")["value"])
+    assert grouped.to_numpy() == pytest.approx(found.to_numpy(), nan_ok=True)
+    assert stats.student(table["a"]) == (interval.low, interval.high)
+    assert np.isnan(stats.student([5.0])).all()

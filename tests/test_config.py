@@ -301,6 +301,14 @@ def test_a_stage_may_say_what_a_scale_becomes_in_it(beyond):
         assert condition.config.data == smoke.data
 
 
+@pytest.mark.parametrize(
+    ("name", "epochs", "images"), [("smoke", 4, 200), ("lite", 30, 45_000), ("full", 30, 45_000)]
+)
+def test_epochs_that_a_stage_gives_for_a_scale_are_not_reduced(beyond, name, epochs, images):
+    config = expand(beyond, load_scale(name, study=beyond), "recipe-30")[0].config
+    assert (config.epochs, config.data.train_size) == (epochs, images)
+
+
 def test_a_protocol_of_a_stage_outlasts_the_scales(beyond):
     scale = load_scale("full", ["protocol=published"], study=beyond)
     runs = expand(beyond, scale, "noise-floor")

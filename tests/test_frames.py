@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from conftest import make_data_record, make_record
 
-from cifarlib.records import RecordStore, open_results
-from cifarlib.runs.frames import OUTCOMES
+from cifarlib.records import FlipAveraged, RecordStore, open_results
+from cifarlib.runs.frames import OUTCOMES, tabulate_runs
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,18 @@ def test_runs_have_a_row_for_each_condition_with_its_settings_and_outcome(result
     assert row["epoch"] == record.reported_epoch
     assert row["test_top1"] == record.accuracy("test")
     assert row["gap"] == pytest.approx(record.accuracy("train") - record.accuracy("test"))
+
+
+def test_runs_have_flip_averaged_accuracies_where_they_were_asked_for(results):
+    condition = results.conditions[0]
+    record = results.record(condition)
+    averaged = record.result.model_copy(
+        update={"flip_averaged": FlipAveraged(validation=1, test=50)}
+    )
+    averaged = record.model_copy(update={"result": averaged})
+    runs = tabulate_runs([condition], {record.run_id: averaged})
+    assert runs["flip_top1"].tolist() == [100 * 50 / record.config.data.test_size]
+    assert results.runs["flip_top1"].isna().all()
 
 
 def test_runs_that_are_missing_have_settings_and_no_outcome(results):
