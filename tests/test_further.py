@@ -88,7 +88,7 @@ def test_the_command_of_a_run_with_seeds_of_its_stage_names_that_run(opened):
     results, _, recorded = opened
     told = front.describe(results, OPTIONS, others=narrow(opened))
     run = next(run for run in told["runs"] if run["run_id"] == recorded.run_id)
-    assert run["command"] == f"cifarlib run {recorded.run_id} {OPTIONS} --study beyond"
+    assert run["command"] == f"cifarlib verify --run {recorded.run_id} {OPTIONS} --study beyond"
     assert f", seed {recorded.config.seed}" in run["title"]
     assert f"“{recorded.settings['label']}”" in run["settings"]
 
