@@ -13,7 +13,7 @@ import pytest
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cifarlib import display, notebooks, paths, report
+from cifarlib import notebooks, paths, report
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.pages import front
 from cifarlib.records import (
@@ -21,7 +21,7 @@ from cifarlib.records import (
     RunRecord,
     open_results,
 )
-from cifarlib.report import assembly
+from cifarlib.report import assembly, show
 from cifarlib.report.verdicts import read_verdicts
 from cifarlib.study import Condition
 
@@ -417,7 +417,7 @@ def test_the_names_of_runs_stand_where_only_ids_did(tmp_path):
     first, second = results.conditions[:2]
     frame = pd.DataFrame({"Run": ["one", "two"], "n": [1, 2]})
     frame.attrs["runs"] = [(first.run_id,), (first.run_id, second.run_id)]
-    shown = display.show_table(frame, "I", "Runs").html
+    shown = show.table(frame, "I", "Runs").html
     notebook = executed_notebook(tmp_path / "a.ipynb", shown)
     told = front.describe(results, "--scale smoke")
     page = report.assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
@@ -429,7 +429,7 @@ def test_the_names_of_runs_stand_where_only_ids_did(tmp_path):
 
 def test_sentences_in_tables_are_stacked_on_a_phone(tmp_path):
     words = pd.DataFrame({"Claim": ["a claim in many words, enough to be broken"], "n": [1]})
-    notebook = executed_notebook(tmp_path / "a.ipynb", display.show_table(words, "I", "T").html)
+    notebook = executed_notebook(tmp_path / "a.ipynb", show.table(words, "I", "T").html)
     page = report.assemble([notebook], tmp_path / "x.html").read_text(encoding="utf-8")
     assert re.search(r'<table class="data[^"]* stacked">', page)
     assert '<td data-label="n">1</td>' in page
