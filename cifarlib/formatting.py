@@ -28,7 +28,12 @@ def signed(decimals: int) -> Formatter:
 
 def say_p(p: float) -> str:
     """A p value: “p = 0.034”, “p < 0.001”."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"p {format_p(p)}" if p < 0.001 else f"p = {format_p(p)}"
+
+
+def format_p(p: float) -> str:
+    """A p value by itself: “0.034”, “< 0.001”."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def say_range(low: float, high: float, form: Formatter) -> str:

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from faults import fault_log  # noqa: F401  (a fixture for all tests)
 
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.errors import DataError
+from cifarlib.pages.front import JUDGED
+from cifarlib.paper.statements import read_statements
 from cifarlib.records import (
     SPLITS,
     DataRecord,
@@ -31,6 +34,7 @@ from cifarlib.records import (
     pack_classes,
     pack_predictions,
 )
+from cifarlib.report.verdicts import COLUMNS
 from cifarlib.study import Condition, expand, load_scale, load_study
 from cifarlib.sweep import executors, worker
 
@@ -302,3 +306,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def make_verdicts(*verdicts, kind="claim", **values):
+    """Claims or doubts with some verdicts, as ``read_verdicts`` gives them."""
+    ids = list(read_statements(f"{kind}s"))
+    rows = [
+        {"kind": kind, "id": name, "text": "Rate <b>decides</b>", "where": "§V", "verdict": verdict}
+        | {"paper": "86.9 %", "ours": "31.5 %", "provisional": verdict in JUDGED, "p": None}
+        | values
+        for name, verdict in zip(ids, verdicts, strict=False)
+    ]
+    return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -135,6 +135,24 @@ def test_omega_difference_is_that_of_the_shares_without_noise():
     assert found.n == 4
 
 
+def test_omega_is_the_share_without_noise_and_its_interval_covers_it():
+    random, hits = np.random.default_rng(2), 0
+    true = {"learning_rate": 5, "batch_size": 3}
+    share = 100 * 25 / (25 + 9 + calibration.NOISE**2)
+    for _ in range(100):
+        grid = calibration.simulate_grid(random, true)
+        found = stats.omega(
+            grid, "test_top1", "learning_rate", blocks=["batch_size", "augmentation"]
+        )
+        hits += share in found.interval()
+    assert (found.n, found.df) == (8, 7)
+    shares = stats.variance_explained(grid, "test_top1", list(calibration.LEVELS))
+    assert found.mean == pytest.approx(shares["omega"]["learning_rate"], abs=1)
+    assert hits >= 90
+    few = stats.omega(grid, "test_top1", "learning_rate", blocks=["augmentation"])
+    assert few.interval() is None
+
+
 def test_omega_difference_needs_blocks():
     frame = calibration.simulate_grid(np.random.default_rng(1), {})
     found = stats.omega_difference(

@@ -3,11 +3,10 @@
 import csv
 import io
 import shutil
-from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
-from conftest import make_data_record, make_record
+from conftest import make_data_record, make_record, make_verdicts
 
 from cifarlib import notebooks, paths, report
 from cifarlib.pages import front
@@ -24,22 +23,6 @@ pytestmark = [
 ]
 
 
-def make_findings():
-    """A ledger of claims with every verdict."""
-    verdicts = ("held", "failed", "not distinguishable", "pending") * 6
-    return [
-        SimpleNamespace(
-            claim=SimpleNamespace(text="The learning rate decides <b>most</b>", where="§V"),
-            paper="86.9 %",
-            ours="31.5 %",
-            verdict=verdict,
-            provisional=True,
-            links=(("Table IV", "table-IV"),),
-        )
-        for verdict in verdicts
-    ]
-
-
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """The committed notebooks over made-up records, as one page."""
@@ -52,8 +35,8 @@ def address(tmp_path_factory):
     chapters = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     parameters = {"scale": "smoke", "overrides": [], "build": str(folder)}
     executed = notebooks.execute_all(chapters, folder / "notebooks", [parameters] * len(chapters))
-    leads = [SimpleNamespace(verdict=verdict) for verdict in ("confirmed", "refuted")]
-    told = front.describe(results, "--scale smoke", make_findings(), leads)
+    shown = make_verdicts(*("held", "did not hold", "not distinguishable", "pending") * 6)
+    told = front.describe(results, "--scale smoke", shown)
     return report.assemble(executed, folder / "report.html", told).as_uri()
 
 

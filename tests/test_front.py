@@ -1,11 +1,11 @@
 """What the title page says: the scale, what was run, what held and what did not."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from conftest import make_record
+from conftest import make_record, make_verdicts
 from nbformat.v4 import new_code_cell as code
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
@@ -13,27 +13,6 @@ from cifarlib import notebooks, provenance, published
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
 from cifarlib.report import assembly as report
-
-VERDICTS = ("held", "failed", "not distinguishable", "pending")
-
-
-def make_finding(verdict, *, text="Rate <b>decides</b>", provisional=True, anchor="table-IV"):
-    """A claim and its verdict, as ``claims.judge`` gives them."""
-    return SimpleNamespace(
-        claim=SimpleNamespace(id="rate", where="§V", text=text),
-        paper="86.9 %",
-        ours="31.5 %",
-        interval="",
-        verdict=verdict,
-        provisional=provisional,
-        reason="Because.",
-        links=(("Table IV", anchor),) if anchor else (),
-        runs=(),
-    )
-
-
-def make_doubts(*verdicts):
-    return [SimpleNamespace(verdict=verdict) for verdict in verdicts]
 
 
 @pytest.fixture(scope="module")
@@ -57,46 +36,57 @@ def show(told, *html):
 
 
 def test_verdicts_are_counted_and_the_first_claims_named(begun):
-    findings = [make_finding(v) for v in VERDICTS] + [make_finding("held")] * 4
-    told = front.describe(begun, "", findings)
-    groups = {group["verdict"]: group for group in told["verdicts"]}
-    assert list(groups) == ["held", "failed", "not distinguishable"]
+    shown = make_verdicts(
+        "held", "did not hold", "not distinguishable", "pending", "not tested", *["held"] * 4
+    )
+    groups = {group["verdict"]: group for group in front.describe(begun, "", shown)["verdicts"]}
+    assert list(groups) == ["held", "did not hold", "not distinguishable"]
     assert [group["count"] for group in groups.values()] == [5, 1, 1]
     assert len(groups["held"]["claims"]) + groups["held"]["more"] == 5
-    assert groups["failed"]["claims"][0]["ours"] == "31.5 %"
+    assert groups["did not hold"]["claims"][0]["ours"] == "31.5 %"
 
 
 @pytest.mark.parametrize(
-    ("findings", "text"),
+    ("shown", "text"),
     [
-        ([], ""),
-        ([make_finding("held", provisional=False)], ""),
-        ([make_finding("pending"), make_finding("held")], "One claim of 2 cannot be judged yet. "
+        (None, ""),
+        (make_verdicts(), ""),
+        (make_verdicts("held", provisional=False), ""),
+        (make_verdicts("pending", "held"), "One claim of 2 cannot be judged yet. "
          "Every verdict is provisional."),
-        ([make_finding("held"), make_finding("failed", provisional=False)],
-         "One verdict is provisional."),
-        ([make_finding("pending")] * 3, "3 claims of 3 cannot be judged yet."),
-        ([make_finding("not judged", provisional=False)] * 3,
-         "None of the 3 claims is judged: these data are not CIFAR-10."),
+        (make_verdicts("not tested", "held", "did not hold", "held", provisional=False),
+         "One claim could not be tested."),
+        (make_verdicts("pending", "pending", "pending"), "3 claims of 3 cannot be judged yet."),
+        (make_verdicts("not judged", "not judged"),
+         "None of the 2 claims is judged: these data are not CIFAR-10."),
     ],
 )  # fmt: skip
-def test_what_is_open_is_said(begun, findings, text):
-    assert front.describe(begun, "", findings)["pending"] == text
+def test_what_is_open_is_said(begun, shown, text):
+    assert front.describe(begun, "", shown)["pending"] == text
 
 
-def test_claims_that_are_not_judged_are_not_counted(begun):
-    told = front.describe(begun, "", [make_finding("not judged", provisional=False)] * 3)
-    assert told["verdicts"] == []
+def test_some_provisional_verdicts_are_counted(begun):
+    shown = make_verdicts("held", "did not hold")
+    shown.loc[0, "provisional"] = False
+    assert front.describe(begun, "", shown)["pending"] == "One verdict is provisional."
+
+
+def test_nothing_is_counted_on_other_data_than_cifar10(begun):
+    claims = make_verdicts("not judged", "not judged", "not judged", provisional=False)
+    doubts = make_verdicts("confirmed", kind="doubt")
+    told = front.describe(begun, "", pd.concat([claims, doubts]))
+    assert (told["verdicts"], told["audit"]) == ([], "")
     page = show(told)
     assert not page.select(".verdict")
     assert "these data are not CIFAR-10" in page.select_one(".onward").get_text()
 
 
-def test_the_audit_is_summed_up(begun):
-    doubts = make_doubts("confirmed", "refuted", "confirmed", "undecidable")
-    told = front.describe(begun, "", [], doubts)
+def test_doubts_are_summed_up(tmp_path):
+    results = open_results("lite", [], tmp_path)
+    shown = make_verdicts("confirmed", "refuted", "confirmed", "undecidable", kind="doubt")
+    told = front.describe(results, "", shown)
     assert told["audit"] == "4 doubts examined: 2 confirmed, 1 refuted, 1 undecidable"
-    assert front.describe(begun, "")["audit"] == ""
+    assert front.describe(results, "", make_verdicts())["audit"] == ""
 
 
 def test_the_facts_are_the_scales_and_the_records(begun):
@@ -127,15 +117,16 @@ def test_the_papers_best_is_its_table(begun):
     assert f"its best test accuracy is {best} %" in text
 
 
-def test_claims_link_to_what_the_page_has_and_markup_stays_text(begun):
-    findings = [make_finding("held"), make_finding("failed", anchor="table-nowhere")]
-    told = front.describe(begun, "", findings, make_doubts("confirmed"))
-    page = show(told, '<figure class="table" id="table-IV"></figure>')
+def test_claims_link_to_their_place_and_markup_stays_text(tmp_path):
+    shown = make_verdicts("held", "did not hold")
+    shown = pd.concat([shown, make_verdicts("confirmed", kind="doubt")])
+    told = front.describe(open_results("lite", [], tmp_path), "", shown)
+    page = show(told, f'<div id="claim-{shown["id"].iloc[0]}"></div>')
     assert not page.find("b")
-    held, failed = page.select_one(".held li"), page.select_one(".failed li")
-    assert held.a["href"] == "#table-IV"
+    held, other = page.select_one(".held li"), page.select_one(".did-not-hold li")
+    assert held.a["href"] == f"#claim-{shown['id'].iloc[0]}"
     assert held.a.get_text() == "Rate <b>decides</b>"
-    assert failed.a is None
+    assert other.a is None
     assert page.find("a", href="#chapter-06_claims")
     assert "the audit" in page.get_text()
     assert not page.find("a", href="#chapter-05_audit")  # that chapter is not there

@@ -5,7 +5,7 @@ from bs4 import BeautifulSoup
 from conftest import TINY, make_record, tiny_conditions
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from cifarlib import cli, display, mixture, notebooks
+from cifarlib import cli, mixture, notebooks
 from cifarlib.errors import ReportError
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
@@ -90,12 +90,12 @@ def test_every_note_under_a_table_names_the_mixture_behind_it(tmp_path):
     """A notebook that somebody executes by hand has no title page."""
     results = open_mixed(tmp_path, {}, {"dirty": True}, {}, overrides=["mixed=[dirty]"])
     shown = tiny_conditions()[:2]
-    note = display.describe_runs(results, shown)
+    note = results.describe(shown)
     assert note.endswith(
         "Mixed: The state of the code differs: 1 run is without uncommitted changes, "
         "1 run is with uncommitted changes (stage1-base/2)."
     )
-    assert "Mixed" not in display.describe_runs(results, shown[:1])
+    assert "Mixed" not in results.describe(shown[:1])
 
 
 def test_one_declaration_does_not_cover_another(tmp_path):

@@ -9,8 +9,10 @@ from bs4 import BeautifulSoup
 from conftest import make_data_record, make_network_record, make_record
 
 from cifarlib import published, report
-from cifarlib.display import CONTENT
+from cifarlib.paper.statements import read_statements
 from cifarlib.records import RecordStore, open_results
+from cifarlib.report.show import CONTENT
+from cifarlib.report.verdicts import read_verdicts
 
 TABLES = [*published.TITLES, "S1", "S2", "S3"]
 FIGURES = [*map(str, range(1, 11)), "5b", "S1", "S2"]
@@ -74,6 +76,29 @@ def test_data_and_models_on_the_page_are_their_records(complete):
     assert shown["ResNet-20 (He et al., 2016)"][7:] == ["91.25", "–", "–"]
     lanczos = results.record(results.select("interpolation")[-1])
     assert cells(soup, "S2")[-1][4] == f"{lanczos.accuracy('test'):.2f}"
+
+
+def test_the_ledger_has_the_verdict_that_each_claims_chapter_shows(complete):
+    results, soup = complete
+    shown = read_verdicts(results.store.folder / "notebooks")
+    shown = shown[shown["kind"] == "claim"].set_index("id")
+    rows = cells(soup, "C2")
+    assert len(rows) == len(read_statements("claims"))
+    for row, statement in zip(rows, read_statements("claims").values(), strict=True):
+        assert row[0] == f"{statement.text} ({statement.where})"
+        expected = shown["said"].get(statement.id, "pending")  # "not judged": not CIFAR-10
+        assert row[-2] == expected, statement.id
+    assert sum(int(count) for count in cells(soup, "C1")[-1][1:-1]) == len(rows)
+
+
+def test_the_best_run_of_a_search_is_that_of_its_records(complete):
+    results, soup = complete
+    conditions = results.select("stage1-daa1")
+    scores = {c.run: results.record(c).accuracy("test") for c in conditions}
+    first, second = sorted(scores, key=lambda run: -scores[run])[:2]
+    row = next(row for row in cells(soup, "C4") if "VII" in row[0] and "VIII" not in row[0])
+    behind = scores[first] - scores[second]
+    assert row[2:6] == [str(first), f"{scores[first]:.1f}", str(second), f"{behind:.2f}"]
 
 
 def tables_of_notebooks(folder):

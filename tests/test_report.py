@@ -13,7 +13,7 @@ import pytest
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cifarlib import claims, display, notebooks, paths, report
+from cifarlib import notebooks, paths, report
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.pages import front
 from cifarlib.records import (
@@ -21,6 +21,8 @@ from cifarlib.records import (
     RunRecord,
     open_results,
 )
+from cifarlib.report import assembly, show
+from cifarlib.report.verdicts import read_verdicts
 from cifarlib.study import Condition
 
 DEFAULTS = 'scale = "smoke"\noverrides = []\nbuild = ""  # empty: build/<scale>'
@@ -301,7 +303,7 @@ def test_the_same_records_give_the_same_page(rendered, html):
     executed = sorted((rendered.parent / "notebooks").glob("*.ipynb"))
     results = open_results("smoke", ["seeds=[1]"], rendered.parent)
     options = report.name_records("smoke", ["seeds=[1]"], rendered.parent)
-    told = front.describe(results, options, claims.judge(results))
+    told = front.describe(results, options, read_verdicts(executed))
     again = report.assemble(executed, rendered.parent / "again.html", told)
     seals = re.compile(r"\n<!-- (beside: )?sha256 .* -->")
     assert seals.sub("", again.read_text(encoding="utf-8")) == seals.sub("", html)
@@ -331,6 +333,33 @@ def test_a_chapter_alone_is_a_page_of_its_own(tmp_path, monkeypatch):
     assert "Only stage1 · Smoke scale" in html
     assert "--only stage1" in html
     assert [p.name for p in (build / "notebooks-stage1").iterdir()] == ["02_stage1.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("only", "calls"),
+    [
+        ([], [(["01_a", "03_c"], None), (["02_b"], "notebooks")]),
+        (["a", "b"], [(["01_a"], None), (["02_b"], "notebooks-a-b")]),
+        (["b"], [(["02_b"], "")]),  # what an earlier report executed
+    ],
+)
+def test_a_chapter_that_reads_the_others_is_executed_last(tmp_path, monkeypatch, only, calls):
+    home, build, found = tmp_path / "notebooks", tmp_path / "build", []
+    home.mkdir()
+    for name in ("01_a", "02_b", "03_c"):
+        more = '\nexecuted = ""' if name == "02_b" else ""
+        write_notebook(home / f"{name}.ipynb", f"# {name}", parameters=DEFAULTS + more)
+
+    def execute_all(chapters, folder, parameters, tell):
+        found.append(([path.stem for path in chapters], parameters[0].get("executed")))
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in chapters:
+            executed_notebook(folder / path.name)
+
+    monkeypatch.setattr(paths, "NOTEBOOKS", home)
+    monkeypatch.setattr(assembly, "execute_all", execute_all)
+    report.render("smoke", build=build, only=only)
+    assert found == [(names, str(build / folder) if folder else folder) for names, folder in calls]
 
 
 @pytest.mark.parametrize(
@@ -388,7 +417,7 @@ def test_the_names_of_runs_stand_where_only_ids_did(tmp_path):
     first, second = results.conditions[:2]
     frame = pd.DataFrame({"Run": ["one", "two"], "n": [1, 2]})
     frame.attrs["runs"] = [(first.run_id,), (first.run_id, second.run_id)]
-    shown = display.show_table(frame, "I", "Runs").html
+    shown = show.table(frame, "I", "Runs").html
     notebook = executed_notebook(tmp_path / "a.ipynb", shown)
     told = front.describe(results, "--scale smoke")
     page = report.assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
@@ -400,7 +429,7 @@ def test_the_names_of_runs_stand_where_only_ids_did(tmp_path):
 
 def test_sentences_in_tables_are_stacked_on_a_phone(tmp_path):
     words = pd.DataFrame({"Claim": ["a claim in many words, enough to be broken"], "n": [1]})
-    notebook = executed_notebook(tmp_path / "a.ipynb", display.show_table(words, "I", "T").html)
+    notebook = executed_notebook(tmp_path / "a.ipynb", show.table(words, "I", "T").html)
     page = report.assemble([notebook], tmp_path / "x.html").read_text(encoding="utf-8")
     assert re.search(r'<table class="data[^"]* stacked">', page)
     assert '<td data-label="n">1</td>' in page

@@ -144,7 +144,9 @@ def test_read_verdicts_finds_what_executed_notebooks_show(executed):
 
 def test_read_verdicts_refuses_a_claim_that_stands_twice(executed):
     write_executed(executed / "04_stage3.ipynb", claim("adamw-is-best", "held", 0.01))
-    with pytest.raises(ReportError, match=r"04_stage3.ipynb: the claim 'adamw-is-best' is shown"):
+    with pytest.raises(
+        ReportError, match=r"stage1.ipynb and 04_stage3.ipynb: the claim 'adamw-is-best' is shown"
+    ):
         verdicts.read_verdicts(executed)
 
 
@@ -152,17 +154,16 @@ def test_correct_adjusts_within_families_and_over_all(executed):
     claims = verdicts.correct(verdicts.read_verdicts(executed)).set_index("id")
     assert claims["holm"]["adamw-is-best"] == pytest.approx(0.03)
     assert claims["fdr"]["adam-overfits-more"] == pytest.approx(0.06)
-    assert claims["stands"]["adamw-is-best"]
-    assert not claims["stands"]["adam-overfits-more"]
-    assert claims["stands"]["adam-converges-faster"] is None
     assert claims["holm"].isna()["base-best-run"]
 
 
-def test_count_verdicts_leaves_out_what_is_not_judged(executed):
-    counts = verdicts.count_verdicts(verdicts.read_verdicts(executed)).set_index("family")
-    assert counts.loc["optimiser"].tolist() == [1, 1, 1, 0, 1]
-    assert counts.loc["all"].sum() == 4
-    assert "classes" not in counts.index
+def test_list_claims_has_every_claim_of_the_paper_in_its_order(executed):
+    claims = verdicts.list_claims(verdicts.read_verdicts(executed))
+    assert claims["id"].tolist() == list(cl.paper.claims)
+    claims = claims.set_index("id")
+    assert claims["said"]["adamw-is-best"] == "held"
+    assert claims["said"]["cat-and-dog"] == "not judged"
+    assert (claims["verdict"]["conditions"], claims["chapter"]["conditions"]) == ("pending", "")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ import pytest
 import yaml
 from conftest import TINY, make_data_record, make_record, tiny_store
 
-from cifarlib import cli, contrasts, effects, paths, published
-from cifarlib.claims import judge
+from cifarlib import cli, paths, published
 from cifarlib.errors import ConfigError
 from cifarlib.records import RecordStore, open_results
 from cifarlib.study import STUDIES, Study, expand, expand_paper, load_scale, load_study
@@ -238,25 +237,13 @@ def test_a_value_twice_in_a_grid_is_refused(scale):
 
 
 # ---------------------------------------------------------------------------------------------
-# Tables, contrasts and claims
+# Tables
 # ---------------------------------------------------------------------------------------------
 
 
 def show(results):
-    """What the chapters read, and contrasts and claims, as text."""
-    frames = [
-        results.runs,
-        results.curves,
-        *(contrasts.tabulate_best(results), contrasts.tabulate_augmentation_gain(results)),
-        *(contrasts.tabulate_dropout_tests(results), contrasts.tabulate_model_tests(results)),
-        effects.tabulate_effects(results),
-    ]
-    told = [frame.to_csv() for frame in frames]
-    told += [str(frame.attrs.get("runs")) for frame in frames]
-    return told + [
-        f"{f.claim.id}: {f.verdict}, {f.paper}, {f.ours}, {f.interval}, {f.reason}, {f.runs}"
-        for f in judge(results)
-    ]
+    """What the chapters read of the paper's conditions, as text."""
+    return [frame.to_csv() for frame in (results.runs, results.curves)]
 
 
 @pytest.fixture(scope="module")
@@ -289,9 +276,8 @@ def test_an_edited_study_changes_nothing_of_the_papers(recorded, unedited, tmp_p
 
 def test_conditions_of_ones_own_do_not_count_as_the_papers(tmp_path):
     results = open_results("lite", LITE, tmp_path, write(tmp_path, add_rate))
-    (found,) = [f for f in judge(results) if f.claim.check == "count_conditions"]
-    assert (found.verdict, found.ours, found.runs) == ("failed", "114 or 120", ())
-    assert "its tables have 114" in found.paper
+    assert results.runs["name"].nunique() == 120
+    assert len(results.conditions) > 120
 
 
 def test_what_the_study_leaves_out_is_pending_and_can_be_named(tmp_path):

@@ -13,7 +13,7 @@ from conftest import PNG, make_record
 from nbconvert.exporters import get_exporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarlib import display, notebooks
+from cifarlib import notebooks
 from cifarlib.errors import ReportError
 from cifarlib.pages import front, paper, typesetting
 from cifarlib.records import RecordStore, open_results
@@ -25,7 +25,7 @@ SENTENCE = "Every run above 70 % has the larger learning rate, and no smaller on
 
 
 def shown(value):
-    """A code cell that displayed something of ``cifarlib.display``, or a bundle of forms."""
+    """A code cell that displayed something of ``cifarlib.report.show``, or a bundle of forms."""
     bundle = value if isinstance(value, dict) else value._repr_mimebundle_()
     return new_code_cell("show()", outputs=[new_output("display_data", data=bundle)])
 
@@ -46,7 +46,7 @@ def text_of(content):
 
 def show_table(number="IV", rows=3, **columns):
     frame = pd.DataFrame({"Run": range(1, rows + 1), "Test": [50.5 + n for n in range(rows)]})
-    return display.show_table(
+    return show.table(
         frame.assign(**columns), number, "A table", note="A note.", formats={"Test": "{:.1f}"}
     )
 
@@ -54,7 +54,7 @@ def show_table(number="IV", rows=3, **columns):
 def show_figure(alt="A line that rises"):
     figure, axis = plt.subplots(figsize=(3, 2))
     axis.plot([1, 2])
-    return display.show_figure(figure, "5", "A figure", alt=alt)
+    return show.figure(figure, "5", "A figure", alt=alt)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_groups_missing_values_and_the_best_cell_are_set():
     frame = pd.DataFrame(
         {("", "Run"): [1, 2], ("Test", "paper"): [50.0, None], ("Test", "ours"): [None, 61.25]}
     )
-    table = display.show_table(
+    table = show.table(
         frame, "V", "T", formats={"paper": "{:.1f}", "ours": "{:.1f}"}, best=[("Test", "ours")]
     )
     said = text_of(set_pdf("# One", shown(table)))
@@ -97,7 +97,7 @@ def test_groups_missing_values_and_the_best_cell_are_set():
 
 def test_text_with_markup_is_set_as_it_is():
     strange = '*a* _b_ #c $d$ <e> @f `g` \\h "i" [j] // k'
-    table = display.show_table(pd.DataFrame({strange: [strange]}), "IV", strange, note=strange)
+    table = show.table(pd.DataFrame({strange: [strange]}), "IV", strange, note=strange)
     assert text_of(set_pdf("# One", shown(table))).count(strange) == 4
 
 
@@ -129,7 +129,7 @@ def test_a_figure_is_a_vector_drawing_with_its_alternative_text():
 
 
 def test_a_figure_without_records_is_pending():
-    pending = display.show_figure(None, "5", "A figure", alt="A line")
+    pending = show.figure(None, "5", "A figure", alt="A line")
     assert re.search(r"pending Figure 5\. A figure", text_of(set_pdf("# One", shown(pending))))
 
 
@@ -256,7 +256,7 @@ def test_a_row_leads_to_its_run(results, whole):
     frame = pd.DataFrame({"Run": [1, 2, 3], "Test": [1.5, 2.5, 3.5]})
     run = results.conditions[0].run_id
     frame.attrs["runs"] = [(run,), (), ("0123456789abcdef",)]  # the last is of another study
-    table = shown(display.show_table(frame, "IV", "T"))
+    table = shown(show.table(frame, "IV", "T"))
     assert len(links(read(set_pdf("# One", table)))) == 0
     with_runs, without = (
         len(links(read(set_pdf("# One", cell, front=whole)))) for cell in (table, "Two")
@@ -268,7 +268,7 @@ def test_a_cell_of_links_leads_to_its_place_where_the_report_has_it():
     frame = pd.DataFrame(
         {"No.": [show.Links((("1", "doubt-depth"),)), show.Links((("2", "doubt-no"),))]}
     )
-    table = shown(display.show_table(frame, "A1", "T"))
+    table = shown(show.table(frame, "A1", "T"))
     doubt = shown(show.doubt("depth", True, "Nine."))
     assert len(links(read(set_pdf("# One", table, doubt)))) == 1
     assert len(links(read(set_pdf("# One", table)))) == 0

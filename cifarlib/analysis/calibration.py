@@ -5,7 +5,8 @@ at all, an effect exactly at the bound that a claim names, two factors of equal 
 that a claim held or did not is then false, and may occur in 5 % of draws.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ import pandas as pd
 from cifarlib.analysis import judges
 from cifarlib.analysis import statistics as stats
 from cifarlib.analysis.judges import Judgement
-from cifarlib.analysis.statistics import ALPHA, Interval, Noise
+from cifarlib.analysis.statistics import ALPHA, Interval, Noise, Pairs
 
 SEEDS = 3  # of each setting where several are drawn
 PAIRS = 16  # blocks of matched pairs over a grid
@@ -63,21 +64,20 @@ def _best(random: np.random.Generator, effect: float) -> Judgement:
 
 def _largest(random: np.random.Generator, effect: float) -> Judgement:
     """Gains of which the largest are exactly at the bound; the effect raises them all."""
-    gains = 12 - np.linspace(0, 8, PAIRS).clip(min=0) + effect
-    frame = pd.DataFrame({"block": range(PAIRS), "test_top1": gains})
-    one = frame.assign(test_top1=gains + random.normal(0, NOISE, PAIRS))
-    other = frame.assign(test_top1=random.normal(0, NOISE, PAIRS))
-    pairs = stats.paired(one, other, ["block"])
-    return judges.largest(pairs, 0, 12, _estimated_noise(random))
+    gains = _draw_gains(random, 12 - np.linspace(0, 8, PAIRS) + effect)
+    return judges.largest(gains, 0, 12, _estimated_noise(random))
 
 
 def _nearly_all(random: np.random.Generator, effect: float) -> Judgement:
     """Two gains of none, where one may be; the effect is on all of them."""
-    gains = np.where(np.arange(PAIRS) < 2, 0, 5) + effect
-    frame = pd.DataFrame({"block": range(PAIRS)})
-    one = frame.assign(test_top1=gains + random.normal(0, NOISE, PAIRS))
-    other = frame.assign(test_top1=random.normal(0, NOISE, PAIRS))
-    return judges.nearly_all(stats.paired(one, other, ["block"]), 1, _estimated_noise(random))
+    gains = _draw_gains(random, np.where(np.arange(PAIRS) < 2, 0, 5) + effect)
+    return judges.nearly_all(gains, 1, _estimated_noise(random))
+
+
+def _draw_gains(random: np.random.Generator, true: np.ndarray) -> Pairs:
+    """Matched pairs of single runs whose true differences are known."""
+    found = true + random.normal(0, NOISE * 2**0.5, len(true))
+    return Pairs(stats.estimate(found, "pairs"), (), pd.DataFrame({"difference": found}))
 
 
 def _trend(random: np.random.Generator, effect: float) -> Judgement:
@@ -87,14 +87,19 @@ def _trend(random: np.random.Generator, effect: float) -> Judgement:
 
 def simulate_grid(random: np.random.Generator, effects: dict[str, float]) -> pd.DataFrame:
     """Accuracies over a full grid of one run a cell: main effects of given spread, and noise."""
-    factors = pd.MultiIndex.from_product([range(n) for n in LEVELS.values()], names=list(LEVELS))
-    grid = factors.to_frame(index=False)
-    grid["test_top1"] = random.normal(70, NOISE, len(grid))
+    grid = _full_grid()
+    scores = random.normal(70, NOISE, len(grid))
     for name, levels in LEVELS.items():
         shifts = random.normal(size=levels)
         shifts = (shifts - shifts.mean()) / shifts.std() * effects.get(name, 0.0)
-        grid["test_top1"] += shifts[grid[name]]
-    return grid
+        scores += shifts[grid[name]]
+    return grid.assign(test_top1=scores)
+
+
+@cache
+def _full_grid() -> pd.DataFrame:
+    factors = pd.MultiIndex.from_product([range(n) for n in LEVELS.values()], names=list(LEVELS))
+    return factors.to_frame(index=False)
 
 
 def _equal_shares(random: np.random.Generator, effect: float) -> Judgement:
@@ -157,28 +162,25 @@ def count_verdicts(draw: Draw, draws: int, effect: float = 0.0, seed: int = 42) 
 
 
 def tabulate_false_verdicts(draws: int = 200, seed: int = 42) -> pd.DataFrame:
+    """``tabulate_rates`` of every judge on simulated null data."""
+    return tabulate_rates(
+        {name: (sum(count_verdicts(draw, draws, seed=seed)), draws) for name, draw in NULLS.items()}
+    )
+
+
+def tabulate_rates(found: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
     """A row a judge: verdicts given on null data, their rate in %, and its Wilson interval.
 
-    ``calibrated`` is whether the rate is 5 % or less, within the error of so many draws.
+    ``found`` are the false verdicts and the draws by the judge's name. ``calibrated`` is whether
+    the rate is 5 % or less, within the error of so many draws.
     """
     rows = []
-    for name, draw in NULLS.items():
-        false = sum(count_verdicts(draw, draws, seed=seed))
+    for name, (false, draws) in found.items():
         interval = stats.wilson(false, draws)
         row = {"judge": name, "draws": draws, "false": false, "rate": 100 * false / draws}
         row |= {"low": interval.low, "high": interval.high}
         rows.append(row | {"calibrated": interval.low <= 100 * ALPHA})
     return pd.DataFrame(rows)
-
-
-def permute_labels(
-    runs: pd.DataFrame, label: str, within: Sequence[str], random: np.random.Generator
-) -> pd.DataFrame:
-    """Real runs as null data: the column ``label`` shuffled among runs equal in ``within``."""
-    shuffled = runs.groupby(list(within))[label].transform(
-        lambda column: random.permutation(column.to_numpy())
-    )
-    return runs.assign(**{label: shuffled})
 
 
 def tabulate_power(

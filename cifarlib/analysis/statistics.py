@@ -413,8 +413,9 @@ def say_shares(shares: pd.DataFrame, factors: Sequence[str]) -> str:
 
 def _indicate(grid: pd.DataFrame, term: str) -> np.ndarray:
     """A column of zeros and ones for each level of a factor, or of a combination “a:b”."""
-    cells = grid.groupby(term.split(":"), sort=False).ngroup().to_numpy()
-    return np.eye(cells.max() + 1)[cells]
+    levels = [pd.factorize(grid[name])[0] for name in term.split(":")]
+    _, cells = np.unique(np.stack(levels), axis=1, return_inverse=True)
+    return np.eye(cells.max() + 1)[cells.ravel()]
 
 
 def _fit(outcomes: np.ndarray, columns: Iterable[np.ndarray]) -> tuple[float, int]:
@@ -422,6 +423,17 @@ def _fit(outcomes: np.ndarray, columns: Iterable[np.ndarray]) -> tuple[float, in
     design = np.hstack([np.ones((len(outcomes), 1)), *columns])
     found, _, rank, _ = np.linalg.lstsq(design, outcomes, rcond=None)
     return float(((outcomes - design @ found) ** 2).sum()), int(rank)
+
+
+def omega(grid: pd.DataFrame, outcome: str, factor: str, *, blocks: Sequence[str]) -> Estimate:
+    """ω² of a factor over a grid in %, with a standard error from the grid's own blocks.
+
+    Each block, a combination of the columns ``blocks``, holds every level of the factor (further
+    columns are averaged). See ``omega_difference``; not estimable from fewer than three blocks.
+    """
+    table = grid.pivot_table(outcome, list(blocks), factor).dropna()
+    cells = table.to_numpy() - table.to_numpy().mean(axis=1, keepdims=True)
+    return _compare_blocks(cells @ cells.T / cells.shape[1], grid[outcome])
 
 
 def omega_difference(
@@ -448,9 +460,20 @@ def omega_difference(
     cells = cells - cells.mean(axis=(1, 2), keepdims=True)
     first, second = cells.mean(axis=2), cells.mean(axis=1)
     products = first @ first.T / levels[0] - second @ second.T / levels[1]
+    return _compare_blocks(products, grid[outcome])
+
+
+def _compare_blocks(products: np.ndarray, outcomes: "pd.Series[float]") -> Estimate:
+    """The mean product of two blocks' effects in % of the outcomes' variance, with its jackknife.
+
+    ``products`` holds that of each block (row) with each block (column).
+    """
+    k = len(products)
+    if k < 3:
+        return Estimate(math.nan, None, 1, k, "blocks of the grid")
     others = products.sum(axis=1) - products.diagonal()  # of a block with every other one
     whole = others.sum() / (k * (k - 1))
     without = (others.sum() - 2 * others) / ((k - 1) * (k - 2))
-    scale = 100 / float(grid[outcome].var(ddof=0))
+    scale = 100 / float(outcomes.var(ddof=0))
     error = math.sqrt((k - 1) / k * ((without - without.mean()) ** 2).sum()) * scale
     return Estimate(whole * scale, error or None, k - 1, k, "blocks of the grid")

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cifarlib import data, statistics
+from cifarlib import data
+from cifarlib.analysis.statistics import Disagreement, mcnemar
 from cifarlib.config import DATASETS, RunConfig, flatten, run_id
 from cifarlib.errors import DataError, RecordError
 from cifarlib.records import Results, RunRecord, open_results
+from cifarlib.runs.frames import RunPredictions
 from cifarlib.study import Condition, Study
 
 OWN = "own"
@@ -280,7 +282,7 @@ def _test_images(record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
     return test.images[where], labels
 
 
-def compare(runs: Runs, first: RunRecord, second: RunRecord) -> statistics.Paired:
+def compare(runs: Runs, first: RunRecord, second: RunRecord) -> Disagreement:
     """Exact McNemar on the test images of two runs.
 
     The labels come from the data set's record, else from the data set. Raises ``DataError``
@@ -294,10 +296,8 @@ def compare(runs: Runs, first: RunRecord, second: RunRecord) -> statistics.Paire
         described = runs.results.store.read_data(first.config.data.name)
     except RecordError:
         described = None
-    if paired := statistics.compare_records(first, second, described):
-        return paired
-    right: list[np.ndarray] = []
-    for record in (first, second):
-        _, labels = _test_images(record)
-        right.append(record.result.predictions.classes == labels)
-    return statistics.mcnemar(*right)
+    right = [RunPredictions(record, described).correct for record in (first, second)]
+    for place, record in enumerate((first, second)):
+        if right[place] is None:
+            right[place] = record.result.predictions.classes == _test_images(record)[1]
+    return mcnemar(*right)

@@ -18,12 +18,12 @@ import pandas as pd
 from PIL import Image
 
 from cifarlib.config import DATASETS
-from cifarlib.display import fixed, signed
 from cifarlib.errors import DataError
 from cifarlib.explore import collection, sketches
 from cifarlib.explore.collection import TITLES, Mistake, Runs, open_runs
 from cifarlib.explore.launchpad import Launchpad
 from cifarlib.explore.panels import panel, picture, sentence, table
+from cifarlib.formatting import fixed, signed
 from cifarlib.records import SPLITS, RunRecord
 from cifarlib.report.plots import plot_confusion
 from cifarlib.report.style import STYLE

@@ -1,5 +1,6 @@
 """What the report's title page and its section on provenance say, in words, from the records."""
 
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,28 +14,31 @@ from cifarlib.records import Results, RunRecord
 from cifarlib.report.tables import link_csv
 from cifarlib.study import Scale
 
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
 VERDICTS = {  # verdict: (what stands above its claims on the title page, its sign)
     "held": ("Held", "✓"),
-    "failed": ("Did not hold", "✗"),
-    "not distinguishable": ("Cannot be told apart", "≈"),
+    "did not hold": ("Did not hold", "✗"),
+    "not distinguishable": ("Not distinguishable", "≈"),
 }
+JUDGED = list(VERDICTS)
 SHOWN = 3  # claims of a verdict on the title page
 
 
 def describe(
     results: Results,
     options: str,
-    findings: Sequence[Any] = (),
-    doubts: Sequence[Any] = (),
+    shown: "pd.DataFrame | None" = None,
     parts: Sequence[str] = (),
     others: Mapping[str, Results] | None = None,
 ) -> dict[str, Any]:
     """What the title page and the section on provenance say of a build folder's records.
 
-    ``options`` are the command line options that name the records, ``findings`` what
-    ``claims.judge`` gives, ``doubts`` the shown ones' verdicts; ``parts`` are the chapters of
-    a partial report, none of the whole one. ``others`` are further studies whose runs are listed,
-    too (see ``further``).
+    ``options`` are the command line options that name the records, ``shown`` the claims and doubts
+    that the executed chapters show (``read_verdicts``), of which none counts on data that are not
+    CIFAR-10; ``parts`` are the chapters of a partial report, none of the whole one. ``others`` are
+    further studies whose runs are listed, too (see ``further``).
     """
     done, total = len(results.every_record), len({c.run_id for c in results.known})
     scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
@@ -56,9 +60,7 @@ def describe(
         "counts": _count_runs(done, total),
         "best": published.read_table(15)["test_top1"].iloc[0],
         "facts": _facts(results),
-        "verdicts": _sum_up(findings),
-        "pending": _count_pending(findings),
-        "audit": _sum_up_doubts(doubts),
+        **_count_shown(shown, results.real),
         "beyond": _sum_up_beyond((others or {}).get("beyond")),
         "faults": everything.faults,
         "mixed": [found.sentence for found in mixture.find_mixtures(everything)],
@@ -140,16 +142,38 @@ def _count(number: int, noun: str) -> str:
     return f"{'one' if number == 1 else number} {noun}{'' if number == 1 else 's'}"
 
 
-def _sum_up(findings: Sequence[Any]) -> list[dict[str, Any]]:
-    """Held, failed and not distinguishable: how many claims, and the first of them.
+def _count_shown(shown: "pd.DataFrame | None", real: bool) -> dict[str, Any]:
+    """What the title page says of claims and doubts."""
+    if shown is None:
+        return {"verdicts": [], "pending": "", "audit": ""}
+    claims, doubts = (shown[shown["kind"] == kind] for kind in ("claim", "doubt"))
+    return {
+        "verdicts": _sum_up(claims),
+        "pending": _count_open(claims),
+        "audit": _count_doubts(doubts) if real else "",
+    }
+
+
+def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Held, did not hold, not distinguishable: how many claims, and the first of them.
 
     Nothing where no claim is judged.
     """
+    if not claims["verdict"].isin(JUDGED).any():
+        return []
     groups = []
-    if all(finding.verdict == "not judged" for finding in findings):
-        return groups
     for verdict, (title, sign) in VERDICTS.items():
-        members = [finding for finding in findings if finding.verdict == verdict]
+        members = claims[claims["verdict"] == verdict]
+        shown = [
+            {
+                "text": claim.text,
+                "where": claim.where,
+                "paper": claim.paper or "–",
+                "ours": claim.ours,
+                "anchor": f"claim-{claim.id}",
+            }
+            for claim in members.head(SHOWN).itertuples()
+        ]
         groups.append(
             {
                 "verdict": verdict,
@@ -157,54 +181,43 @@ def _sum_up(findings: Sequence[Any]) -> list[dict[str, Any]]:
                 "sign": sign,
                 "count": len(members),
                 "more": max(0, len(members) - SHOWN),
-                "claims": [_sum_up_claim(finding) for finding in members[:SHOWN]],
+                "claims": shown,
             }
         )
     return groups
 
 
-def _sum_up_claim(finding: Any) -> dict[str, Any]:
-    return {
-        "text": finding.claim.text,
-        "where": finding.claim.where,
-        "paper": finding.paper,
-        "ours": finding.ours,
-        "provisional": finding.provisional,
-        "anchor": finding.links[0][1] if finding.links else "",
-    }
+def _count_open(claims: "pd.DataFrame") -> str:
+    """How many claims are pending or not tested, and whether verdicts are provisional.
 
-
-def _count_pending(findings: Sequence[Any]) -> str:
-    """How many claims wait, and that verdicts are provisional; empty where neither is so.
-
-    Or that none is judged, and why.
+    Or that no claim is judged, and why.
     """
-    if findings and all(finding.verdict == "not judged" for finding in findings):
-        return f"None of the {len(findings)} claims is judged: these data are not CIFAR-10."
-    waiting = sum(finding.verdict == "pending" for finding in findings)
-    provisional = sum(finding.provisional for finding in findings if finding.verdict != "pending")
-    judged = len(findings) - waiting
+    if claims["verdict"].eq("not judged").any():
+        return f"None of the {len(claims)} claims is judged: these data are not CIFAR-10."
+    counts = claims["verdict"].value_counts()
     parts = []
-    if waiting:
+    if pending := counts.get("pending", 0):
         parts.append(
-            f"{_count(waiting, 'claim').capitalize()} of {len(findings)} cannot be judged yet."
+            f"{_count(pending, 'claim').capitalize()} of {len(claims)} cannot be judged yet."
         )
-    if 0 < provisional < judged:
+    if untested := counts.get("not tested", 0):
+        parts.append(f"{_count(untested, 'claim').capitalize()} could not be tested.")
+    judged = claims[claims["verdict"].isin(JUDGED)]
+    if provisional := int(judged["provisional"].sum()):
+        every = provisional == len(judged)
         some = (
             f"{_count(provisional, 'verdict').capitalize()} {'is' if provisional == 1 else 'are'}"
         )
-        parts.append(f"{some} provisional.")
-    elif provisional:
-        parts.append("Every verdict is provisional.")
+        parts.append("Every verdict is provisional." if every else f"{some} provisional.")
     return " ".join(parts)
 
 
-def _sum_up_doubts(doubts: Sequence[Any]) -> str:
+def _count_doubts(doubts: "pd.DataFrame") -> str:
     """How many doubts about the paper were confirmed, refuted, and so on, in one sentence."""
-    count = Counter(doubt.verdict for doubt in doubts)
+    count = Counter(doubts["verdict"])
     order = [v for v in ("confirmed", "refuted", "undecidable", "pending") if count[v]]
     told = ", ".join(f"{count[verdict]} {verdict}" for verdict in order)
-    return f"{len(doubts)} doubts examined: {told}" if doubts else ""
+    return f"{len(doubts)} doubts examined: {told}" if told else ""
 
 
 def _css_text(text: str) -> str:

@@ -34,6 +34,7 @@ from cifarlib.pages.typesetting import typeset
 from cifarlib.records import Results, open_results, remove_leftovers, write_atomically
 
 if typing.TYPE_CHECKING:
+    import pandas as pd
     from nbformat import NotebookNode
 
 
@@ -72,11 +73,11 @@ def render(
     }
     chosen = choose_chapters(notebooks, only)
     parts = [_chapter(notebook) for notebook in chosen] if only else []
-    suffix = name_suffix(results, parts)
-    known = {"executed": str((results.store.folder / f"notebooks{suffix}").absolute())}
+    folder, suffix = results.store.folder, name_suffix(results, parts)
+    alone = all(_is_last(read_parameters(notebook)) for notebook in chosen)  # reads older chapters
+    known = {"executed": "" if alone else str((folder / f"notebooks{suffix}").absolute())}
     given = _share_out(parameters or {}, shared, chosen, known)
     options = name_records(scale, overrides, build, parameters or {})
-    folder = results.store.folder
     page = folder / f"report{suffix}.html"
     with _alone(results.store.state / "report.lock"), plain_matplotlib():
         for path in (page, page.with_suffix(".pdf")):
@@ -84,9 +85,8 @@ def render(
         tell(f"executing {len(chosen)} notebooks over {len(results.records)} recorded runs")
         executed = _execute(chosen, folder / f"notebooks{suffix}", given, tell)
         tell("setting the page and the PDF")
-        findings, doubts = _judge(results, executed)
         others = further.narrow(others, results, _shown_runs(executed))
-        front = describe(results, options, findings, doubts, parts, others)
+        front = describe(results, options, _read_verdicts(executed), parts, others)
         paper = describe_paper(further.join(results, others), front, TITLE)
         pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
         html = make_page(_merge(executed), front, partial=bool(parts))
@@ -150,13 +150,11 @@ def _shown_runs(executed: Sequence[Path]) -> set[str]:
     return {run for path in executed for run in re.findall(r"#run-(\w+)", path.read_text("utf-8"))}
 
 
-def _judge(results: Results, executed: Sequence[Path]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Claims as judged, and the doubts that executed notebooks show, for the title page."""
-    from cifarlib import claims  # here, for statistics take a second to import
-    from cifarlib.report.verdicts import read_verdicts
+def _read_verdicts(executed: Sequence[Path]) -> "pd.DataFrame":
+    """The claims and doubts that executed notebooks show."""
+    from cifarlib.report.verdicts import read_verdicts  # here, for pandas takes a second to import
 
-    shown = read_verdicts(executed)
-    return claims.judge(results), list(shown[shown["kind"] == "doubt"].itertuples())
+    return read_verdicts(executed)
 
 
 def choose_chapters(notebooks: Sequence[Path], only: Sequence[str]) -> list[Path]:

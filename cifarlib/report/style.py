@@ -19,6 +19,7 @@ BATCH_MARKS = {
 }
 SPLIT_COLOURS = {"train": "#0077bb", "validation": "#009988", "test": "#cc4a00"}
 BEST = "#cc3311"
+SIDES = {"paper": "#bbbbbb", "ours": "#0077bb"}
 
 STYLE = {
     **sns.axes_style("whitegrid"),

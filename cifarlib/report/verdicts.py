@@ -1,20 +1,19 @@
-"""The verdicts that lie in executed notebooks: read, counted, corrected for how many there are."""
+"""The verdicts that lie in executed notebooks: read, and corrected for how many there are."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from cifarlib.analysis.judges import VERDICTS
 from cifarlib.analysis.statistics import adjust
 from cifarlib.errors import ReportError
+from cifarlib.paper.statements import read_statements
 from cifarlib.report.show import CONTENT
 
 COLUMNS = (
-    "kind", "id", "family", "text", "where", "verdict", "provisional", "paper", "ours", "interval",
-    "p", "n", "reason", "runs", "chapter",
+    "kind", "id", "family", "text", "where", "verdict", "provisional", "said", "paper", "ours",
+    "interval", "p", "n", "reason", "runs", "chapter",
 )  # fmt: skip
 
 
@@ -35,9 +34,11 @@ def read_verdicts(executed: Iterable[Path] | Path) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     double = frame[frame.duplicated(["kind", "id"])]
     if len(double):
-        first = double.iloc[0]
+        kind, name = double[["kind", "id"]].iloc[0]
+        where = frame[(frame["kind"] == kind) & (frame["id"] == name)]["chapter"].unique()
         raise ReportError(
-            f"{first['chapter']}: the {first['kind']} {first['id']!r} is shown twice; keep one"
+            f"{' and '.join(where)}: the {kind} {name!r} is shown twice; keep one, and remove "
+            "executed notebooks that are no chapter any more"
         )
     return frame
 
@@ -45,26 +46,26 @@ def read_verdicts(executed: Iterable[Path] | Path) -> pd.DataFrame:
 def correct(verdicts: pd.DataFrame) -> pd.DataFrame:
     """Claims with their p values corrected: ``holm`` within each family, ``fdr`` over all claims.
 
-    ``stands`` says whether a verdict that a test decided stays below 5 % by the rate of false
-    discoveries; it is NA for what no test decided.
+    Both are NaN for what no test decided.
     """
     claims = verdicts[verdicts["kind"] == "claim"].copy()
-    p = claims["p"].astype(float).where(claims["verdict"].isin(["held", "did not hold"]))
     tested = claims["p"].astype(float).where(claims["verdict"].isin(_JUDGED))
     claims["holm"] = tested.groupby(claims["family"]).transform(lambda q: adjust(q, "holm"))
     claims["fdr"] = adjust(tested, "fdr")
-    claims["stands"] = np.where(p.isna(), None, claims["fdr"] < 0.05)
     return claims
 
 
 _JUDGED = ["held", "did not hold", "not distinguishable"]
 
 
-def count_verdicts(verdicts: pd.DataFrame, by: Sequence[str] = ("family",)) -> pd.DataFrame:
-    """How many claims have each verdict, by family, with a row of sums; not judged ones are left
-    out."""
-    claims = verdicts[(verdicts["kind"] == "claim") & verdicts["verdict"].isin(VERDICTS)]
-    counts = pd.crosstab([claims[name] for name in by], claims["verdict"])
-    counts = counts.reindex(columns=list(VERDICTS), fill_value=0)
-    counts.loc["all"] = counts.sum()
-    return counts.reset_index().rename_axis(columns=None)
+def list_claims(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """A row for every claim of the paper, in its order, with what ``correct`` says of it.
+
+    A claim that no executed chapter shows is pending, and its ``chapter`` empty.
+    """
+    statements = pd.DataFrame([vars(claim) for claim in read_statements("claims").values()])
+    named = ["id", "family", "text", "where"]
+    claims = statements[named].merge(correct(verdicts).drop(columns=named[1:]), "left", on="id")
+    absent = {"verdict": "pending", "said": "pending", "ours": "–"}
+    absent |= dict.fromkeys(["paper", "interval", "chapter"], "")
+    return claims.fillna(absent)

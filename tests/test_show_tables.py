@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from conftest import make_data_record, make_record
 
-from cifarlib import display
+from cifarlib.formatting import fixed, signed
 from cifarlib.records import RecordStore, open_results
+from cifarlib.report import show
 from cifarlib.study import STUDIES
 
 
@@ -39,7 +40,7 @@ FRAME = pd.DataFrame(
         ("Test", "diff."): [10.04, -9.96, None],
     }
 )
-FORMATS = {"paper": "{:.1f}", "ours": display.fixed(1), "diff.": display.signed(1)}
+FORMATS = {"paper": "{:.1f}", "ours": fixed(1), "diff.": signed(1)}
 
 
 def cells(shown):
@@ -48,7 +49,7 @@ def cells(shown):
 
 
 def test_a_table_shows_its_cells_formatted():
-    shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS)
+    shown = show.table(FRAME, "IV", "Title", formats=FORMATS)
     assert cells(shown) == [
         ["1", "50.0", "60.0", "+10.0"],
         ["2", "–", "61.0", "−10.0"],
@@ -64,22 +65,22 @@ def test_a_wide_tables_settings_can_fold_under_its_first_cell():
     for number in range(5):
         for name in ("paper", "ours"):
             wide[f"Q{number}", name] = [1.5]
-    shown = display.show_table(wide, "IX", "Title").html
+    shown = show.table(wide, "IX", "Title").html
     assert '<th scope="col" rowspan="2" data-settings="Batch · LR">Run</th>' in shown
     assert '<td data-settings="64 · 0.1">9</td>' in shown
     assert '<td class="folds">64</td>' in shown
-    assert "data-settings" not in display.show_table(FRAME, "IV", "Title").html
+    assert "data-settings" not in show.table(FRAME, "IV", "Title").html
 
 
 def test_the_best_of_a_column_is_marked():
-    shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS, best=[("Test", "ours")])
+    shown = show.table(FRAME, "IV", "Title", formats=FORMATS, best=[("Test", "ours")])
     assert re.findall("<strong>(.*?)</strong>", shown.html) == ["61.0"]
 
 
 def test_the_first_cell_leads_to_the_runs_behind_its_row():
     frame = FRAME.copy()
     frame.attrs["runs"] = [("0123456789abcdef",), (), ("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb")]
-    first, second, third = (row[0] for row in cells(display.show_table(frame, "IV", "Title")))
+    first, second, third = (row[0] for row in cells(show.table(frame, "IV", "Title")))
     assert first == '<a href="#run-0123456789abcdef">1</a>'
     assert second == "2"
     assert re.findall('href="#run-(.)', third) == ["a", "b"]
@@ -87,7 +88,7 @@ def test_the_first_cell_leads_to_the_runs_behind_its_row():
 
 
 def test_a_table_carries_its_csv():
-    shown = display.show_table(FRAME, "IV", "Title", formats=FORMATS)
+    shown = show.table(FRAME, "IV", "Title", formats=FORMATS)
     link = re.search(
         r'download="table-IV.csv"[^>]*href="data:text/csv;charset=utf-8,(.*?)"', shown.html
     )
@@ -103,7 +104,7 @@ def test_a_table_carries_its_csv():
 def test_no_cell_of_a_csv_is_a_formula():
     texts = ["=1+1", "@SUM(1)", "+cmd|' /C calc'!A0", "-2+3", "-x"]
     harmless = ["+1.50 [0 to 3]", "-0.5", "−2", "a=1"]
-    table = display.show_table(pd.DataFrame({"A": [*texts, *harmless]}), "IV", "T", note="")
+    table = show.table(pd.DataFrame({"A": [*texts, *harmless]}), "IV", "T", note="")
     content = unquote(re.search(r'utf-8,(.*?)"', table.html)[1]).removeprefix("\ufeff")
     cells = [row[0] for row in csv.reader(content.splitlines())][1:]
     assert cells == [*(f"'{text}" for text in texts), *harmless]
@@ -111,7 +112,7 @@ def test_no_cell_of_a_csv_is_a_formula():
 
 def test_markup_stays_text_in_csv():
     frame = pd.DataFrame({"a": ['<b>"x", y</b>']})
-    link = re.search('href="data:([^"]*)"', display.show_table(frame, "I", "T").html)
+    link = re.search('href="data:([^"]*)"', show.table(frame, "I", "T").html)
     assert "<" not in link[1]
     assert next(iter(csv.reader(unquote(link[1]).split("\r\n")[1:]))) == ['<b>"x", y</b>']
 
@@ -127,7 +128,7 @@ def test_markup_stays_text_in_csv():
     ],
 )
 def test_columns_of_words_are_set_flush_left(values, kind):
-    shown = display.show_table(pd.DataFrame({"n": [1, 2], "x": values}), "I", "T")
+    shown = show.table(pd.DataFrame({"n": [1, 2], "x": values}), "I", "T")
     expected = f'<th scope="col" class="{kind}">x</th>' if kind else '<th scope="col">x</th>'
     assert expected in shown.html
 
@@ -135,10 +136,10 @@ def test_columns_of_words_are_set_flush_left(values, kind):
 def test_markup_in_names_is_shown_as_text():
     evil = "<script>alert(1)</script>"
     frame = pd.DataFrame({evil: [evil]})
-    shown = display.show_table(frame, evil, evil, note=evil)
+    shown = show.table(frame, evil, evil, note=evil)
     assert "<script>" not in shown.html
     assert shown.html.count("&lt;script&gt;") >= 4
-    figure = display.show_figure(None, "1", evil, alt=evil, note=evil)
+    figure = show.figure(None, "1", evil, alt=evil, note=evil)
     assert "<script>" not in figure.html
 
 
@@ -146,7 +147,7 @@ def test_markup_in_names_is_shown_as_text():
     ("value", "text"), [(1.25, "+1.2"), (-0.44, "−0.4"), (0.01, "0.0"), (-0.01, "0.0"), (0, "0.0")]
 )
 def test_differences_carry_their_sign(value, text):
-    assert display.signed(1)(value) == text
+    assert signed(1)(value) == text
 
 
 def draw():
@@ -156,7 +157,7 @@ def draw():
 
 
 def test_a_figure_is_the_same_bytes_twice_with_its_alternative_text():
-    one, two = (display.show_figure(draw(), "5", "T", alt='a "line"') for _ in range(2))
+    one, two = (show.figure(draw(), "5", "T", alt='a "line"') for _ in range(2))
     assert one == two
     assert 'alt="a &quot;line&quot;"' in one.html
     source = re.search(r"base64,([^\"]+)", one.html).group(1)
@@ -165,34 +166,34 @@ def test_a_figure_is_the_same_bytes_twice_with_its_alternative_text():
 
 
 def test_a_figure_without_records_is_pending(empty):
-    shown = display.show_figure(None, "5", "T", alt="")
+    shown = show.figure(None, "5", "T", alt="")
     assert "pending" in shown.html
     assert "<img" not in shown.html
 
 
 def test_a_caption_says_what_stands_behind(complete, empty):
-    said = display.describe_runs(complete, complete.select("stage1-base", optimizer="sgd"))
+    said = complete.describe(complete.select("stage1-base", optimizer="sgd"))
     assert "12 of 12 runs; one seed (42)" in said
     assert "not CIFAR-10" in said
     assert "epoch chosen on the validation set" in said
-    assert "0 of 2 runs" in display.describe_runs(empty, empty.select("stage1-long"))
+    assert "0 of 2 runs" in empty.describe(empty.select("stage1-long"))
 
 
 def test_a_caption_names_the_sets_and_seeds_of_its_own_runs(tmp_path):
     results = open_results("smoke", (), tmp_path, STUDIES["beyond"])
     conditions = results.select("protocol-ablation")
-    said = display.describe_runs(results, conditions)
+    said = results.describe(conditions)
     assert "0 of 50 runs; means over 5 seeds" in said
     assert "epoch chosen on the test or validation set" in said
     one = {conditions[0].run_id: make_record(conditions[0])}
-    said = display.describe_runs(dataclasses.replace(results, records=one), conditions)
+    said = dataclasses.replace(results, records=one).describe(conditions)
     assert "1 of 50 runs; one seed (42)" in said
 
 
 def test_a_cell_of_links_leads_to_places_in_the_report():
     places = (("Table C3", "table-C3"), ("Figure <5>", "figure-5"))
-    frame = pd.DataFrame({"Claim": ["so it is"], "See": [display.Links(places)]})
-    shown = display.show_table(frame, "C2", "Ledger")
+    frame = pd.DataFrame({"Claim": ["so it is"], "See": [show.Links(places)]})
+    shown = show.table(frame, "C2", "Ledger")
     assert '<a href="#table-C3">Table C3</a>' in shown.html
     assert '<a href="#figure-5">Figure &lt;5&gt;</a>' in shown.html
     assert shown.content["rows"] == [["so it is", "Table C3, Figure <5>"]]
@@ -200,11 +201,11 @@ def test_a_cell_of_links_leads_to_places_in_the_report():
 
 
 def test_a_number_that_rounds_to_nothing_has_no_sign():
-    assert display.fixed(1)(-0.04) == "0.0"
-    assert display.fixed(1)(-0.06) == "−0.1"
+    assert fixed(1)(-0.04) == "0.0"
+    assert fixed(1)(-0.06) == "−0.1"
 
 
 def test_computed_sentences_are_text_whatever_they_hold():
-    shown = display.show_text("a < b & c")
+    shown = show.text("a < b & c")
     assert shown.html == '<p class="computed">a &lt; b &amp; c</p>'
     assert shown.text == "a < b & c"
