@@ -26,6 +26,17 @@ def test_estimate_without_spread_says_nothing(values):
     assert math.isnan(found.p_above(0))
 
 
+@pytest.mark.parametrize(("correct", "images"), [(0, 50), (50, 50), (8997, 10_000)])
+def test_wilson_is_its_formula(correct, images):
+    z, p = scipy_stats.norm.ppf(0.975), correct / images
+    middle = (p + z**2 / (2 * images)) / (1 + z**2 / images)
+    reach = z * math.sqrt(p * (1 - p) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
+    found = stats.wilson(correct, images)
+    assert (found.low, found.high) == pytest.approx(
+        (100 * (middle - reach), 100 * (middle + reach))
+    )
+
+
 def test_noise_floor_pools_the_variance_within_settings():
     runs = pd.DataFrame({
         "stage": "a", "name": [*"xxxyyz"], "test_top1": [1.0, 2.0, 3.0, 10.0, 12.0, 50.0],

@@ -386,7 +386,7 @@ def test_names_of_much_changed_scales_stay_short_and_apart(monkeypatch, tmp_path
         report.name_suffix(open_results("smoke", [f"seeds={[*range(60), last]}"]))
         for last in (100, 200)
     )
-    assert len(first) == len(second) == report.MOST_LETTERS
+    assert len(first) == len(second) == assembly.MOST_LETTERS
     assert first != second
 
 
