@@ -19,7 +19,6 @@ from typing import Any
 from cifarlib import __version__, further, measurements, paths, provenance
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
-from cifarlib.pages.seal import is_beside, is_whole
 from cifarlib.records import Results, encode, open_results, write_atomically
 from cifarlib.report import name_records, name_suffix
 from cifarlib.shift import read_shifts, shift_path
@@ -112,28 +111,17 @@ def collect(results: Results, scale_file: Path) -> Files:
         )
     if results.network:
         files[f"{home}/runs/{results.store.network_path.name}"] = encode(results.network)
-    suffix = name_suffix(results)
-    built = {
-        path.relative_to(results.store.folder).as_posix(): path.read_bytes()
-        for path in _built(results.store.folder, suffix)
-    }
-    for name, content in built.items():
-        _refuse_damaged(results.store.folder / name, content)
-    page = built.get(f"report{suffix}.html", b"")
-    for name, content in built.items():
-        if not is_beside(page, name, content):
-            raise ConfigError(
-                f"{results.store.folder / name} is not the one that report{suffix}.html was made "
-                "with; make both again with cifarlib report, or remove it"
-            )
-        files[f"{home}/{name}"] = content
+    for path in _built(results.store.folder, name_suffix(results)):
+        content = path.read_bytes()
+        _refuse_damaged(path, content)
+        files[f"{home}/{path.relative_to(results.store.folder).as_posix()}"] = content
     return files
 
 
 def _refuse_damaged(path: Path, content: bytes) -> None:
-    """Raise ``ConfigError`` for a page, PDF or notebook that is not whole."""
+    """Raise ``ConfigError`` for a page, PDF or notebook that is cut off or something else."""
     if path.suffix == ".html":
-        whole = is_whole(content)
+        whole = b"</html>" in content
     elif path.suffix == ".pdf":
         whole = content.startswith(b"%PDF-") and content.rstrip().endswith(b"%%EOF")
     else:

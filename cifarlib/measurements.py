@@ -1,6 +1,5 @@
 """Measurements of speed, by ``cifarlib bench``: written, read, and as tidy frames."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
 best bf16 matrix product, evaluation rate ours / fp32 eager."""
 
 DEVICES = ("cpu", "cuda")
-DIGEST = "sha256"  # of the rest of the file, at its top
 
 Bench = Mapping[str, Any]
 
@@ -28,7 +26,7 @@ Bench = Mapping[str, Any]
 def read_bench(device: str = "cpu", folder: Path = paths.BENCH) -> Bench:
     """The latest measurements of speed, by part; empty where there are none.
 
-    Raises ``ConfigError`` for a damaged file.
+    Raises ``ConfigError`` for a file that is no JSON object.
     """
     path = folder / f"{device}.json"
     try:
@@ -39,15 +37,9 @@ def read_bench(device: str = "cpu", folder: Path = paths.BENCH) -> Bench:
         raise ConfigError(
             f"{path} cannot be read as JSON; make it again: cifarlib bench"
         ) from error
-    if not isinstance(content, dict) or DIGEST not in content:
+    if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no measurements; make it again: cifarlib bench")
-    if content.pop(DIGEST) != _digest(content):
-        raise ConfigError(f"{path} is not as it was written; make it again: cifarlib bench")
     return content
-
-
-def _digest(content: Bench) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_bench(parts: Bench, device: str = "cpu", folder: Path = paths.BENCH) -> list[Path]:
@@ -59,8 +51,7 @@ def write_bench(parts: Bench, device: str = "cpu", folder: Path = paths.BENCH) -
         content = ratios | content | ratios | {"throughput": throughput}
     content = _rounded(content)
     written = [folder / f"{device}.json", folder / f"{device}.md"]
-    whole = {DIGEST: _digest(content)} | content
-    write_atomically(written[0], (json.dumps(whole, indent=1) + "\n").encode())
+    write_atomically(written[0], (json.dumps(content, indent=1) + "\n").encode())
     write_atomically(written[1], _markdown(content, device).encode())
     return written
 

@@ -227,13 +227,13 @@ class Result(Strict):
 
 
 class Timing(Strict):
-    """What it cost, in seconds of the clock and of the processor, and in energy."""
+    """What it cost, in seconds of the clock and of the processor."""
 
     train_s: float = Field(ge=0)
     evaluation_s: float = Field(ge=0)
     images_per_s: float = Field(ge=0)  # in training
     cpu_s: float | None = Field(default=None, ge=0)  # of all threads, training and evaluation
-    energy_j: float | None = None  # J, of the whole device meanwhile; None: not told, or resumed
+    energy_j: float | None = None  # J, of the whole device; only in old records
 
 
 class Provenance(Strict):

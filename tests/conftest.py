@@ -103,8 +103,7 @@ def make_record(condition: Condition, *, trained: int | None = None, **changed) 
             top3=_where(due, np.minimum(images, top1 + images // 5).tolist()),
         )
     weights = random.normal(size=(10, FEATURES[config.model.name]))
-    timing = {"train_s": 12.5, "evaluation_s": 2.5, "images_per_s": 100.0}
-    timing |= {"cpu_s": None, "energy_j": None}
+    timing = {"train_s": 12.5, "evaluation_s": 2.5, "images_per_s": 100.0, "cpu_s": None}
     return RunRecord(
         format=1,
         run_id=condition.run_id,

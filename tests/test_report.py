@@ -305,9 +305,7 @@ def test_the_same_records_give_the_same_page(rendered, html):
     options = report.name_records("smoke", ["seeds=[1]"], rendered.parent)
     told = front.describe(results, options, read_verdicts(executed))
     again = report.assemble(executed, rendered.parent / "again.html", told)
-    seals = re.compile(r"\n<!-- (beside: )?sha256 .* -->")
-    assert seals.sub("", again.read_text(encoding="utf-8")) == seals.sub("", html)
-    assert len(seals.findall(html)) == 4  # the PDF's, two notebooks', its own
+    assert again.read_text(encoding="utf-8") == html
     assert not re.search(r"\b20(?!25-01-02)\d\d-\d\d-\d\dT", html)
 
 

@@ -129,17 +129,3 @@ def test_values_far_apart_stand_on_a_logarithmic_axis():
     assert "logarithmic" in drawing
     assert middle == pytest.approx((low + high) / 2, abs=0.1)
     assert "logarithmic" not in run_folds.draw_curves("Loss", {"test": [0.0, 100.0]}, 1)
-
-
-def test_energy_is_told_where_it_is_known(tmp_path):
-    results = open_results("smoke", [], tmp_path)
-    known, unknown = results.conditions[:2]
-    RecordStore(tmp_path).write(make_record(known, energy_j=12_345.0))
-    RecordStore(tmp_path).write(make_record(unknown))
-    stages = run_folds.describe_all(open_results("smoke", [], tmp_path), "")
-    first, second = stages[0]["runs"][:2]
-    assert first["energy"] == "12.3 kJ"
-    assert "energy of the device meanwhile 12.3 kJ" in first["origin"]
-    assert second["energy"] == "–"
-    assert "the platform does not tell its energy" in second["origin"]
-    assert run_folds.say_energy(7.2e6) == "2 kWh"

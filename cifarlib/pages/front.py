@@ -99,7 +99,7 @@ def _sum_up_beyond(other: Results | None) -> str:
 
 
 def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
-    columns = ["run_id", "done", "test", "chosen", "epochs", "time", "energy", "device", "commit"]
+    columns = ["run_id", "done", "test", "chosen", "epochs", "time", "device", "commit"]
     rows = [
         ["; ".join(run["names"]), *(str(run.get(column, "")) for column in columns)]
         for stage in stages

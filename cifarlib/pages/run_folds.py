@@ -170,7 +170,7 @@ def _say_value(value: Any) -> str:
 
 
 def _describe_outcome(record: RunRecord) -> dict[str, Any]:
-    history, timing = record.result.history, record.timing
+    history = record.result.history
     data = DATASETS[record.config.data.name]
     top = [_percent(record.accuracy("test", k)) for k in (1, 2, 3)]
     if record.result.diverged:
@@ -205,7 +205,6 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
         "confusion": list(zip(data.classes, predictions.confusion["test"], strict=True)),
         "confusion_epoch": predictions.epoch,
         "time": duration(record.seconds),
-        "energy": say_energy(timing.energy_j),
         "origin": _describe_origin(record),
         "device": record.provenance.device,
         "commit": (record.provenance.commit or "–")[:12] + ("*" if record.provenance.dirty else ""),
@@ -234,22 +233,11 @@ def _describe_origin(record: RunRecord) -> str:
         f"data {record.data_fingerprint}",
         f"engine {record.engine}",
     ]
-    if timing.energy_j is not None:
-        words.append(f"energy of the device meanwhile {say_energy(timing.energy_j)}")
-    elif not origin.resumed:
-        words.append("the platform does not tell its energy")
     if origin.resumed:
         words.append(
             f"taken up again {origin.resumed} {'time' if origin.resumed == 1 else 'times'}"
         )
     return "; ".join(words)
-
-
-def say_energy(joules: float | None) -> str:
-    """An energy in kJ, from 1,000 on in kWh; a dash where it is unknown."""
-    if joules is None:
-        return "–"
-    return f"{joules / 1000:.3g} kJ" if joules < 1e6 else f"{joules / 3.6e6:.3g} kWh"
 
 
 # ---------------------------------------------------------------------------------------------

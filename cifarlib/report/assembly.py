@@ -29,7 +29,6 @@ from cifarlib.notebooks import (
 from cifarlib.pages.front import describe
 from cifarlib.pages.page import TITLE, make_page
 from cifarlib.pages.paper import describe_paper
-from cifarlib.pages.seal import seal
 from cifarlib.pages.typesetting import typeset
 from cifarlib.records import Results, open_results, remove_leftovers, write_atomically
 
@@ -91,8 +90,7 @@ def render(
         pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
         html = make_page(_merge(executed), front, partial=bool(parts))
         write_atomically(page.with_suffix(".pdf"), pdf)
-        beside = {path.relative_to(folder).as_posix(): path.read_bytes() for path in executed}
-        write_atomically(page, seal(html, {page.with_suffix(".pdf").name: pdf} | beside))
+        write_atomically(page, html)
     return page
 
 
@@ -224,7 +222,7 @@ def assemble(
 
     Raises ``ReportError`` for a failed cell, too.
     """
-    write_atomically(output, seal(make_page(_merge(executed), front, partial=partial)))
+    write_atomically(output, make_page(_merge(executed), front, partial=partial))
     return output
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from cifarlib import provenance
 from cifarlib.config import DATASETS, ENGINE, RunConfig
-from cifarlib.energy import Meter
 from cifarlib.errors import CifarlibError, UnavailableError
 from cifarlib.locks import lock
 from cifarlib.records import (
@@ -259,7 +258,6 @@ def train(
         now = time.monotonic()
         took.append(now - began)
         began = now
-        meter.read()
         epoch = len(state["history"]["learning_rate"]) - 1
         correct = state["history"]["validation"]["top1"][epoch]
         accuracy = 100 * correct / config.data.validation_size
@@ -281,7 +279,6 @@ def train(
     with _lane(config, device) as lane:
         if lane is not None:
             aside = lane.aside
-        meter = _meter(device)
         with lane.working() if lane else contextlib.nullcontext():
             inputs = training.load_inputs(config, device)
             fitted = training.fit(
@@ -293,7 +290,6 @@ def train(
                 on_batch=lambda images: tell(Message("images", images=images)),
                 begin=lane.begin if lane else None,
             )
-    energy = None if fitted.resumed else meter.read()  # what it took before, nobody wrote down
     record = RunRecord(
         format=FORMAT,
         run_id=name,
@@ -301,7 +297,7 @@ def train(
         data_fingerprint=DATASETS[config.data.name].fingerprint,
         config=config,
         result=fitted.result,
-        timing=fitted.timing.model_copy(update={"energy_j": energy}),
+        timing=fitted.timing,
         provenance=provenance.of_this_process(
             device.type,
             threads,
@@ -327,15 +323,6 @@ def _card(device: Any) -> str | None:
     import torch
 
     return torch.cuda.get_device_name(device)
-
-
-def _meter(device: Any) -> Meter:
-    """What counts the energy of a device from now on."""
-    if device.type != "cuda":
-        return Meter("cpu")
-    import torch
-
-    return Meter("cuda", str(torch.cuda.get_device_properties(device).uuid))
 
 
 def _lane(config: RunConfig, device: Any) -> contextlib.AbstractContextManager[Any]:
