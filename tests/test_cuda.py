@@ -48,14 +48,14 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 @pytest.fixture(scope="module")
 def inputs():
-    """22 training images: batches of 8, 8 and 6."""
-    return make_inputs(train=22, validation=10, test=10)
+    """10 training images: batches of 4, 4 and 2."""
+    return make_inputs(train=10, validation=6, test=6)
 
 
 @pytest.fixture(scope="module")
 def base():
     return change(
-        short_run(), batch_size=8, epochs=2, learning_rate=1e-4, evaluation__train_every=1
+        short_run(), batch_size=4, epochs=2, learning_rate=1e-4, evaluation__train_every=1
     )
 
 
@@ -208,7 +208,7 @@ def test_a_run_in_a_lane_equals_one_by_fit(base, inputs, changes):
     lane = make_lane()
     got = fit_in(lane, run, inputs, on_batch=batches.append)
     assert_close(got.result, expected.result)
-    assert sum(batches) == sum(seen) == 44
+    assert sum(batches) == sum(seen) == 20
     assert got.resumed == 0
 
 
@@ -233,7 +233,7 @@ def test_before_training_both_see_the_same(base, inputs):
 
 
 def test_one_step_moves_the_weights_as_fit_does(base, inputs):
-    run = change(base, batch_size=22)
+    run = change(base, batch_size=10)
     eager, lane = Run(run, inputs, CPU), make_lane()
     eager.train_epoch(1, None)
     with lane.working():
@@ -270,7 +270,7 @@ def test_a_resumed_run_ends_with_the_same_bits(base, inputs, optimizer):
     assert resumed.resumed == 1
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_either_way_goes_on_from_the_others_checkpoint(base, inputs, optimizer):
     run = change(base, optimizer=OPTIMIZERS[optimizer])
     eager_states, lane_states = [], []
@@ -384,7 +384,7 @@ def test_masks_are_drawn_by_seed_and_epoch(base, inputs):
 def test_dropped_features_are_zero_and_the_rest_grow(base, inputs):
     program = make_program(change(base, dropout=0.5), inputs)
     program.start(program.config, program.feed, 1, program.scalars)
-    features = torch.ones(22, 512)
+    features = torch.ones(10, 512)
     program.dropout.factors = program.mask * program.scale
     program.dropout.train()
     assert set(program.dropout(features).unique().tolist()) == {0.0, 2.0}
@@ -419,12 +419,12 @@ def test_replayed_steps_are_the_runs_own(base, inputs, monkeypatch, dropout):
     assert fit_in(lane, run, inputs).result == fit_in(make_lane(), run, inputs).result
     (program,) = lane.programs.values()
     replays = {work: graph.replays for work, graph in program.graphs.items()}
-    assert program.carried_out[("step", 8)] == lanes.WARM_UP
-    assert replays[("step", 8)] == 2 * 3 - lanes.WARM_UP
-    assert ("step", 6) not in replays  # once an epoch
-    before = replays[("step", 8)]
+    assert program.carried_out[("step", 4)] == lanes.WARM_UP
+    assert replays[("step", 4)] == 2 * 3 - lanes.WARM_UP
+    assert ("step", 2) not in replays  # once an epoch
+    before = replays[("step", 4)]
     fit_in(lane, change(run, seed=5), inputs)
-    assert program.graphs[("step", 8)].replays == before + 6  # nothing captured anew
+    assert program.graphs[("step", 4)].replays == before + 6  # nothing captured anew
 
 
 @pytest.fixture

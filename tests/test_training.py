@@ -1,4 +1,7 @@
-"""Training: equal to a plain PyTorch loop, equal when resumed, and every switch does its part."""
+"""Training: what it gives, equal when resumed, its switches, and runs that diverge.
+
+That it computes what a plain PyTorch loop does is in ``test_reference.py``.
+"""
 
 import io
 import math
@@ -7,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision import transforms
 
 from cifarlib import checking, data, metrics, training
 from cifarlib.config import RunConfig
@@ -37,15 +39,20 @@ def make_inputs(train=96, validation=40, test=50):
 
 @pytest.fixture(scope="module")
 def inputs():
-    return make_inputs()
+    return make_inputs(train=16, validation=10, test=10)
 
 
-@pytest.fixture(scope="module")
-def base() -> RunConfig:
+def short_run() -> RunConfig:
     """Run 30 of the base search (AdamW, 0.001, 0.0001), shortened, in fp32."""
     scale = load_scale("smoke", ["precision=fp32", "epochs.30=3", "seeds=[1]"])
     condition = expand(load_study(), scale, "stage1-base")[29]
     return condition.config.model_copy(update={"batch_size": 32})
+
+
+@pytest.fixture(scope="module")
+def base() -> RunConfig:
+    """Two batches an epoch."""
+    return change(short_run(), batch_size=8)
 
 
 def change(run: RunConfig, **changes) -> RunConfig:
@@ -69,56 +76,7 @@ DAA2 = {
 }
 
 
-# -- against a plain loop ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_fifty_steps_equal_a_plain_pytorch_loop(base, optimizer):
-    """fp32, unshuffled, no augmentation, one state dict: losses agree to 1e-4."""
-    inputs = make_inputs(train=800, validation=10, test=10)
-    settings = SGD if optimizer == "sgd" else base.optimizer.model_dump()
-    run = change(
-        base,
-        optimizer=settings,
-        protocol__shuffle=False,
-        epochs=1,
-        batch_size=16,
-        evaluation={"train_every": 0, "test_every": 0},
-    )
-    losses = []
-    original = nn.functional.cross_entropy
-
-    model = build_model(run.model, 0.0, run.seed).train()
-    settings = {"lr": 0.001, "weight_decay": 0.0001}
-    if optimizer == "sgd":
-        plain = torch.optim.SGD(model.parameters(), momentum=0.9, **settings)
-    else:
-        plain = torch.optim.AdamW(model.parameters(), **settings)
-    to_tensor = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(inputs.mean, inputs.std)]
-    )
-    images = torch.stack([to_tensor(i.permute(1, 2, 0).numpy()) for i in inputs.train.images])
-    for batch, labels in zip(images.split(16), inputs.train.labels.split(16), strict=True):
-        plain.zero_grad()
-        loss = nn.CrossEntropyLoss()(model(batch), labels)
-        loss.backward()
-        plain.step()
-        losses.append(loss.item())
-
-    ours = []
-
-    def record(logits, labels, **kwargs):
-        loss = original(logits, labels, **kwargs)
-        if logits.requires_grad:
-            ours.append(loss.item())
-        return loss
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn.functional, "cross_entropy", record)
-        fit(run, inputs, CPU)
-    assert len(ours) == 50
-    assert ours == pytest.approx(losses, rel=1e-4)
-    assert losses[49] < losses[0] / 2
+# -- what comes out ---------------------------------------------------------------------------
 
 
 def test_the_first_published_loss_is_8_23():
@@ -137,16 +95,15 @@ def test_the_first_published_loss_is_8_23():
     assert loss > 3 * math.log(10)
 
 
-# -- what comes out ---------------------------------------------------------------------------
-
-
-def test_a_run_learns_and_says_what_came_out(inputs, base):
-    run = change(base, epochs=4, evaluation={"train_every": 1, "test_every": 2})
+def test_a_run_learns_and_says_what_came_out(base):
+    inputs = make_inputs(train=48, validation=20, test=20)
+    changes = {"batch_size": 16, "evaluation": {"train_every": 1, "test_every": 2}}
+    run = change(base, epochs=4, **changes)
     seen = []
     fitted = fit(run, inputs, CPU, on_batch=seen.append)
     history, chosen = fitted.result.history, fitted.result.chosen
     assert history.epochs == 4
-    assert seen == [32, 32, 32] * 4
+    assert seen == [16, 16, 16] * 4
     assert history.learning_rate == (None, 0.001, 0.001, 0.001, 0.001)
     assert history.training_loss[0] is None
     assert history.training_loss[4] < history.training_loss[1]
@@ -172,13 +129,13 @@ def test_a_run_learns_and_says_what_came_out(inputs, base):
 
 
 def test_training_is_bit_identical_the_second_time(inputs, base):
-    run = change(base, augmentation=DAA2, dropout=0.3, epochs=2)
+    run = change(base, augmentation=DAA2, dropout=0.3, epochs=1)
     assert fit(run, inputs, CPU).result == fit(run, inputs, CPU).result
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_resumed_run_is_bit_identical(inputs, base, optimizer):
-    settings = SGD if optimizer == "sgd" else {**base.optimizer.model_dump(), "name": optimizer}
+    settings = SGD if optimizer == "sgd" else base.optimizer.model_dump()
     run = change(base, augmentation=DAA2, dropout=0.3, optimizer=settings, early_stopping=9)
     whole = fit(run, inputs, CPU)
     saved = []
@@ -210,23 +167,16 @@ def test_randomness_derives_from_seed_purpose_and_epoch():
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_early_stopping_counts_epochs_without_a_better_validation_accuracy(base):
-    """As in Listing 2 the run ends once *more than* the allowed number of epochs went by."""
-    constant = make_inputs(train=32, validation=10, test=10)
-    run = change(base, learning_rate=1e-12, epochs=12, early_stopping=3)
-    fitted = fit(run, constant, CPU)
-    best = fitted.result.chosen["validation"]
-    assert fitted.result.history.epochs == best + 4 < 12
-
-
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="without a CUDA device: four minutes")
 def test_the_network_learns_the_stand_in_set():
     """Where a linear model stays under 60 % (tests/test_data.py), the network passes 80 %."""
+    device = torch.device("cuda")
     data = "data={name: synthetic, train_size: 9000, validation_size: 100, test_size: 2000}"
     scale = load_scale("smoke", [data, "epochs.30=3", "evaluation={train_every: 0, test_every: 0}"])
     daa1 = expand(load_study(), scale, "stage1-daa1")[12].config
     cosine = {"name": "cosine", "warmup": 0.1, "final": 0.0}
     run = change(daa1, schedule=cosine, learning_rate=0.002, batch_size=32)
-    result = fit(run, training.load_inputs(run, CPU), CPU).result
+    result = fit(run, training.load_inputs(run, device), device).result
     assert result.history.test.accuracy(result.chosen["validation"]) > 80
 
 
@@ -249,23 +199,6 @@ def test_evaluation_is_clean_unless_the_protocol_augments_it(inputs, base):
         feed = training.Feed(run, inputs, False)
         first, second = (next(feed.evaluation(inputs.test, "evaluation/test", e)) for e in (1, 2))
         assert torch.equal(first, second) != augmented
-
-
-def test_selection_and_checkpoint_decide_which_weights_are_shown(base):
-    reported = {}
-    inputs = make_inputs(train=32, validation=20, test=20)
-    for selection in ("validation", "test"):
-        for checkpoint in ("best", "last"):
-            run = change(
-                base, epochs=3, protocol__selection=selection, protocol__checkpoint=checkpoint
-            )
-            result = fit(run, inputs, CPU).result
-            shown = result.predictions.epoch
-            assert shown == (3 if checkpoint == "last" else result.chosen[selection])
-            hits = sum(result.predictions.confusion["test"][c][c] for c in range(10))
-            assert hits == result.history.test.top1[shown]
-            reported[selection, checkpoint] = result.history
-    assert len({history.validation.top1 for history in reported.values()}) == 1
 
 
 def test_the_published_loss_scales_with_the_batch(base):
@@ -306,27 +239,7 @@ def test_a_run_that_diverges_still_has_a_record(inputs, base):
     run = change(base, optimizer=SGD, learning_rate=100.0, epochs=2)
     result = fit(run, inputs, CPU).result
     assert None in result.history.training_loss[1:] or max(result.history.training_loss[1:]) > 10
-    assert len(result.predictions.classes) == 50
-
-
-# -- learning rates in training ---------------------------------------------------------------
-
-
-def test_the_rate_falls_in_the_epoch_after_validation_passes_the_threshold(inputs, base):
-    schedule = {"name": "validation_step", "threshold": 25.0, "learning_rate": 0.0001}
-    result = fit(change(base, schedule=schedule, epochs=5), inputs, CPU).result
-    history = result.history
-    passed = next(e for e in range(1, 6) if history.validation.accuracy(e) > 25)
-    assert passed < 5
-    assert history.learning_rate[1 : passed + 1] == (0.001,) * passed
-    assert history.learning_rate[passed + 1 :] == (0.0001,) * (5 - passed)
-
-
-def test_cosine_ends_at_its_final_rate(inputs, base):
-    schedule = {"name": "cosine", "warmup": 0.2, "final": 0.0}
-    rates = fit(change(base, schedule=schedule), inputs, CPU).result.history.learning_rate[1:]
-    assert rates[0] > rates[1] > rates[2]
-    assert rates[2] < 0.0002
+    assert len(result.predictions.classes) == 10
 
 
 # -- past the paper ---------------------------------------------------------------------------
@@ -334,8 +247,25 @@ def test_cosine_ends_at_its_final_rate(inputs, base):
 MUON = {"name": "muon", "momentum": 0.6, "steps": 3, "normalized": True, "rest": SGD}
 FLIPS = {"flip_probability": 0.5, "alternating_flip": True}
 OPTIONS = {
-    "nesterov": {"optimizer": {**SGD, "nesterov": True}},
-    "muon": {"optimizer": MUON, "learning_rate": 0.1},
+    "nesterov, changed images, and losses": {
+        "optimizer": {**SGD, "nesterov": True},
+        "augmentation": FLIPS | {"padding": 2, "padding_mode": "reflect", "cutout": 8},
+        "label_smoothing": 0.2,
+        "decayed": "weights",
+        "weight_decay": 0.1,
+    },
+    "first weights": {
+        "model__last_layer_scale": 0.1,
+        "model__branch_scale": 0.5,
+        "model__whitening": {"frozen": False},
+        "model__batch_norm_momentum": 0.5,
+    },
+    "muon": {
+        "optimizer": MUON,
+        "learning_rate": 0.1,
+        "average": {"decay": 0.9, "every": 2},
+        "model__whitening": {"frozen": True},
+    },
     "muon and adamw": {
         "optimizer": {
             "name": "muon",
@@ -343,36 +273,15 @@ OPTIONS = {
             "rest_factor": 0.1,
         },
         "learning_rate": 0.02,
+        "schedule": {"name": "triangular", "start": 0.2, "peak": 0.3, "final": 0.0},
     },
-    "label smoothing": {"label_smoothing": 0.2},
-    "decay of weights": {"decayed": "weights", "weight_decay": 0.1},
-    "small last layer": {"model__last_layer_scale": 0.1},
-    "small branches": {"model__branch_scale": 0.5},
-    "whitening": {"model__whitening": {"frozen": False}},
-    "frozen whitening": {"model__whitening": {"frozen": True}},
-    "batch-norm momentum": {"model__batch_norm_momentum": 0.5},
-    "alternating flip": {"augmentation": FLIPS},
-    "reflected translation": {"augmentation": {"padding": 2, "padding_mode": "reflect"}},
-    "cutout": {"augmentation": {"cutout": 8}},
-    "average": {"average": {"decay": 0.9, "every": 2}},
-    "triangular": {"schedule": {"name": "triangular", "start": 0.2, "peak": 0.3, "final": 0.0}},
 }
 
-TWINS = {
-    "nesterov": {"optimizer": SGD},
-    "muon": {"optimizer": SGD, "learning_rate": 0.1},
-    "decay of weights": {"weight_decay": 0.1},
-    "frozen whitening": {"model__whitening": {"frozen": False}},
-    "alternating flip": {"augmentation": {"flip_probability": 0.5}},
-    "reflected translation": {"augmentation": {"padding": 2}},
-}
-"""What an option is compared with, where that is not the run without it."""
 
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_trains_resumes_bit_for_bit_and_matters(base, option):
-    inputs = make_inputs(train=48, validation=20, test=20)
-    run = change(base, epochs=3, batch_size=16, **OPTIONS[option])
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_run_with_every_option_resumes_bit_for_bit(inputs, base, options):
+    """That they matter is in ``test_reference.py``."""
+    run = change(base, epochs=2, **OPTIONS[options])
     saved = []
 
     def keep(state):
@@ -383,37 +292,6 @@ def test_every_option_trains_resumes_bit_for_bit_and_matters(base, option):
     whole = fit(run, inputs, CPU, on_epoch=keep)
     state = torch.load(io.BytesIO(saved[0]), weights_only=True)
     assert fit(run, inputs, CPU, state=state).result == whole.result
-    plain = change(base, epochs=3, batch_size=16, **TWINS.get(option, {}))
-    assert fit(plain, inputs, CPU).result.history != whole.result.history
-
-
-def test_an_average_is_that_of_a_plain_loop(inputs, base):
-    """Weights and batch statistics, every second step; the first update takes them whole."""
-    run = training.Run(change(base, average={"decay": 0.75, "every": 2}), inputs, CPU)
-    expected = None
-    step = torch.optim.AdamW.step
-    taken = 0
-
-    def follow(optimizer, *arguments):
-        nonlocal expected, taken
-        step(optimizer, *arguments)
-        taken += 1
-        if taken % 2 == 0:
-            now = {k: v.double() for k, v in run.model.state_dict().items() if v.ndim}
-            if expected is None:
-                expected = now
-            else:
-                expected = {k: 0.75 * expected[k] + 0.25 * now[k] for k in now}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", follow)
-        for epoch in (1, 2):
-            run.train_epoch(epoch, None)
-    assert taken == 6
-    average = run.evaluated.state_dict()
-    for name, value in expected.items():
-        torch.testing.assert_close(average[name].double(), value, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(run.model.fc.weight, run.evaluated.fc.weight)
 
 
 def test_the_average_is_what_is_evaluated_and_kept(inputs, base):
@@ -427,7 +305,8 @@ def test_the_average_is_what_is_evaluated_and_kept(inputs, base):
     assert shown.last_layer_scale == pytest.approx(largest)
 
 
-def test_an_alternating_flip_turns_every_image_over_in_every_epoch(inputs, base):
+def test_an_alternating_flip_turns_every_image_over_in_every_epoch(base):
+    inputs = make_inputs()
     feed = training.Feed(change(base, augmentation=FLIPS), inputs, False)
     flips = [feed.plan(epoch)[1].flip for epoch in (1, 2, 3, 4)]
     assert 0.3 < flips[0].float().mean() < 0.7
@@ -451,59 +330,16 @@ def test_a_cutout_is_of_the_mean_colour_and_in_training_only(inputs, base):
     assert (next(feed.evaluation(inputs.test, "evaluation/test", 1)) != 0).any(1).all()
 
 
-def test_smoothing_is_in_the_loss_of_training_alone(inputs, base):
-    runs = [change(base, label_smoothing=s, epochs=1) for s in (0.0, 0.3)]
-    plain, smoothed = (training.Run(run, inputs, CPU) for run in runs)
-    logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(8)
-    log = logits.log_softmax(1)
-    right = -log[torch.arange(8), labels].mean()
-    assert plain.loss(logits, labels).item() == pytest.approx(right.item())
-    expected = 0.7 * right - 0.3 * log.mean(1).mean()
-    assert smoothed.loss(logits, labels).item() == pytest.approx(expected.item())
-    for run in (plain, smoothed):
-        run.measure(0)
-    assert plain.history["validation"] == smoothed.history["validation"]
-
-
-def test_frozen_whitening_stays_and_the_rest_learns(inputs, base):
-    run = training.Run(change(base, model__whitening={"frozen": True}), inputs, CPU)
-    before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    run.train_epoch(1, None)
-    after = run.model.state_dict()
-    assert torch.equal(after["stem1.conv.weight"], before["stem1.conv.weight"])
-    assert not torch.equal(after["stem1.norm.bias"], before["stem1.norm.bias"])
-    assert not torch.equal(after["stem2.conv.weight"], before["stem2.conv.weight"])
-
-
-def test_flip_averaging_is_reported_beside_the_result_and_changes_nothing_else(inputs, base):
-    run = change(base, epochs=2)
+def test_flip_averaging_changes_nothing_but_what_it_adds(inputs, base):
+    run = change(base, epochs=1)
     plain = fit(run, inputs, CPU).result
     both = fit(change(run, evaluation__flip_averaged=True), inputs, CPU).result
     assert plain.flip_averaged is None
+    assert both.flip_averaged is not None
     assert both.model_copy(update={"flip_averaged": None}) == plain
-
-    moving = training.Run(change(run, evaluation__flip_averaged=True), inputs, CPU)
-    moving.measure(0)
-    while not moving.finished:
-        moving.measure(moving.epoch + 1, moving.train_epoch(moving.epoch + 1, None))
-    result = moving.conclude().result
-    mirrored = moving.inputs.test.images.flip(3)
-    with torch.no_grad():
-        logits = [moving.model(moving.feed.view(i, None)) for i in (inputs.test.images, mirrored)]
-    hits = (logits[0] + logits[1]).argmax(1).eq(inputs.test.labels).sum().item()
-    assert result.flip_averaged.test == hits
 
 
 # -- precision, device, speed -----------------------------------------------------------------
-
-
-def test_bf16_trains_like_fp32_within_its_noise(inputs, base):
-    run = change(base, epochs=2)
-    exact = fit(run, inputs, CPU).result.history
-    rough = fit(change(run, precision="bf16"), inputs, CPU).result.history
-    assert rough.training_loss[1] == pytest.approx(exact.training_loss[1], rel=0.05)
-    assert rough.training_loss != exact.training_loss
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -514,7 +350,8 @@ def test_cuda_without_a_device_is_one_sentence():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_cuda_agrees_with_the_cpu(inputs, base):
+def test_cuda_agrees_with_the_cpu():
+    inputs, base = make_inputs(), short_run()
     device = torch.device("cuda")
     there = Inputs(
         *(
@@ -569,7 +406,7 @@ def test_tied_logits_are_ranked_by_class_in_every_count():
 
 
 def test_a_bf16_run_agrees_with_itself(inputs, base):
-    result = fit(change(base, precision="bf16", augmentation=DAA2), inputs, CPU).result
+    result = fit(change(base, precision="bf16", augmentation=DAA2, epochs=1), inputs, CPU).result
     for name in ("train", "validation", "test"):
         matrix = result.predictions.confusion[name]
         counted = result.history.split(name).top1[result.predictions.epoch]
@@ -628,5 +465,5 @@ def test_a_lost_epoch_loses_to_a_finite_one_of_lower_accuracy(inputs, base, monk
 
 
 def test_processor_time_is_counted(inputs, base):
-    timing = fit(base, inputs, CPU).timing
+    timing = fit(change(base, epochs=1), inputs, CPU).timing
     assert 0 < timing.cpu_s <= 1.5 * (timing.train_s + timing.evaluation_s) + 1
