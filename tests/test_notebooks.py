@@ -7,6 +7,7 @@ import pypdf
 import pytest
 from bs4 import BeautifulSoup
 from conftest import make_data_record, make_network_record, make_record
+from golden import compare
 
 from cifarlib import published, report
 from cifarlib.paper.statements import read_statements
@@ -28,13 +29,24 @@ def render(folder, recorded):
         store.write(make_record(condition))
     path = report.render("smoke", [], folder)
     assert path == folder / "report.html"
-    soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-    return open_results("smoke", [], folder), soup
+    return open_results("smoke", [], folder), read_page(path)
+
+
+def read_page(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
 
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory):
     return render(tmp_path_factory.mktemp("complete"), recorded=120)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A report over the frozen records: real runs, of a study that has begun."""
+    folder = tmp_path_factory.mktemp("begun")
+    path = compare.render(folder)
+    return open_results("smoke", [], folder), read_page(path)
 
 
 def cells(soup, table):
@@ -139,13 +151,50 @@ def test_the_page_says_what_it_is_made_from(complete):
     assert "pending" not in " ".join(cells(soup, "VII")[0])
 
 
-def test_a_study_that_has_begun_shows_what_it_has(tmp_path):
-    _, soup = render(tmp_path, recorded=37)
-    assert "37 of 120 runs" in soup.get_text(" ")
+def test_a_study_that_has_begun_shows_what_it_has(begun):
+    results, soup = begun
+    count = len(results.every_record)
+    assert 0 < count < 120
+    assert f"{count} of 120 runs" in soup.get_text(" ")
     assert not any("pending" in row for row in cells(soup, "VI"))
-    daa1 = cells(soup, "VII")
-    assert "pending" not in daa1[0]
-    assert all("pending" in row for row in daa1[1:])
+    recorded = [
+        results.record(condition) is not None for condition in results.select("stage1-daa2")
+    ]
+    assert True in recorded
+    assert False in recorded
+    assert ["pending" not in row for row in cells(soup, "VIII")] == recorded
+
+
+def test_a_report_shows_the_numbers_that_it_showed_when_it_was_frozen(begun):
+    """For numbers that are meant to change, see the head of golden/compare.py."""
+    results, _ = begun
+    shown = compare.extract(results.store.folder)
+    assert shown["tables"]
+    assert compare.find_differences(shown) == []
+
+
+def test_every_number_that_changes_is_a_difference_and_no_word_is():
+    def show(cell, alt, said, verdict):
+        table = {"columns": ["Run"], "rows": [[cell]], "text": ["Runs of stage1"]}
+        figure = {"drawn": True, "text": [alt]}
+        return {
+            "tables": {"I": table},
+            "figures": {"1": figure},
+            "sentences": {"01_data": [said]},
+            "verdicts": {"C2": {"a claim": verdict}},
+        }
+
+    frozen = show("1,200 ± 3", "Losses of 2 runs.", "It rises by −0.5.", "holds")
+    same = show("1200 and 3", "2 runs' losses", "A rise: −0.5", "holds")
+    assert compare.compare(frozen, same, {}) == []
+    other = show("1,200 ± 4", "Losses of 3 runs.", "It rises by 0.5.", "does not hold")
+    assert [place for place, _ in compare.compare(frozen, other, {})] == [
+        *("table I/Run/row 1", "figure 1/text", "figure 1/text"),
+        *("sentences 01_data", "sentences 01_data", "verdicts C2/a claim"),
+    ]
+    other["tables"], other["figures"] = {}, {}
+    gone = {place for place, what in compare.compare(frozen, other, {}) if "longer shown" in what}
+    assert gone == {"table I", "figure 1"}
 
 
 def test_a_study_that_has_not_begun_is_pending_everywhere(tmp_path):
