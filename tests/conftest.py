@@ -9,15 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
 from faults import fault_log  # noqa: F401  (a fixture for all tests)
 
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.errors import DataError
-from cifarlib.pages.front import JUDGED
-from cifarlib.paper.statements import read_statements
 from cifarlib.records import (
     SPLITS,
     DataRecord,
@@ -34,7 +31,6 @@ from cifarlib.records import (
     pack_classes,
     pack_predictions,
 )
-from cifarlib.report.verdicts import COLUMNS
 from cifarlib.study import Condition, expand, load_scale, load_study
 from cifarlib.sweep import executors, worker
 
@@ -309,6 +305,12 @@ def one_thread() -> Iterator[None]:
 
 def make_verdicts(*verdicts, kind="claim", **values):
     """Claims or doubts with some verdicts, as ``read_verdicts`` gives them."""
+    import pandas as pd  # here, for a machine that trains has neither pandas nor the report's rest
+
+    from cifarlib.pages.front import JUDGED
+    from cifarlib.paper.statements import read_statements
+    from cifarlib.report.verdicts import COLUMNS
+
     ids = list(read_statements(f"{kind}s"))
     rows = [
         {"kind": kind, "id": name, "text": "Rate <b>decides</b>", "where": "§V", "verdict": verdict}
