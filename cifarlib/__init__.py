@@ -10,6 +10,8 @@ A reproducible report around one study. For a notebook::
     cl.stats, cl.judge                                          # statistics, judges of claims
     cl.show.table(...), cl.show.figure(...)                     # numbered, linked to their runs
     cl.claim(...), cl.doubt(...)                                # verdicts
+    cl.train("stage1-daa1/13", results, learning_rate=0.002)    # one's own run
+    cl.explore                                                  # linked charts, pairs, mistakes
 
 All of it is imported on first use; ``import cifarlib`` loads nothing.
 """
@@ -20,10 +22,11 @@ TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from typing import Any
 
-    from cifarlib import paper
+    from cifarlib import explore, paper
     from cifarlib.analysis import judges as judge
     from cifarlib.analysis import statistics as stats
     from cifarlib.analysis.compare import compare
+    from cifarlib.explore.training import train
     from cifarlib.records import open_results
     from cifarlib.report import plots, show, style
     from cifarlib.report.show import claim, doubt
@@ -38,6 +41,7 @@ _PUBLIC = {  # name: where it is; a module where no name follows the colon
     "claim": "cifarlib.report.show:claim",
     "compare": "cifarlib.analysis.compare:compare",
     "doubt": "cifarlib.report.show:doubt",
+    "explore": "cifarlib.explore:",
     "judge": "cifarlib.analysis.judges:",
     "open_results": "cifarlib.records:open_results",
     "paper": "cifarlib.paper:",
@@ -46,11 +50,12 @@ _PUBLIC = {  # name: where it is; a module where no name follows the colon
     "show": "cifarlib.report.show:",
     "stats": "cifarlib.analysis.statistics:",
     "style": "cifarlib.report.style:",
+    "train": "cifarlib.explore.training:train",
 }
 
 __all__ = [
-    "claim", "compare", "doubt", "judge", "open_results", "paper", "plots", "read_verdicts", "show",
-    "stats", "style",
+    "claim", "compare", "doubt", "explore", "judge", "open_results", "paper", "plots",
+    "read_verdicts", "show", "stats", "style", "train",
 ]  # fmt: skip
 
 

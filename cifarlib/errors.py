@@ -8,6 +8,10 @@ because it may cross the border between a worker process and the sweep.
 class CifarlibError(Exception):
     """Root of all errors that a user can mend."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the sentence, without a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(CifarlibError):
     """A study, a scale, an override or a notebook parameter is not valid."""

@@ -4,13 +4,13 @@ The report counts and asks for the runs of the paper's study alone; those of the
 with them, so that every number leads to its run.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cifarlib.errors import ConfigError
 from cifarlib.records import Results, open_results
-from cifarlib.study import STUDIES
+from cifarlib.study import STUDIES, Condition, Study, expand, load_study
 
 PAPER = "study"  # the name of the paper's study among ``STUDIES``
 
@@ -31,6 +31,20 @@ def open_further(
             except ConfigError:
                 continue
     return found
+
+
+def list_conditions(results: Results) -> Iterator[tuple[Study, Condition]]:
+    """Every condition with its study: those of ``results``, then those past the paper's."""
+    for condition in results.known:
+        yield results.study, condition
+    for name in STUDIES.keys() - {PAPER}:
+        study = load_study(name)
+        epochs = study.epochs.get(results.scale_name, {}) | results.scale.epochs
+        try:
+            conditions = expand(study, results.scale.model_copy(update={"epochs": epochs}))
+        except ConfigError:
+            continue
+        yield from ((study, condition) for condition in conditions)
 
 
 def narrow(

@@ -304,6 +304,27 @@ def expand_paper(study: Study, scale: Scale) -> list[Condition]:
     return conditions
 
 
+def change(study: Study, base: Condition, settings: typing.Mapping[str, Any]) -> Condition:
+    """A condition of one's own: ``base`` with some settings changed, in the words of the study.
+
+    Presets have the names of ``study``; a dotted key, ``protocol.shuffle``, changes one field of a
+    group. All else, epochs and seed included, stays as it is run. Raises ``ConfigError``.
+    """
+    settings = {key: getattr(value, "item", lambda v=value: v)() for key, value in settings.items()}
+    name = describe_change(base.name, settings)
+    content = base.config.model_dump(mode="json")
+    for key, value in settings.items():
+        _assign(content, key.split("."), _preset(study, key, value), name)
+    config = validate(RunConfig, content, name)
+    return Condition("own", None, base.settings | settings, settings, config, run_id(config), name)
+
+
+def describe_change(base: str, settings: typing.Mapping[str, Any]) -> str:
+    """“stage1-daa1/13 with learning_rate=0.002”; the name alone where nothing is changed."""
+    words = ", ".join(f"{key}={cut(_plain(value))}" for key, value in settings.items())
+    return f"{base} with {words}" if words else base
+
+
 @dataclass(frozen=True)
 class _Point:
     """A condition of a stage, before it is run at a scale."""

@@ -20,12 +20,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import papermill
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 from cifarlib import paths
 
 WINDOW = {"width": 1400, "height": 900}
-PANELS = ("choose", "curves", "inspect", "compare", "train")  # in the notebook's order
 PATIENCE = 120_000  # ms, for what takes a moment on an idle machine
 
 SETTINGS = {
@@ -108,7 +107,7 @@ def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
 
 @contextlib.contextmanager
 def browse(address: str) -> Iterator[Page]:
-    """The notebook in a browser, every cell run and every widget there."""
+    """The notebook in a browser, every cell run."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_browser(), args=["--no-sandbox", "--disable-dev-shm-usage"]
@@ -124,14 +123,9 @@ def browse(address: str) -> Iterator[Page]:
         page.keyboard.press("Control+b")  # the file browser takes room
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        panel(page, "train").locator("button", has_text="Train").wait_for()
+        page.locator(".explorer svg").first.wait_for()
         yield page
         browser.close()
-
-
-def panel(page: Page, name: str) -> Locator:
-    """What the cell ``explorer.<name>()`` shows."""
-    return page.locator(".cifarlib").nth(PANELS.index(name))
 
 
 def main() -> None:
@@ -154,11 +148,7 @@ def main() -> None:
         serve(Path(home), parameters) as address,
         browse(address) as page,
     ):
-        facet = panel(page, "choose").get_by_label("learning rate")
-        facet.select_option(index=1)
-        panel(page, "choose").get_by_label("means by").select_option("batch size, images")
-        panel(page, "choose").get_by_text("mean test, %").wait_for()
-        panel(page, "choose").evaluate("box => box.scrollIntoView({block: 'start'})")
+        page.locator(".explorer").evaluate("box => box.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(500)  # pictures are decoded
         page.screenshot(path=options.out)
 

@@ -1,128 +1,174 @@
-"""The panels over a build folder: without a kernel, and in a real JupyterLab."""
+"""Runs in one frame, linked charts, pairs, mistakes and training from a cell; in JupyterLab."""
 
-import asyncio
-import html
-import re
+import json
 
+import numpy as np
 import papermill
 import pytest
+import vl_convert
 from axe_playwright_python.sync_playwright import Axe
-from conftest import TINY, make_record, tiny_conditions, tiny_store
-from lab import browse, find_browser, panel, serve
-from test_collection import STUDY, change, open_tiny, write_runs
+from bs4 import BeautifulSoup
+from conftest import TINY, make_data_record, make_record, tiny_conditions, tiny_store
+from lab import browse, find_browser, serve
 
-from cifarlib import paths
+import cifarlib as cl
+from cifarlib import data, explore, paths
 from cifarlib.config import run_id
-from cifarlib.errors import DataError
-from cifarlib.explore import launchpad
-from cifarlib.explore.explorer import Explorer, open_explorer
-from cifarlib.explore.launch import Progress
-from cifarlib.explore.launchpad import Launchpad
-from cifarlib.records import RecordStore
+from cifarlib.data import Images
+from cifarlib.errors import ConfigError, DataError
+from cifarlib.explore import charts, page
+from cifarlib.pages.page import _check_page
+from cifarlib.records import RecordStore, open_results
+from cifarlib.study import Condition, change, load_study
+from cifarlib.sweep import in_notebook
+from cifarlib.sweep.worker import Message
 
-PANELS = ("choose", "curves", "inspect", "compare", "train")
+STUDY = tuple(f"stage1-daa1/{run}" for run in range(1, 9))
 
 
-def text_of(widget) -> str:
-    """Everything that the HTML widgets below a widget say."""
-    own = widget.value if type(widget).__name__ == "HTML" else ""
-    text = "\n".join([own, *(text_of(child) for child in getattr(widget, "children", ()))])
-    return re.sub(r"<style>.*?</style>|base64,[\w+/=]+", "", text, flags=re.DOTALL)
+def open_tiny(folder):
+    return open_results("smoke", TINY, folder)
 
 
 @pytest.fixture
-def explorer(tmp_path) -> Explorer:
-    return Explorer(write_runs(tmp_path, learning_rate=0.05))
+def results(tmp_path):
+    """Results over made-up records of eight conditions; nothing of the data set is on record."""
+    for condition in tiny_conditions(*STUDY):
+        RecordStore(tmp_path).write(make_record(condition))
+    return open_tiny(tmp_path)
+
+
+def add_own(results, start: str, note: str = "", **settings) -> Condition:
+    """A made-up record of a changed condition, perhaps with a note of where it comes from."""
+    condition = change(load_study(), results.find(*_split(start)), settings)
+    results.store.write(make_record(condition))
+    if note:
+        explore.collection.write_note(results, condition, note)
+    return condition
+
+
+def _split(name: str) -> tuple[str, int]:
+    stage, run = name.split("/")
+    return stage, int(run)
 
 
 # ---------------------------------------------------------------------------------------------
-# Choosing
+# The frame
 # ---------------------------------------------------------------------------------------------
 
 
-def test_the_list_holds_every_run_best_first_and_the_best_are_chosen(explorer):
-    assert [name for _, name in explorer.list.options] == list(explorer.runs.frame.index)
-    assert explorer.chosen == list(explorer.runs.frame.index[:3])
-    line = explorer.list.options[0][0]
-    assert f"{explorer.runs.frame['test_top1'].iloc[0]:.1f}" in line
-    assert len({len(line) for line, _ in explorer.list.options}) == 1  # columns stand in place
+def test_tabulate_has_every_record_best_first(results):
+    runs = explore.tabulate(results)
+    assert sorted(runs["name"]) == sorted(STUDY)
+    assert list(runs["test_top1"]) == sorted(runs["test_top1"], reverse=True)
+    assert runs["comparable"].all()
 
 
-def test_filters_narrow_the_list_and_keep_the_choice(explorer):
-    said = explorer.choose()
-    wanted = explorer.list.options[5][1]
-    explorer.list.value = [wanted]
-    rate = explorer.runs.frame.loc[wanted, "learning_rate"]
-    explorer.facets["learning_rate"].value = [rate]
-    assert explorer.chosen == [wanted]
-    assert set(explorer.shown["learning_rate"]) == {rate}
-    assert f"{len(explorer.shown)} of 9 runs pass the filters, 1 are chosen" in text_of(said)
+def test_tabulate_names_a_run_after_the_condition_it_was_trained_from(results):
+    add_own(results, "stage1-daa1/7", note="stage1-daa1/7", learning_rate=0.05)
+    (own,) = explore.tabulate(results).query("stage == 'own'").to_dict("records")
+    assert own["name"] == "stage1-daa1/7 with learning_rate=0.05"
+    assert (own["learning_rate"], own["comparable"]) == (0.05, True)
 
 
-def test_the_panel_counts_what_is_pending_and_own(explorer):
-    study = len(explorer.runs.study)
-    said = html.unescape(text_of(explorer.choose()))
-    assert f"{study - 8} of the study's {study} are pending, 1 are own" in said
+def test_tabulate_names_a_run_without_a_note_after_the_most_similar_condition(results):
+    add_own(results, "stage1-daa1/8", **{"data.train_size": 15})
+    (own,) = explore.tabulate(results).query("stage == 'own'").to_dict("records")
+    assert own["name"] == "stage1-daa1/8 with data.train_size=15"
 
 
-def test_means_follow_the_filter(explorer):
-    said = explorer.choose()
-    explorer.facets["stage"].value = ["own"]
-    (own,) = explorer.shown["test_top1"]
-    assert '<td class="number">0.05</td><td class="number">1</td>' in text_of(said)
-    assert f"{own:.1f}" in text_of(said)
+def test_runs_on_other_images_or_epochs_are_not_comparable(results):
+    add_own(results, "stage1-daa1/8", **{"data.train_size": 15})
+    add_own(results, "stage1-daa1/8", epochs=2)
+    runs = explore.tabulate(results)
+    assert list(runs.loc[runs["stage"].eq("own"), "comparable"]) == [False, False]
+    assert runs["comparable"].sum() == len(STUDY)
 
 
-def test_a_new_run_is_chosen_though_a_filter_hid_it(explorer):
-    explorer.facets["stage"].value = ["own"]
-    (condition,) = tiny_conditions("stage1-base/1")
-    explorer.runs.results.store.write(make_record(condition))
-    explorer.refresh(choose=condition.run_id)
-    assert condition.run_id in explorer.chosen
-    assert len(explorer.list.options) == 10
-
-
-def test_curves_name_the_chosen_runs(explorer):
-    said = explorer.curves()
-    explorer.list.value = [explorer.list.options[4][1]]
-    name = explorer.runs.frame["name"].iloc[4]
-    assert f'alt="test set top-1 accuracy, % by epoch of {name}"' in text_of(said)
-    explorer.list.value = []
-    assert "Choose runs in the list above." in text_of(said)
+def test_find_run_suggests_a_name(results):
+    assert explore.find_run(results, STUDY[0]).config.learning_rate == 0.1
+    with pytest.raises(ConfigError, match="no recorded run is named 'stage1-daa1/99'; did you"):
+        explore.find_run(results, "stage1-daa1/99")
 
 
 # ---------------------------------------------------------------------------------------------
-# One run, two runs
+# Charts
 # ---------------------------------------------------------------------------------------------
 
 
-def test_mistakes_need_the_data_set_and_say_so(explorer, monkeypatch):
-    def absent(name):
-        raise DataError("the set was not found; fetch it")
-
-    monkeypatch.setattr("cifarlib.data.load", absent)
-    said = text_of(explorer.inspect())
-    assert "The images cannot be shown: the set was not found; fetch it." in said
-    assert "heat maps" in said
-
-
-def test_two_runs_are_told_apart_or_not(tmp_path):
-    write_runs(tmp_path)
-    tiny_store(tmp_path)
-    explorer = Explorer(open_tiny(tmp_path))
-    said = text_of(explorer.compare())
-    first, second = (explorer.runs.records[name] for name in explorer.runs.frame.index[:2])
-    assert re.search(r"of 10: \+?−?\d+\.\d\d points, p = \d\.\d+ \(McNemar, exact", said)
-    assert "distinguishable at the level of 5 %" in said
-    assert f"{first.accuracy('test'):.2f}" in said
-    assert f"{second.accuracy('validation'):.2f}" in said
+def test_linked_charts_hold_every_run_and_compile(results):
+    spec = explore.linked(results).to_dict()
+    runs = explore.tabulate(results).set_index("run_id")
+    assert {row["id"] for row in spec["datasets"]["runs"]} == set(runs.index)
+    for row in spec["datasets"]["runs"]:
+        record = results.records[row["id"]]
+        assert row["test"] == round(runs.loc[row["id"], "test_top1"], 2)
+        assert len(row[charts.TEST]) == len(row[charts.LOSS]) == record.result.history.epochs + 1
+        assert len(row["matrix"]) == 100
+    assert vl_convert.vegalite_to_vega(spec)["marks"]
 
 
-def test_markup_in_a_name_is_text(explorer):
-    explorer.runs.faults.append("<script>alert(1)</script>")
-    said = text_of(explorer.choose())
-    assert "&lt;script&gt;" in said
-    assert "<script>" not in said
+def test_linked_charts_of_an_empty_folder_say_how_to_fill_it(tmp_path):
+    empty = open_tiny(tmp_path)
+    with pytest.raises(ConfigError, match=r"no run is recorded in .*; `cifarlib sweep` or"):
+        explore.linked(empty)
+    assert page.render(empty).startswith('<p class="pending">no run is recorded')
+
+
+def test_render_loads_nothing_from_elsewhere(results):
+    content = page.render(results)
+    assert content.count("<script") == content.count("</script>") == 3
+    _check_page(BeautifulSoup(content, "html.parser"))  # raises
+    assert json.loads(content.split('"application/json">')[1].split("</script>")[0])["datasets"]
+
+
+# ---------------------------------------------------------------------------------------------
+# Pairs and mistakes
+# ---------------------------------------------------------------------------------------------
+
+
+def test_say_better_counts_images_that_only_one_run_has_right(results):
+    results.store.write(make_data_record("synthetic"))
+    first, second = (results.records[c.run_id] for c in tiny_conditions(*STUDY[:2]))
+    right = [r.result.predictions.classes == np.arange(10) for r in (first, second)]
+    said = explore.say_better(results, *STUDY[:2])
+    assert f"is right on {(right[0] & ~right[1]).sum()} of 10 test images" in said
+    assert f"wrong on {(right[1] & ~right[0]).sum()} that" in said
+    assert "neither is shown to be better" in said
+
+
+def test_say_better_names_the_better_network():
+    found = cl.stats.mcnemar(np.arange(40) < 30, np.arange(40) < 10)
+    assert found.say("a", "b").startswith("Of these two trained networks a is better: a is right")
+    assert "(+50.00 points, p < 0.001" in found.say("a", "b")
+
+
+def test_say_better_needs_labels_and_equal_images(results):
+    with pytest.raises(DataError, match="labels of the test images"):
+        explore.say_better(results, *STUDY[:2])
+    results.store.write(make_data_record("synthetic"))
+    other = add_own(results, STUDY[0], **{"data.test_size": 20})
+    with pytest.raises(DataError, match="tested on different images"):
+        explore.say_better(results, STUDY[0], other.run_id)
+
+
+def test_tabulate_pair_lists_the_settings_that_differ(results):
+    table = explore.tabulate_pair(results, *STUDY[:2])
+    assert list(table.columns) == list(STUDY[:2])
+    assert list(table.loc["weight_decay"]) == [0.001, 0.0001]
+    assert "batch_size" not in table.index
+
+
+def test_find_mistakes_gives_wrong_images_by_confidence(results, monkeypatch):
+    results.store.write(make_data_record("synthetic"))
+    pixels = np.zeros((2000, 3, 32, 32), dtype=np.uint8)
+    monkeypatch.setattr(data, "load", lambda name: (None, Images(pixels, np.arange(2000) % 10)))
+    name = explore.tabulate(results)["name"].iloc[-1]
+    found = explore.find_mistakes(results, name)
+    assert len(found) == 10 - explore.find_run(results, name).accuracy("test") / 10
+    assert found["confidence"].is_monotonic_decreasing
+    assert (found["true"] != found["predicted"]).all()
+    assert found["image"].str.startswith("<img ").all()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -130,167 +176,96 @@ def test_markup_in_a_name_is_text(explorer):
 # ---------------------------------------------------------------------------------------------
 
 
-class MadeUpLaunch:
-    """Hears three epochs, then what its process would have written."""
-
-    ending = Progress("done")
-
-    def __init__(self, config, store, name, device):
-        self.config, self.store, self.told = config, store, 0
-        self.stopped = False
-
-    def poll(self, seconds=0.0):
-        self.told += 1
-        if self.stopped:
-            return Progress("stopped")
-        if self.told < 4:
-            epochs = {e: 20.0 + e for e in range(1, self.told + 1)}
-            return Progress("training", 20 * self.told, self.told, epochs)
-        if self.ending.state == "done":
-            self.store.write(make_record(change_to(self.config)))
-        return self.ending
-
-    def stop(self):
-        self.stopped = True
+def test_train_refuses_settings_that_cannot_be(results):
+    with pytest.raises(ConfigError, match="unknown key 'dropuot'; did you mean 'dropout'"):
+        cl.train(STUDY[0], results, dropuot=0.3)
+    with pytest.raises(ConfigError, match="learning_rate = -1 is not valid"):
+        cl.train(STUDY[0], results, learning_rate=-1)
+    with pytest.raises(ConfigError, match="no condition is named 'stage1/1'"):
+        cl.train("stage1/1", results)
+    assert not (results.store.folder / "own").exists()
 
 
-def change_to(config):
-    (condition,) = tiny_conditions("stage1-daa1/1")
-    return change(condition, **{name: getattr(config, name) for name in type(config).model_fields})
+def test_train_trains_in_a_process_and_only_once(tmp_path, capsys):
+    store = tiny_store(tmp_path)
+    results = open_tiny(tmp_path)
+    made = cl.train("stage1-long/13", results, learning_rate=0.05, epochs=2)
+    said = capsys.readouterr().out
+    assert said.startswith("1 run to train, 40 images over all epochs: about ")
+    assert list(made["name"]) == ["stage1-long/13 with learning_rate=0.05, epochs=2"]
+    record = store.read_run(made["run_id"].iloc[0])
+    assert (record.config.learning_rate, record.result.history.epochs) == (0.05, 2)
+    again = cl.train("stage1-long/13", results, learning_rate=0.05, epochs=2)
+    assert capsys.readouterr().out == ""
+    assert list(again["run_id"]) == list(made["run_id"])
 
 
-@pytest.fixture
-def pad(explorer, monkeypatch) -> Launchpad:
-    monkeypatch.setattr(launchpad, "Launch", MadeUpLaunch)
-    monkeypatch.setattr(launchpad, "PAUSE", 0)
-    pad = Launchpad(explorer.runs, lambda name: explorer.refresh(choose=name))
-    pad.explorer = explorer
-    return pad
+def test_lists_of_values_make_every_combination(results):
+    wanted = {"dropout": [0.0, 0.3], "seed": [42, 43], "epochs": 1}
+    found = explore.training.choose_conditions(STUDY[0], results, wanted)
+    pairs = [(c.config.dropout, c.config.seed) for c in found]
+    assert pairs == [(0.0, 42), (0.0, 43), (0.3, 42), (0.3, 43)]
+    assert found[0].name == STUDY[0]
+    assert all(c.run_id == run_id(c.config) for c in found)
 
 
-def press_train(pad: Launchpad, then=lambda: None) -> None:
-    async def press():
-        pad.button.click()
-        then()
-        if pad.following:
-            await pad.following
+def test_interrupted_training_keeps_its_checkpoint(tmp_path, monkeypatch):
+    """Interrupt comes as KeyboardInterrupt into the sweep, here at the third epoch."""
+    tiny_store(tmp_path)
+    results = open_tiny(tmp_path)
+    real = in_notebook.sweep
 
-    asyncio.run(press())
+    def interrupted(conditions, store, *, watch, **options):
+        def stop(message: Message) -> None:
+            watch(message)
+            if message.kind == "checkpoint" and message.epoch == 3:
+                raise KeyboardInterrupt
 
+        return real(conditions, store, watch=stop, checkpoint_every=1, **options)
 
-def test_the_form_starts_from_a_run_and_says_what_is_changed(pad):
-    assert "It is not trained twice" in pad.check.value
-    pad.form.entries()["weight_decay"].set(0.25)
-    assert re.search(r"Run [0-9a-f]{16}, about ", pad.check.value)
-    assert "<td>weight_decay</td>" in pad.check.value
-    assert "<td>0.25</td>" in pad.check.value
-
-
-def test_an_invalid_form_cannot_be_trained(pad):
-    pad.form.entries()["learning_rate"].set(-1.0)
-    assert "input should be greater than 0" in pad.check.value
-    assert pad.button.disabled
-    pad.form.entries()["learning_rate"].set(0.1)
-    assert not pad.button.disabled
-
-
-def test_a_trained_run_appears_among_the_others_and_can_be_started_from(pad):
-    pad.form.entries()["weight_decay"].set(0.25)
-    name = run_id(pad.config)
-    press_train(pad)
-    assert "Trained: own: " in pad.outcome.value
-    assert name in pad.explorer.chosen
-    assert name in dict(pad.start.options).values()
-    reached = pad.runs.records[name].accuracy("validation", epoch=pad.config.epochs)
-    assert f'alt="Validation accuracy by epoch, {reached:.1f} % at the end."' in pad.plot.value
-    assert pad.halt.disabled
-    assert not pad.button.disabled
-
-
-def test_a_recorded_run_is_shown_and_not_trained(pad, monkeypatch):
-    monkeypatch.setattr(launchpad, "Launch", None)
-    press_train(pad)
-    assert "is recorded already" in pad.outcome.value
-
-
-def test_training_can_be_stopped(pad):
-    pad.form.entries()["weight_decay"].set(0.25)
-    press_train(pad, then=lambda: pad.halt.click())
-    assert "Stopped." in pad.outcome.value
-    assert len(pad.runs.records) == 9
-    assert not pad.button.disabled
-
-
-def test_a_failure_is_a_sentence(pad, monkeypatch):
-    monkeypatch.setattr(MadeUpLaunch, "ending", Progress("failed", sentence="the disk is full"))
-    pad.form.entries()["weight_decay"].set(0.25)
-    press_train(pad)
-    assert "It was not trained: the disk is full" in pad.outcome.value
-    assert 'role="alert"' in pad.outcome.value
-
-
-def test_units_are_of_fields_that_there_are(pad):
-    assert set(launchpad.UNITS) <= set(pad.form.entries())
+    monkeypatch.setattr(in_notebook, "sweep", interrupted)
+    with pytest.raises(in_notebook.Stopped, match=r"The checkpoint of epoch [3-9]\d* is kept"):
+        cl.train("stage1-long/13", results, epochs=500)
+    assert results.store.run_ids() == []
 
 
 # ---------------------------------------------------------------------------------------------
-# An empty folder, and the notebook itself
+# In a browser
 # ---------------------------------------------------------------------------------------------
-
-
-def test_an_empty_folder_says_how_to_fill_it(tmp_path):
-    explorer = open_explorer("smoke", ["data.name=cifar10"], tmp_path)
-    said = {name: text_of(getattr(explorer, name)()) for name in PANELS}
-    assert "`cifarlib sweep --scale smoke --set &#x27;data.name=cifar10&#x27;`" in said["choose"]
-    assert "Choose runs" in said["curves"]
-    assert "No run is recorded yet." in said["inspect"]
-    assert "No run is recorded yet." in said["compare"]
-    assert "about" in said["train"]
 
 
 def test_the_notebook_runs_without_a_browser(tmp_path):
-    write_runs(tmp_path / "build", STUDY[:2])
+    for condition in tiny_conditions(*STUDY):
+        tiny_store(tmp_path / "build").write(make_record(condition))
     done = papermill.execute_notebook(
         paths.NOTEBOOKS / "explore.ipynb",
         tmp_path / "done.ipynb",
         {"overrides": list(TINY), "build": str(tmp_path / "build")},
         progress_bar=False,
     )
-    shown = [o for c in done.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
-    views = [o for o in shown if "application/vnd.jupyter.widget-view+json" in o["data"]]
-    assert len(views) == len(PANELS)
+    shown = [output for cell in done.cells for output in cell.get("outputs", [])]
+    assert any("vegaEmbed" in output.get("data", {}).get("text/html", "") for output in shown)
 
 
 @pytest.mark.skipif(find_browser() is None, reason="there is no Chromium on this machine")
-def test_filter_compare_and_train_in_jupyterlab(tmp_path):
-    write_runs(tmp_path / "build")
+def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(tmp_path):
     store = tiny_store(tmp_path / "build")
+    for condition in tiny_conditions(*STUDY):
+        store.write(make_record(condition))
+    results = open_tiny(store.folder)
     parameters = {"overrides": list(TINY), "build": str(store.folder)}
-    with serve(tmp_path / "home", parameters) as address, browse(address) as page:
-        chooser, comparison, pad = (panel(page, n) for n in ("choose", "compare", "train"))
-        chooser.get_by_text("8 of 8 runs pass the filters").wait_for()
-        chooser.get_by_label("weight decay").select_option(index=0)
-        chooser.get_by_text("4 of 8 runs pass the filters").wait_for()
-        chooser.get_by_role("button", name="Clear filters").click()
-        chooser.get_by_text("8 of 8 runs pass the filters").wait_for()
-
-        comparison.get_by_label("first run").select_option(index=2)
-        comparison.get_by_label("second run").select_option(index=7)
-        comparison.get_by_text("McNemar, exact, two-sided").wait_for()
-
-        rate = pad.get_by_label("learning rate", exact=True)
-        rate.fill("-1")
-        rate.press("Enter")
-        pad.get_by_text("input should be greater than 0").wait_for()
-        rate.fill("0.05")
-        rate.press("Enter")
-        pad.get_by_text(re.compile("Run [0-9a-f]{16}, about")).wait_for()
-        pad.locator("button", has_text="Train").click()
-        pad.get_by_text("Trained: own: ").wait_for()
-        chooser.get_by_text("9 of 9 runs pass the filters").wait_for()
-        page.screenshot(path=tmp_path / "explore.png")
-        found = Axe().run(page, context=".cifarlib").response["violations"]
-        errors = [text for kind, text in page.said if kind == "error"]
+    with serve(tmp_path / "home", parameters) as address, browse(address) as lab:
+        menus = lab.locator(".explorer select")
+        menus.nth(0).select_option(label=STUDY[2])  # by keyboard, as it were
+        dot = lab.locator(".explorer path[aria-roledescription='circle']").first
+        dot.click(modifiers=["Shift"])
+        second = menus.nth(1).evaluate("menu => menu.options[menu.selectedIndex].text")
+        said = explore.say_better(results, STUDY[2], second)
+        lab.locator(".explorer .pair", has_text=said).wait_for()
+        found = Axe().run(lab, context=".explorer").response["violations"]
+        lab.get_by_text("stage1-daa1/13 with learning_rate=0.002, epochs=1").last.wait_for()
+        lab.screenshot(path=tmp_path / "explore.png")
+        errors = [text for kind, text in lab.said if kind == "error"]
     assert errors == []
     assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
-    assert len(RecordStore(store.folder).run_ids()) == 9
+    assert len(RecordStore(store.folder).run_ids()) == len(STUDY) + 1

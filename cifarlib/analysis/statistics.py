@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from cifarlib.formatting import fixed, say_range, signed
+from cifarlib.formatting import fixed, say_p, say_range, signed
 
 LEVEL = 0.95  # of confidence
 ALPHA = 0.05  # of error, after correction where there are several tests
@@ -289,6 +289,17 @@ class Disagreement:
     def difference(self) -> float:
         """Accuracy of the first less that of the second, in percentage points."""
         return 100 * (self.only_first - self.only_second) / self.images
+
+    def say(self, first: str, second: str) -> str:
+        """Which of two trained networks is better, in words; it says nothing of their settings."""
+        better = first if self.difference > 0 else second
+        verdict = f"{better} is better" if self.p < ALPHA else "neither is shown to be better"
+        return (
+            f"Of these two trained networks {verdict}: {first} is right on {self.only_first:,} of "
+            f"{self.images:,} test images that {second} gets wrong, and wrong on "
+            f"{self.only_second:,} that {second} gets right ({signed(2)(self.difference)} points, "
+            f"{say_p(self.p)}, McNemar's exact test). Other seeds of the same settings may differ."
+        )
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> Disagreement:

@@ -1,1 +1,11 @@
-"""The widgets of ``explore.ipynb``: filter, compare and train runs in JupyterLab."""
+"""Exploring runs in JupyterLab: a frame of all, linked charts, pairs, mistakes, training."""
+
+from cifarlib.explore.charts import linked
+from cifarlib.explore.collection import find_run, tabulate
+from cifarlib.explore.inspect import find_mistakes, say_better, tabulate_pair
+from cifarlib.explore.page import use_offline_charts
+
+__all__ = [
+    "find_mistakes", "find_run", "linked", "say_better", "tabulate", "tabulate_pair",
+    "use_offline_charts",
+]  # fmt: skip
