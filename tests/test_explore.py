@@ -263,7 +263,7 @@ def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(tmp_path):
         said = explore.say_better(results, STUDY[2], second)
         lab.locator(".explorer .pair", has_text=said).wait_for()
         found = Axe().run(lab, context=".explorer").response["violations"]
-        lab.get_by_text("stage1-daa1/13 with learning_rate=0.002, epochs=1").last.wait_for()
+        lab.locator("td", has_text="stage1-daa1/13 with learning_rate=0.003, epochs=1").wait_for()
         lab.screenshot(path=tmp_path / "explore.png")
         errors = [text for kind, text in lab.said if kind == "error"]
     assert errors == []

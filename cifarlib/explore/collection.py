@@ -2,7 +2,7 @@
 
 A run that neither study has at this scale was trained from a notebook or under other overrides.
 It belongs to the stage “own” and is named after the condition that it was trained from, which a
-note in the build folder tells, else after the study's most similar condition.
+note in the build folder tells, else after the most similar one.
 """
 
 import json

@@ -2,6 +2,8 @@
 
 import base64
 import io
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from cifarlib.analysis.statistics import mcnemar
 from cifarlib.config import DATASETS
 from cifarlib.errors import DataError
 from cifarlib.explore.collection import find_run, list_differences
-from cifarlib.records import SPLITS, Results, RunRecord
+from cifarlib.records import SPLITS, Results
 from cifarlib.runs.frames import RunPredictions
 
 
@@ -29,21 +31,17 @@ def tabulate_pair(results: Results, first: str, second: str) -> pd.DataFrame:
 
 def say_better(results: Results, first: str, second: str) -> str:
     """Which of two trained networks is better on their test images, by McNemar's exact test."""
-    pair = [_predictions(results, find_run(results, name)) for name in (first, second)]
+    records = [find_run(results, name) for name in (first, second)]
+    described = results.store.read_data(records[0].config.data.name)
+    pair = [RunPredictions(record, described) for record in records]
+    if pair[0].correct is None or pair[1].correct is None:
+        raise DataError(
+            f"the labels of the test images of {first} and {second} are not on record; "
+            "`cifarlib sweep` describes the data set in the build folder"
+        )
     if not np.array_equal(pair[0].labels, pair[1].labels):
         raise DataError(f"{first} and {second} were tested on different images; choose other runs")
     return mcnemar(pair[0].correct, pair[1].correct).say(first, second)
-
-
-def _predictions(results: Results, record: RunRecord) -> RunPredictions:
-    """A run's predictions with the labels of its test images; ``DataError`` without them."""
-    found = RunPredictions(record, results.store.read_data(record.config.data.name))
-    if found.correct is None:
-        raise DataError(
-            f"the labels of the test images of run {record.run_id} are not on record; "
-            "`cifarlib sweep` describes the data set in the build folder"
-        )
-    return found
 
 
 def find_mistakes(results: Results, run: str) -> pd.DataFrame:
@@ -55,11 +53,14 @@ def find_mistakes(results: Results, run: str) -> pd.DataFrame:
     from cifarlib import data
 
     record = find_run(results, run)
-    predictions, names = _predictions(results, record), DATASETS[record.config.data.name].classes
-    _, test = data.load(record.config.data.name)
+    info, (_, test) = DATASETS[record.config.data.name], data.load(record.config.data.name)
+    known: Any = SimpleNamespace(labels=test.labels, data_fingerprint=info.fingerprint)
+    predictions = RunPredictions(record, known)
+    if predictions.correct is None:
+        raise DataError(f"run {record.run_id} was made from other files than the data set now has")
     where = data.stratified_subset(test.labels, record.config.data.test_size)
     frame = pd.DataFrame({"label": predictions.labels, "class": predictions.classes}, index=where)
-    frame = frame.map(names.__getitem__).set_axis(["true", "predicted"], axis=1)
+    frame = frame.map(info.classes.__getitem__).set_axis(["true", "predicted"], axis=1)
     frame["confidence"] = 100 * predictions.confidence
     wrong = frame[~predictions.correct].sort_values("confidence", ascending=False, kind="stable")
     wrong.insert(0, "image", [_draw(test.images[number], number) for number in wrong.index])
