@@ -110,7 +110,7 @@ def test_linked_charts_hold_every_run_and_compile(results):
 
 def test_linked_charts_of_an_empty_folder_say_how_to_fill_it(tmp_path):
     empty = open_tiny(tmp_path)
-    with pytest.raises(ConfigError, match=r"no run is recorded in .*; `cifarlib sweep` or"):
+    with pytest.raises(ConfigError, match=r"no run is recorded in .*; run `cifarlib sweep`"):
         explore.linked(empty)
     assert page.render(empty).startswith('<p class="pending">no run is recorded')
 

@@ -78,10 +78,7 @@ class Charts:
         conditions, records = collect(results)
         runs = to_frame(results, conditions, records).dropna(subset="test_top1")
         if runs.empty:
-            raise ConfigError(
-                f"no run is recorded in {results.store.folder}; `cifarlib sweep` or `cl.train` "
-                "makes some"
-            )
+            raise ConfigError(f"no run is recorded in {results.store.folder}; run `cifarlib sweep`")
         self.settings = list_settings(runs)
         known = runs[["stage", *self.settings]].astype(object).fillna("none").to_dict("records")
         self.rows = [

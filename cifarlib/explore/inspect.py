@@ -35,10 +35,7 @@ def say_better(results: Results, first: str, second: str) -> str:
     described = results.store.read_data(records[0].config.data.name)
     pair = [RunPredictions(record, described) for record in records]
     if pair[0].correct is None or pair[1].correct is None:
-        raise DataError(
-            f"the labels of the test images of {first} and {second} are not on record; "
-            "`cifarlib sweep` describes the data set in the build folder"
-        )
+        raise DataError("the labels of the test images are not on record; run `cifarlib sweep`")
     if not np.array_equal(pair[0].labels, pair[1].labels):
         raise DataError(f"{first} and {second} were tested on different images; choose other runs")
     return mcnemar(pair[0].correct, pair[1].correct).say(first, second)

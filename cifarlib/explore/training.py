@@ -23,10 +23,9 @@ def train(
     ``**{"data.train_size": 2000}``; all else, epochs and seed included, is the condition's. A list
     of values trains a run with each of them, several lists one with every combination.
 
-    Runs are trained as in a sweep, in worker processes with its locks, checkpoints and records:
-    what is recorded is not trained again, and what was interrupted goes on. ``results`` are those
-    of scale smoke unless given. Raises ``ConfigError`` for settings that cannot be, before
-    anything is trained, and the errors of ``sweep_with_bar``.
+    Runs are trained as in a sweep, in worker processes with its locks, checkpoints and records.
+    ``results`` are those of scale smoke unless given. Raises ``ConfigError`` for settings that
+    cannot be, before anything is trained, and the errors of ``sweep_with_bar``.
     """
     results = results or open_results("smoke")
     conditions = choose_conditions(start, results, settings)
