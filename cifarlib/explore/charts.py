@@ -17,14 +17,15 @@ import pandas as pd
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import collect, to_frame
-from cifarlib.records import Results, RunRecord
+from cifarlib.records import Results, RunRecord, SplitName
 from cifarlib.runs.frames import SETTINGS, RunPredictions
 
 FIRST, SECOND = "#2f7ed8", "#d9730d"
 ACCURACY = ["#8a9099", "#a2709c", "#c2379a"]  # from the lowest to the highest
 GROUND = "var(--page, var(--jp-layout-color0, Canvas))"  # behind labels that stand on lines
 TEST, LOSS = "test top-1, %", "training loss"
-SPLITS = {TEST: "test", "validation top-1, %": "validation", "training top-1, %": "train"}
+SPLITS: dict[str, SplitName] = {TEST: "test", "validation top-1, %": "validation"}
+SPLITS["training top-1, %"] = "train"
 FILTERS = ("stage", "model", "optimizer", "augmentation", "batch_size", "learning_rate")
 ALL = "(all)"
 
@@ -67,7 +68,9 @@ def describe_run(run: dict[str, Any], record: RunRecord, results: Results) -> di
     predictions = RunPredictions(record, results.data if known else None)
     matrix, correct = predictions.confusion("test"), predictions.correct
     row["matrix"] = (100 * matrix / matrix.sum(axis=1, keepdims=True)).round(1).ravel().tolist()
-    row["right"] = "" if correct is None else base64.b64encode(np.packbits(correct)).decode()
+    row["right"] = (
+        "" if correct is None else base64.b64encode(np.packbits(correct).tobytes()).decode()
+    )
     return row
 
 
@@ -126,11 +129,11 @@ class Charts:
         known = {row[setting] for row in self.rows if setting in row}
         return sorted(known, key=lambda value: (isinstance(value, str), value))
 
-    def _layer(self, every: alt.Chart, *others: alt.Chart, **look: Any) -> alt.LayerChart:
+    def _layer(self, every: alt.Chart, *others: alt.Chart, **look: Any) -> Any:
         every = every.encode(**self.every_look).add_params(self.second, self.first)
         return alt.layer(every, *others).properties(**look)
 
-    def grid(self) -> alt.LayerChart:
+    def grid(self) -> Any:
         """Settings and test accuracy as parallel coordinates, a line a run."""
         low, high = self.range
         share = f"(datum.test - {low}) / {high - low}"
@@ -159,7 +162,7 @@ class Charts:
         two, texts = draw(self.two, 3).encode(color=self.two_look), names.mark_text(**style)
         return self._layer(draw(self.base, 1.3), two, behind, texts, width=870, height=230)
 
-    def accuracy(self) -> alt.LayerChart:
+    def accuracy(self) -> Any:
         """Test accuracy of each run by the chosen setting, with means of comparable runs."""
         scale = alt.Scale(domain=self.range, nice=False, padding=8)
         x = alt.X("value:N", title=None, axis=alt.Axis(labelAngle=0, labelLimit=90))
@@ -176,7 +179,7 @@ class Charts:
         two = two.encode(color=self.two_look, tooltip=self.tips)
         return self._layer(every, means, two, **look)
 
-    def curves(self) -> alt.LayerChart:
+    def curves(self) -> Any:
         """Learning curves: accuracy on one of the sets or training loss by epoch, as chosen."""
         x = alt.X("by:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d"))
         y = alt.Y("value:Q", title=None, scale=alt.Scale(zero=False))
@@ -193,7 +196,7 @@ class Charts:
         look = {"width": 420, "height": 260, "title": title}
         return self._layer(draw(self.base, strokeWidth=1), two, **look)
 
-    def confusion(self, which: int) -> alt.LayerChart:
+    def confusion(self, which: int) -> Any:
         """Test images by true and predicted class, in % of the true class: of the first run (1),
         the second (2), or the second less the first in points, in the colour of who has more (0).
         """

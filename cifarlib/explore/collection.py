@@ -79,6 +79,7 @@ def name_own(results: Results, record: RunRecord, known: dict[str, Condition]) -
     bases = {c.name: c for c in reversed(known.values())}
     try:
         note = parse_json(read_bytes(results.store.folder / OWN / f"{name}.json"))
+        base: Condition | None
         base, changed = bases[note["from"]], dict(note["settings"])
     except (OSError, ValueError, KeyError, TypeError):
         differences = ((c, list_differences(c.config, record.config)) for c in known.values())

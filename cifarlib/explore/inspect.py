@@ -36,7 +36,8 @@ def say_better(results: Results, first: str, second: str) -> str:
     pair = [RunPredictions(record, described) for record in records]
     if pair[0].correct is None or pair[1].correct is None:
         raise DataError("the labels of the test images are not on record; run `cifarlib sweep`")
-    if not np.array_equal(pair[0].labels, pair[1].labels):
+    labels: Any = [found.labels for found in pair]
+    if not np.array_equal(*labels):
         raise DataError(f"{first} and {second} were tested on different images; choose other runs")
     return mcnemar(pair[0].correct, pair[1].correct).say(first, second)
 

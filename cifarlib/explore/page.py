@@ -33,7 +33,7 @@ def bundle() -> str:
     """Vega, Vega-Lite and their embedding as one script, which sets ``vegaEmbed``."""
     import vl_convert
 
-    return vl_convert.javascript_bundle()
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def use_offline_charts() -> None:
