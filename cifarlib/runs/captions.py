@@ -53,7 +53,7 @@ def _find(results: "Results", shown: Any) -> list[Condition]:
     if not hasattr(shown, "columns"):
         return list(shown)
     ids = set(shown["run_id"])
-    return [c for c in results.conditions if c.run_id in ids]
+    return [c for c in results.known if c.run_id in ids]
 
 
 def describe_data(results: "Results") -> str:
