@@ -8,9 +8,10 @@ from urllib.parse import unquote
 import pytest
 from conftest import make_data_record, make_record, make_verdicts
 
-from cifarlib import notebooks, paths, report
+from cifarlib import further, notebooks, paths
 from cifarlib.pages import front
 from cifarlib.records import RecordStore, open_results
+from cifarlib.report import assembly as report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 ALL = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}  # of axe-core
@@ -36,7 +37,9 @@ def address(tmp_path_factory):
     parameters = {"scale": "smoke", "overrides": [], "build": str(folder)}
     executed = notebooks.execute_all(chapters, folder / "notebooks", [parameters] * len(chapters))
     shown = make_verdicts(*("held", "did not hold", "not distinguishable", "pending") * 6)
-    told = front.describe(results, "--scale smoke", shown)
+    others = further.open_further("smoke", [], folder)
+    others = further.narrow(others, results, report.find_shown_runs(executed))
+    told = front.describe(results, "--scale smoke", shown, others=others)
     return report.assemble(executed, folder / "report.html", told).as_uri()
 
 

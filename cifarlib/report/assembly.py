@@ -84,7 +84,7 @@ def render(
         tell(f"executing {len(chosen)} notebooks over {len(results.records)} recorded runs")
         executed = _execute(chosen, folder / f"notebooks{suffix}", given, tell)
         tell("setting the page and the PDF")
-        others = further.narrow(others, results, _shown_runs(executed))
+        others = further.narrow(others, results, find_shown_runs(executed))
         front = describe(results, options, _read_verdicts(executed), parts, others)
         paper = describe_paper(further.join(results, others), front, TITLE)
         pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
@@ -143,7 +143,7 @@ def _is_last(parameters: Mapping[str, Any]) -> bool:
     return "executed" in parameters
 
 
-def _shown_runs(executed: Sequence[Path]) -> set[str]:
+def find_shown_runs(executed: Sequence[Path]) -> set[str]:
     """The ids of all runs to which executed notebooks have links."""
     return {run for path in executed for run in re.findall(r"#run-(\w+)", path.read_text("utf-8"))}
 
