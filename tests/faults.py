@@ -211,7 +211,7 @@ class InlineExecutor(executors.Executor):
 
     def __init__(self, store: Any, device: str, workers: Any, threads: Any, every: int | None):
         super().__init__(store)
-        self.workers, self.every = 1, every
+        self.device, self.workers, self.every = device, 1, every
         self.jobs: list[worker.Job] = []
 
     def start(self) -> None:

@@ -1,11 +1,12 @@
 """Verification: stored runs trained again, and what is made of the difference."""
 
+import numpy as np
 import pytest
 from conftest import RAISES, SET_TINY, TINY, make_record, tiny_store
 
 from cifarlib import cli, verify
 from cifarlib.errors import ConfigError, RunError
-from cifarlib.records import RecordStore, open_results
+from cifarlib.records import RecordStore, open_results, pack_classes
 from cifarlib.weights import build_network
 
 NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
@@ -139,10 +140,20 @@ def shift(record, right):
     top1 = list(history.test.top1)
     top1[record.reported_epoch] = right
     test = history.test.model_copy(update={"top1": tuple(top1)})
-    history = history.model_copy(update={"test": test})
-    return record.model_copy(
-        update={"result": record.result.model_copy(update={"history": history})}
+    labels = np.arange(test.images) % 10  # as make_record has them
+    classes = np.where(np.arange(test.images) < right, labels, (labels + 1) % 10)
+    matrix = np.zeros((10, 10), dtype=int)
+    np.add.at(matrix, (labels, classes), 1)
+    shown = record.result.predictions
+    shown = shown.model_copy(
+        update={
+            "confusion": shown.confusion | {"test": tuple(map(tuple, matrix.tolist()))},
+            "test_classes": pack_classes(classes.tolist()),
+        }
     )
+    history = history.model_copy(update={"test": test})
+    result = record.result.model_copy(update={"history": history, "predictions": shown})
+    return record.model_copy(update={"result": result})
 
 
 def test_elsewhere_a_difference_within_noise_will_do(tmp_path):
