@@ -272,21 +272,21 @@ def test_a_terminal_that_knows_ascii_only_is_no_error():
 def test_outside_a_checkout_it_is_said_what_to_do(tmp_path):
     """An installed package has no study beside it, and writes nothing there."""
     shutil.copytree(paths.PACKAGE, tmp_path / "site/cifarlib")
-    (tmp_path / "work").mkdir()
+    (tmp_path / "elsewhere").mkdir()
     for arguments in (["status"], ["report"], ["sweep", "--study", "beyond"]):
         done = subprocess.run(
             [sys.executable, "-m", "cifarlib.cli", *arguments],
             capture_output=True,
             text=True,
-            cwd=tmp_path / "work",
+            cwd=tmp_path / "elsewhere",
             env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
         )
         assert done.returncode == 2
         (said,) = done.stderr.splitlines()
-        assert f"{tmp_path}/work/params is missing" in said
+        assert f"{tmp_path}/elsewhere/params is missing" in said
         assert "clone it" in said
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["cifarlib"]
-    assert list((tmp_path / "work").iterdir()) == []
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_closed_pipe_is_no_error():
