@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from cifarlib.analysis import statistics as stats
     from cifarlib.analysis.compare import compare
     from cifarlib.explore.training import train
-    from cifarlib.records import open_results
     from cifarlib.report import plots, show, style
     from cifarlib.report.show import claim, doubt
     from cifarlib.report.verdicts import read_verdicts
+    from cifarlib.runs.results import open_results
 
 STARTED = time.monotonic()
 """When this process began to load cifarlib: a sweep's budget counts from there."""
@@ -43,7 +43,7 @@ _PUBLIC = {  # name: where it is; a module where no name follows the colon
     "doubt": "cifarlib.report.show:doubt",
     "explore": "cifarlib.explore:",
     "judge": "cifarlib.analysis.judges:",
-    "open_results": "cifarlib.records:open_results",
+    "open_results": "cifarlib.runs.results:open_results",
     "paper": "cifarlib.paper:",
     "plots": "cifarlib.report.plots:",
     "read_verdicts": "cifarlib.report.verdicts:read_verdicts",

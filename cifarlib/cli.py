@@ -19,11 +19,12 @@ from cifarlib import STARTED, __version__, extras, paths
 from cifarlib.checking import cut, parse_value
 from cifarlib.config import DATASETS, ENGINE, flatten
 from cifarlib.errors import CifarlibError, ConfigError, UnavailableError
-from cifarlib.records import Results, RunRecord, open_results
+from cifarlib.runs.results import Results, open_results
+from cifarlib.runs.schema import RunRecord
 from cifarlib.study import STUDIES, Condition
 
 if TYPE_CHECKING:
-    from cifarlib.sweep.executors import Executor
+    from cifarlib.runs.executors import Executor
 
 EXAMPLES = """\
 examples:
@@ -98,7 +99,7 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cifarlib.progress import cores
+    from cifarlib.runs.progress import cores
 
     results = _open(options)
     chosen = _find(results, options.condition)
@@ -146,7 +147,7 @@ def _choose_executor(options: argparse.Namespace) -> "Callable[..., Executor] | 
         if options.address:
             raise ConfigError("--address is of a Ray cluster; add --executor ray")
         return None
-    from cifarlib.sweep.ray_executor import RayExecutor
+    from cifarlib.runs.ray_executor import RayExecutor
 
     return partial(RayExecutor, address=options.address)
 
@@ -173,8 +174,8 @@ def _sweep_conditions(
     budget: float | None = None,
     executor: "Callable[..., Executor] | None" = None,
 ) -> int:
-    from cifarlib.progress import duration
-    from cifarlib.sweep import sweep
+    from cifarlib.runs.progress import duration
+    from cifarlib.runs.sweep import sweep
 
     outcome = sweep(
         conditions,
@@ -228,7 +229,7 @@ def _tell_weights(results: Results, conditions: list[Condition]) -> None:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from cifarlib.merge import merge
+    from cifarlib.runs.merge import merge
 
     merged = merge(_open(options), options.folders, prefer=options.prefer)
     for line in merged.lines():
@@ -244,7 +245,7 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from cifarlib.notebooks import plain_matplotlib
+    from cifarlib.report.notebooks import plain_matplotlib
 
     parameters = dict(_parse_parameter(text) for text in options.parameter)
     with plain_matplotlib():  # before matplotlib is imported
@@ -271,7 +272,7 @@ def _parse_parameter(text: str) -> tuple[str, Any]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from cifarlib import verify
+    from cifarlib.runs import verify
 
     results = _open(options)
     chosen = [condition for text in options.run for condition in _find(results, text)]
@@ -297,14 +298,14 @@ SAMPLE = 3  # runs that are verified unless it is said how many
 
 
 def _generalise(options: argparse.Namespace) -> int:
-    from cifarlib import shift
+    from cifarlib.runs import shift
 
     results = _open(options)
     for fault in results.faults:
         print(f"cifarlib: {fault}; it counts as missing", file=sys.stderr)
     folder = shift.find_folder(options.folder)
     shift.read_images(folder)  # before torch is waited for
-    from cifarlib.generalise import generalise
+    from cifarlib.runs.generalise import generalise
 
     done = generalise(results, folder, device=options.device)
     print(
@@ -315,7 +316,7 @@ def _generalise(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from cifarlib import difference
+    from cifarlib.report import difference
 
     first, second = map(difference.read, (options.first, options.second))
     sections = difference.compare(first, second)
@@ -327,18 +328,19 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from cifarlib import archive
+    from cifarlib.report import archive
 
     print(archive.export(options.scale, options.set, options.out, options.to))
     return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from cifarlib import bench, measurements
+    from cifarlib.bench import measurements
+    from cifarlib.bench import throughput as bench
 
     device = bench.choose_device(options.device)
     if device == "cuda":
-        from cifarlib import bench_cuda
+        from cifarlib.bench import cuda as bench_cuda
 
         if options.part:
             raise ConfigError("--part is for --device cpu; on a GPU, --seconds limits the time")
@@ -356,7 +358,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from cifarlib.progress import duration, status
+    from cifarlib.runs.progress import duration, status
 
     results = _open(options)
     for fault in results.faults:

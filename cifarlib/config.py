@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import pydantic
 from pydantic import Field
@@ -20,6 +20,12 @@ ENGINE = 3
 
 IMAGE_SIZE = 224
 """Pixels after the crop in the paper's stage 3."""
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: Final = ("train", "validation", "test")
+
+FORWARD_GFLOP = {"residual": 0.2729, "resnet18": 0.0740, "densenet121": 0.1157}
+"""GFLOP of one 32×32 image's forward pass; a test holds them to ``models.count_flops``."""
 
 
 # ---------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Field
 
-from cifarlib import paths, published
+from cifarlib import paths
 from cifarlib.checking import (
     Strict,
     cut,
@@ -44,6 +44,7 @@ from cifarlib.config import (
     run_id,
 )
 from cifarlib.errors import ConfigError
+from cifarlib.paper.tables import read_conditions
 
 
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -471,7 +472,7 @@ class _Paper:
     """The paper's conditions, and which of them a condition of a study is."""
 
     def __init__(self) -> None:
-        known = published.read_conditions()
+        known = read_conditions()
         self.presets = known.presets
         self.stages = known.stages.keys()
         self._conditions = known.stages

@@ -10,28 +10,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cifarlib import augment, data, metrics, published, schedules
-from cifarlib.config import DataConfig, ResizeConfig, RunConfig
+from cifarlib import augment, metrics, schedules
+from cifarlib.config import SPLITS, RunConfig, SplitName
 from cifarlib.convolution import use_matrix_products
 from cifarlib.errors import RunError
 from cifarlib.models import ResidualNetwork, build_model, last_layer, whiten_stem
 from cifarlib.optimizers import build_optimizer, set_rate
-from cifarlib.records import (
-    SPLITS,
-    FlipAveraged,
-    History,
-    Result,
-    SplitHistory,
-    Timing,
-    pack_predictions,
-)
 
 EVALUATION_BATCH = 500  # images; decides speed and memory only
 WHITENING_IMAGES = 2000  # training images whose patches say what is to be whitened
@@ -65,54 +55,6 @@ class Inputs:
     test: ImageSet
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-
-@lru_cache(maxsize=2)
-def _image_sets(config: DataConfig, device: torch.device) -> dict[str, ImageSet]:
-    splits = data.load_splits(config)
-    return {
-        name: ImageSet(
-            torch.from_numpy(getattr(splits, name).images).to(device),
-            torch.from_numpy(getattr(splits, name).labels).to(device),
-        )
-        for name in SPLITS
-    }
-
-
-def load_inputs(config: RunConfig, device: torch.device) -> Inputs:
-    """The data of a run in the device's memory; the sets are kept for the next run."""
-    mean, std = normalization(config)
-    return Inputs(**_image_sets(config.data, device), mean=mean, std=std)
-
-
-Constants = tuple[tuple[float, float, float], tuple[float, float, float]]
-
-
-def normalization(config: RunConfig) -> Constants:
-    """Mean and standard deviation of each channel, of pixels scaled to 0–1.
-
-    ``published`` are the constants of Listing 4. ``computed`` are those of all training images
-    (validation images included), after resizing and central cropping where a run resizes.
-    """
-    if config.protocol.normalization == "published":
-        return published.read_normalization()[config.resize.method if config.resize else "32"]
-    return computed_statistics(config.data.name, config.resize)
-
-
-@lru_cache
-def computed_statistics(dataset: str, resize: ResizeConfig | None) -> Constants:
-    """True channel statistics of a data set's training images, as a run without augmentation
-    sees them."""
-    images = data.load(dataset)[0].images
-    statistics = (
-        data.channel_statistics(images)
-        if resize is None
-        else augment.resized_statistics(
-            torch.from_numpy(images), resize.size, resize.crop, resize.method
-        )
-    )
-    mean, std = (tuple(map(float, values)) for values in statistics)
-    return mean, std  # type: ignore[return-value]  # three channels each
 
 
 # ---------------------------------------------------------------------------------------------
@@ -262,6 +204,69 @@ def resolve_device(name: str) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise RunError(f"there is no device {name!r}; use auto, cpu or cuda")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+@dataclass(frozen=True)
+class SetHistory:
+    """One value an epoch, from epoch 0 (before training); None where it was not evaluated."""
+
+    images: int
+    loss: tuple[float | None, ...]  # None, too, where it was not a finite number
+    top1: tuple[int | None, ...]  # correct images
+    top2: tuple[int | None, ...]
+    top3: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class History:
+    """The course of a run, epoch by epoch."""
+
+    learning_rate: tuple[float | None, ...]  # at the epoch's last step; None at epoch 0
+    training_loss: tuple[float | None, ...]  # mean over the epoch's steps, in training mode
+    train: SetHistory
+    validation: SetHistory
+    test: SetHistory
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained."""
+        return len(self.learning_rate) - 1
+
+    def split(self, name: SplitName) -> SetHistory:
+        """The history of one of the three sets."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the reported weights make of the images."""
+
+    epoch: int  # of the weights: the chosen epoch, or the last (protocol.checkpoint)
+    confusion: dict[SplitName, tuple[tuple[int, ...], ...]]  # 10 × 10; rows are true
+    classes: list[int]  # of each test image
+    confidence: list[float]  # probability of that class
+    last_layer: list[list[float]]  # weights, 10 × features
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the configuration decides."""
+
+    history: History
+    chosen: dict[str, int]  # epoch, by selection rule: validation, test, last
+    predictions: Predictions
+    flip_averaged: dict[str, int] | None  # correct images by set, each averaged with its mirror
+    diverged: bool  # did the last epoch's training or validation loss cease to be finite?
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a run cost, in seconds of the clock and of the processor."""
+
+    train_s: float
+    evaluation_s: float
+    images_per_s: float  # in training
+    cpu_s: float | None  # of all threads; None on a GPU, where runs share a process
 
 
 @dataclass(frozen=True)
@@ -470,7 +475,7 @@ class Run:
         """The evaluated network's logits (n, 10) of batches of images."""
         return compute_logits(self.evaluated, batches, self.config, self.device)
 
-    def _average_flips(self, logits: dict[str, Tensor], epoch: int) -> FlipAveraged:
+    def _average_flips(self, logits: dict[str, Tensor], epoch: int) -> dict[str, int]:
         """Correct images by the mean logits of each image and its mirror image."""
         correct = {}
         with self.timed("evaluation"):
@@ -479,12 +484,12 @@ class Run:
                 batches = self.feed.evaluation(images, f"evaluation/{name}", epoch)
                 both = logits[name] + self._forward(batch.flip(3) for batch in batches)
                 correct[name] = metrics.top_k_correct(both, images.labels)[0]
-        return FlipAveraged(**correct)
+        return correct
 
     # -- the end ------------------------------------------------------------------------------
 
     def conclude(self) -> Fitted:
-        """Evaluate what is still missing at the chosen epochs, and put the record together."""
+        """Evaluate what is still missing at the chosen epochs, and say what came out."""
         for rule in ("validation", self.config.protocol.selection):
             if rule not in self.best:  # no epoch had a finite loss: the last stands for them
                 self.best[rule] = {"epoch": self.epoch, "weights": _copy_weights(self.evaluated)}
@@ -507,7 +512,7 @@ class Run:
                 learning_rate=tuple(self.history["learning_rate"]),
                 training_loss=tuple(self.history["training_loss"]),
                 **{
-                    name: SplitHistory(
+                    name: SetHistory(
                         images=len(sets[name]),
                         **{column: tuple(values) for column, values in self.history[name].items()},
                     )
@@ -515,12 +520,12 @@ class Run:
                 },
             ),
             chosen=chosen,
-            predictions=pack_predictions(
+            predictions=Predictions(
                 shown,
                 {n: metrics.confusion_matrix(logits[n], sets[n].labels) for n in SPLITS},
                 classes,
                 confidence,
-                last_layer(self.evaluated).weight.detach().float().cpu().numpy(),
+                last_layer(self.evaluated).weight.detach().float().tolist(),
             ),
             diverged=None
             in (

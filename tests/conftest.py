@@ -13,16 +13,15 @@ import psutil
 import pytest
 from faults import fault_log  # noqa: F401  (a fixture for all tests)
 
-from cifarlib.config import DATASETS, ENGINE, run_id
+from cifarlib.config import DATASETS, ENGINE, SPLITS, run_id
 from cifarlib.errors import DataError
-from cifarlib.records import (
-    SPLITS,
+from cifarlib.runs import executors, worker
+from cifarlib.runs.schema import (
     DataRecord,
     History,
     Layer,
     NetworkRecord,
     Provenance,
-    RecordStore,
     Result,
     RunRecord,
     SplitHistory,
@@ -31,8 +30,8 @@ from cifarlib.records import (
     pack_classes,
     pack_predictions,
 )
+from cifarlib.runs.store import RecordStore
 from cifarlib.study import Condition, expand, load_scale, load_study
-from cifarlib.sweep import executors, worker
 
 TINY = (
     "data={name: synthetic, train_size: 20, validation_size: 10, test_size: 10}",
@@ -307,8 +306,8 @@ def make_verdicts(*verdicts, kind="claim", **values):
     """Claims or doubts with some verdicts, as ``read_verdicts`` gives them."""
     import pandas as pd  # here, for a machine that trains has neither pandas nor the report's rest
 
-    from cifarlib.pages.front import JUDGED
     from cifarlib.paper.statements import read_statements
+    from cifarlib.report.front import JUDGED
     from cifarlib.report.verdicts import COLUMNS
 
     ids = list(read_statements(f"{kind}s"))

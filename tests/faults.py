@@ -24,10 +24,10 @@ from typing import Any
 import psutil
 import pytest
 
-from cifarlib import cli, provenance
+from cifarlib import cli
 from cifarlib.config import run_id
-from cifarlib.records import write_atomically
-from cifarlib.sweep import executors, worker
+from cifarlib.runs import executors, provenance, worker
+from cifarlib.runs.store import write_atomically
 
 REPETITIONS = int(os.environ.get("CIFARLIB_FAULTS") or 2)
 SEED = int(os.environ.get("CIFARLIB_FAULT_SEED") or secrets.randbelow(1_000_000))

@@ -13,8 +13,10 @@ import pytest
 from bs4 import BeautifulSoup
 from conftest import TINY, make_data_record, make_network_record, make_record, tiny_conditions
 
-from cifarlib import archive, cli, further, report
-from cifarlib.records import RecordStore
+from cifarlib import cli, report
+from cifarlib.report import archive
+from cifarlib.runs import further
+from cifarlib.runs.store import RecordStore
 
 CHAPTER = "stage3"
 OVERRIDES = (*TINY, "epochs.10=1")  # the further study has stages of ten epochs

@@ -9,11 +9,13 @@ import pytest
 from conftest import make_record
 
 import cifarlib as cl
-from cifarlib import notebooks, paths
+from cifarlib import paths
 from cifarlib.errors import ConfigError
 from cifarlib.paper.facts import read_listings
-from cifarlib.records import RecordStore, open_results
+from cifarlib.report import notebooks
 from cifarlib.report.show import CONTENT
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 CHAPTER = paths.NOTEBOOKS / "05_audit.ipynb"
 NEEDS_DATA = {"factor-49", "input-scale", "centre-crop", "last-layer"}

@@ -5,10 +5,13 @@ import math
 import pytest
 import torch
 
-from cifarlib import bench, cli, measurements
+from cifarlib import cli
+from cifarlib.bench import measurements
+from cifarlib.bench import throughput as bench
+from cifarlib.config import SPLITS
 from cifarlib.errors import ConfigError
-from cifarlib.records import SPLITS
-from cifarlib.training import Run, load_inputs
+from cifarlib.runs.inputs import load_inputs
+from cifarlib.training import Run
 
 
 def configuration(**changed):

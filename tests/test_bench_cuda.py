@@ -5,7 +5,10 @@ import json
 import pytest
 import torch
 
-from cifarlib import bench, bench_cuda, cli, plain_training
+from cifarlib import cli
+from cifarlib.bench import cuda as bench_cuda
+from cifarlib.bench import plain_training
+from cifarlib.bench import throughput as bench
 from cifarlib.errors import RunError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -8,10 +8,12 @@ from urllib.parse import unquote
 import pytest
 from conftest import make_data_record, make_record, make_verdicts
 
-from cifarlib import further, notebooks, paths
-from cifarlib.pages import front
-from cifarlib.records import RecordStore, open_results
+from cifarlib import paths
 from cifarlib.report import assembly as report
+from cifarlib.report import front, notebooks
+from cifarlib.runs import further
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 ALL = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}  # of axe-core

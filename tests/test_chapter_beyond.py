@@ -10,8 +10,10 @@ from scipy import stats
 from test_shift import make_shift
 
 from cifarlib.formatting import signed
-from cifarlib.records import FlipAveraged, RecordStore, open_results
-from cifarlib.shift import read_shift, write_shift
+from cifarlib.runs.results import open_results
+from cifarlib.runs.schema import FlipAveraged
+from cifarlib.runs.shift import read_shift, write_shift
+from cifarlib.runs.store import RecordStore
 
 SCALE = {
     "scale": "smoke",

@@ -12,7 +12,7 @@ from conftest import GOOD, SET_TINY, make_record, tiny_conditions, tiny_store
 
 from cifarlib import __version__, cli, data, paths, synthetic
 from cifarlib.config import DATASETS, ENGINE, run_id
-from cifarlib.records import RecordStore
+from cifarlib.runs.store import RecordStore
 
 COMMANDS = (
     *("data", "run", "sweep", "report", "status"),

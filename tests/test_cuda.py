@@ -21,14 +21,17 @@ from conftest import DEADLINE, make_record, tiny_conditions, tiny_store
 from test_optimizers import MUON
 from test_training import DAA2, SGD, change, make_inputs, short_run
 
-from cifarlib import lanes, paths, progress, sweep, training
-from cifarlib.card_share import MEMORY, share
+from cifarlib import paths, training
 from cifarlib.config import ModelConfig
-from cifarlib.cuda import MOMENTS, Program, kind_of, step_scalars, supports, update_
 from cifarlib.errors import ConfigError
-from cifarlib.lanes import Card, Lane
+from cifarlib.gpu import lanes
+from cifarlib.gpu.card_share import MEMORY, share
+from cifarlib.gpu.cuda import MOMENTS, Program, kind_of, step_scalars, supports, update_
+from cifarlib.gpu.lanes import Card, Lane
 from cifarlib.models import build_model
-from cifarlib.sweep import worker
+from cifarlib.runs import progress, sweep, worker
+from cifarlib.runs.inputs import load_inputs
+from cifarlib.runs.schema import to_result
 from cifarlib.training import Run, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -641,8 +644,8 @@ def test_workers_of_one_process_make_their_records_in_lanes(tmp_path, monkeypatc
     assert store.run_ids() == sorted(c.run_id for c in chosen)
     for condition in chosen:
         record = store.read_run(condition.run_id)
-        alone = training.load_inputs(condition.config, CPU)
-        assert record.result == fit_in(make_lane(), condition.config, alone).result
+        alone = load_inputs(condition.config, CPU)
+        assert record.result == to_result(fit_in(make_lane(), condition.config, alone).result)
         assert record.provenance.execution == "eager"
         assert 1 <= record.provenance.lanes <= 2
     assert list(store.state.iterdir()) == []
@@ -677,7 +680,7 @@ LEAN = {"filelock", "numpy", "pillow", "psutil", "pydantic", "pytest", "pyyaml",
 WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys(sys.argv[1:]))  # as if they were not installed
-import conftest, test_cuda, cifarlib.lanes, cifarlib.weights, cifarlib.sweep.describe
+import conftest, test_cuda, cifarlib.gpu.lanes, cifarlib.runs.weights, cifarlib.runs.describe
 """
 
 

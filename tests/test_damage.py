@@ -14,11 +14,14 @@ from conftest import SET_TINY, make_record, tiny_conditions, tiny_store
 from faults import REPETITIONS
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarlib import cli, data, locks, measurements, notebooks
+from cifarlib import cli, data
+from cifarlib.bench import measurements
 from cifarlib.errors import ConfigError, DataError, RecordError
-from cifarlib.records import RecordStore, encode
 from cifarlib.report import assembly as report
-from cifarlib.weights import KeptWeights, read_weights, write_weights
+from cifarlib.report import notebooks
+from cifarlib.runs import locks
+from cifarlib.runs.store import RecordStore, encode
+from cifarlib.runs.weights import KeptWeights, read_weights, write_weights
 
 REPEATS = 20 * min(REPETITIONS, 10)
 

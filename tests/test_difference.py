@@ -5,9 +5,10 @@ import shutil
 import pytest
 from conftest import TINY, make_record, tiny_conditions
 
-from cifarlib import cli, difference, report
+from cifarlib import cli, report
 from cifarlib.errors import ConfigError
-from cifarlib.records import RecordStore
+from cifarlib.report import difference
+from cifarlib.runs.store import RecordStore
 
 CHAPTERS = ["stage2"]
 

@@ -17,11 +17,12 @@ from cifarlib.config import run_id
 from cifarlib.data import Images
 from cifarlib.errors import ConfigError, DataError
 from cifarlib.explore import charts, page
-from cifarlib.pages.page import _check_page
-from cifarlib.records import RecordStore, open_results
+from cifarlib.report.page import _check_page
+from cifarlib.runs import in_notebook
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.worker import Message
 from cifarlib.study import Condition, change, load_study
-from cifarlib.sweep import in_notebook
-from cifarlib.sweep.worker import Message
 
 STUDY = tuple(f"stage1-daa1/{run}" for run in range(1, 9))
 

@@ -30,9 +30,10 @@ from faults import (
 )
 from test_damage import damage
 
-from cifarlib import cli, locks, records, sweep
-from cifarlib.records import RecordStore
-from cifarlib.sweep import checkpoints, executors, worker
+from cifarlib import cli
+from cifarlib.runs import checkpoints, executors, locks, sweep, worker
+from cifarlib.runs import store as files
+from cifarlib.runs.store import RecordStore
 
 STAGE = "stage1-long"  # two conditions of three epochs each, under the tiny scale
 COMMAND = ["--stage", STAGE, *SET_TINY, "--device", "cpu", "--checkpoint-every", "1"]
@@ -200,7 +201,7 @@ def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, conditions, fault_log
     """Not even where its number now belongs to another living process: the kernel holds locks."""
     path = tmp_path / ODD / "state" / "run.lock"
     program = (
-        "import os, pathlib, sys\nfrom cifarlib.locks import lock\n"
+        "import os, pathlib, sys\nfrom cifarlib.runs.locks import lock\n"
         "with lock(pathlib.Path(sys.argv[1])) as held:\n"
         "    pathlib.Path(sys.argv[1]).write_text(sys.argv[2])\n"
         "    print(held, flush=True)\n    sys.stdin.read()\n"
@@ -266,7 +267,7 @@ def assert_one_sentence(capfd, code: int, reason: str) -> None:
 
 def interesting_sizes(tmp_path: Path, conditions) -> tuple[int, int]:
     """Bytes of a record and of a checkpoint."""
-    record = len(records.encode(make_record(conditions[0])))
+    record = len(files.encode(make_record(conditions[0])))
     return record, 4 * 3 * 4_800_000  # at least: weights, momenta and the best weights
 
 
@@ -298,7 +299,7 @@ def test_a_file_that_may_not_grow_gets_one_sentence(
     folder = tiny_store(tmp_path / ODD).folder
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     record, checkpoint = interesting_sizes(tmp_path, conditions)
-    write = records.write_atomically
+    write = files.write_atomically
     limit = [record]
 
     def write_limited(path: Path, content: bytes) -> None:
@@ -310,7 +311,7 @@ def test_a_file_that_may_not_grow_gets_one_sentence(
 
     with fault_log("Limit on the size of a file") as fault:
         for number in range(FEW):
-            part = checkpoints if number % 2 else records  # which writes checkpoints, and records
+            part = checkpoints if number % 2 else files  # which writes checkpoints, and records
             limit[0] = fault.random.randrange((checkpoint if number % 2 else record) // 2)
             with fault.attempt():
                 with monkeypatch.context() as patch:

@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from conftest import make_data_record, make_record
 
-from cifarlib.records import FlipAveraged, RecordStore, open_results
 from cifarlib.runs.frames import OUTCOMES, tabulate_runs
+from cifarlib.runs.results import open_results
+from cifarlib.runs.schema import FlipAveraged
+from cifarlib.runs.store import RecordStore
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_runs_that_are_missing_have_settings_and_no_outcome(results):
 
 
 def test_runs_in_training_are_told_from_pending_ones(results):
-    from cifarlib.locks import lock
+    from cifarlib.runs.locks import lock
 
     name = results.conditions[-1].run_id
     with lock(results.store.state / f"{name}.lock"):

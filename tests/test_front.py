@@ -9,10 +9,12 @@ from conftest import make_record, make_verdicts
 from nbformat.v4 import new_code_cell as code
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
-from cifarlib import notebooks, provenance, published
-from cifarlib.pages import front
-from cifarlib.records import RecordStore, open_results
+from cifarlib.paper import tables as published
 from cifarlib.report import assembly as report
+from cifarlib.report import front, notebooks
+from cifarlib.runs import provenance
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 
 @pytest.fixture(scope="module")

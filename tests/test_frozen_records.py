@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from cifarlib.records import DataRecord, NetworkRecord, RunRecord, decode, encode
+from cifarlib.runs.schema import DataRecord, NetworkRecord, RunRecord
+from cifarlib.runs.store import decode, encode
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = sorted([*ROOT.glob("build/*/runs"), ROOT / "tests" / "records"])

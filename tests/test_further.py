@@ -5,10 +5,12 @@ from bs4 import BeautifulSoup
 from conftest import SET_TINY, TINY, make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarlib import cli, further, notebooks, paths
-from cifarlib.pages import front, paper
-from cifarlib.records import RecordStore, open_results
+from cifarlib import cli, paths
 from cifarlib.report import assembly as report
+from cifarlib.report import front, notebooks, paper
+from cifarlib.runs import further
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 OVERRIDES = (*TINY, "epochs.10=1")
 OPTIONS = "--scale smoke"

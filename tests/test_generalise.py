@@ -8,11 +8,13 @@ import torch
 from test_shift import write_set
 from test_training import make_inputs
 
-from cifarlib import cli, data, generalise, shift, training
+from cifarlib import cli, data
 from cifarlib.data import Images, Splits
 from cifarlib.errors import DataError
-from cifarlib.records import RecordStore, open_results, pack_classes
-from cifarlib.sweep import worker
+from cifarlib.runs import generalise, shift, worker
+from cifarlib.runs.results import open_results
+from cifarlib.runs.schema import pack_classes
+from cifarlib.runs.store import RecordStore
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +37,7 @@ def trained(inputs, tmp_path_factory):
     """Two runs of CIFAR-10's configuration, trained on made-up images; the first keeps weights."""
     store = RecordStore(tmp_path_factory.mktemp("trained"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "load_inputs", lambda config, device: inputs)
+        patch.setattr("cifarlib.runs.inputs.load_inputs", lambda config, device: inputs)
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         for condition in (c for c in conditions() if c.name in NAMES):

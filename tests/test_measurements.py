@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cifarlib import measurements
+from cifarlib.bench import measurements
 from cifarlib.errors import ConfigError
 
 WHERE = {

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_conditions, tiny_store
 
-from cifarlib import cli, locks
+from cifarlib import cli
 from cifarlib.errors import ConfigError
-from cifarlib.merge import merge
-from cifarlib.records import RecordStore, encode, open_results
-from cifarlib.sweep import checkpoints
+from cifarlib.runs import checkpoints, locks
+from cifarlib.runs.merge import merge
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore, encode
 
 ONE, TWO, THREE = NAMES = ("stage1-base/1", "stage1-base/2", "stage1-long/9")
 

@@ -5,11 +5,13 @@ from bs4 import BeautifulSoup
 from conftest import TINY, make_record, tiny_conditions
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from cifarlib import cli, mixture, notebooks
+from cifarlib import cli
 from cifarlib.errors import ReportError
-from cifarlib.pages import front
-from cifarlib.records import RecordStore, open_results
 from cifarlib.report import assembly as report
+from cifarlib.report import front, notebooks
+from cifarlib.runs import mixture
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 
 def open_mixed(folder, *changes, overrides=()):

@@ -9,11 +9,13 @@ from bs4 import BeautifulSoup
 from conftest import make_data_record, make_network_record, make_record
 from golden import compare
 
-from cifarlib import published, report
+from cifarlib import report
+from cifarlib.paper import tables as published
 from cifarlib.paper.statements import read_statements
-from cifarlib.records import RecordStore, open_results
 from cifarlib.report.show import CONTENT
 from cifarlib.report.verdicts import read_verdicts
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 TABLES = [*published.TITLES, "S1", "S2", "S3"]
 FIGURES = [*map(str, range(1, 11)), "5b", "S1", "S2"]

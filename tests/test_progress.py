@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 from conftest import make_record, tiny_conditions
 
-from cifarlib import locks, models, progress
+from cifarlib import models
 from cifarlib.config import ModelConfig
-from cifarlib.records import RecordStore
-from cifarlib.sweep.progress_line import ProgressLine
-from cifarlib.sweep.worker import DataJob, NetworkJob
+from cifarlib.runs import locks, progress
+from cifarlib.runs.progress_line import ProgressLine
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.worker import DataJob, NetworkJob
 
 
 def test_status_counts_what_is_done_running_and_pending(tmp_path):

@@ -22,7 +22,8 @@ from cifarlib import cli, data, paths
 from cifarlib.checking import Strict, validate
 from cifarlib.config import DATASETS, RunConfig, flatten, run_id
 from cifarlib.errors import CifarlibError, ConfigError, DataError, RecordError
-from cifarlib.records import RunRecord, _digest, decode, encode
+from cifarlib.runs.schema import RunRecord
+from cifarlib.runs.store import _digest, decode, encode
 from cifarlib.study import expand, load_scale, load_study
 
 settings.register_profile(

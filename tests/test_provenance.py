@@ -9,9 +9,10 @@ import tarfile
 import pytest
 from conftest import tiny_conditions, tiny_store
 
-from cifarlib import paths, provenance
+from cifarlib import paths
 from cifarlib.errors import ConfigError
-from cifarlib.sweep import sweep
+from cifarlib.runs import provenance
+from cifarlib.runs.sweep import sweep
 
 STATED = "0123456789abcdef0123456789abcdef01234567"
 

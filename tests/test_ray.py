@@ -21,15 +21,15 @@ import pytest
 import torch
 from conftest import DEADLINE, SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
 
-from cifarlib import cli, data, progress, sweep
+from cifarlib import cli, data
 from cifarlib.config import DATASETS
 from cifarlib.errors import DataError, RunError
-from cifarlib.records import RecordStore
-from cifarlib.sweep import checkpoints, executors, ray_executor, ray_node
-from cifarlib.sweep.ray_executor import RayExecutor, gpu_share
-from cifarlib.sweep.ray_node import Relay, serve_task
-from cifarlib.sweep.worker import Message, RunJob
-from cifarlib.weights import build_network
+from cifarlib.runs import checkpoints, executors, progress, ray_executor, ray_node, sweep
+from cifarlib.runs.ray_executor import RayExecutor, gpu_share
+from cifarlib.runs.ray_node import Relay, serve_task
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.weights import build_network
+from cifarlib.runs.worker import Message, RunJob
 
 needs_ray = pytest.mark.skipif(
     not importlib.util.find_spec("ray"), reason="Ray is not installed: pip install '.[ray]'"

@@ -18,11 +18,15 @@ from conftest import (
     tiny_conditions,
 )
 
-from cifarlib import records
+from cifarlib import config
 from cifarlib.config import ENGINE, run_id
 from cifarlib.errors import ConfigError, RecordError
-from cifarlib.records import RecordStore, SplitHistory, decode, encode, open_results
-from cifarlib.records import RunRecord as Record
+from cifarlib.runs import results, schema
+from cifarlib.runs import store as files
+from cifarlib.runs.results import open_results
+from cifarlib.runs.schema import RunRecord as Record
+from cifarlib.runs.schema import SplitHistory
+from cifarlib.runs.store import RecordStore, decode, encode
 from cifarlib.study import expand, load_scale, load_study
 
 OLDER = Path(__file__).parent / "records"  # some that an older engine made
@@ -48,7 +52,7 @@ def rewrite(store, record, change):
     content = json.loads(encode(record))
     del content["digest"]
     change(content)
-    content["digest"] = records._digest(content)
+    content["digest"] = files._digest(content)
     path = store.run_path(record.run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
@@ -125,8 +129,8 @@ def test_a_record_of_ten_thousand_predictions_stays_small(stage):
 def pack(classes, confidence, weights):
     matrix = np.zeros((10, 10), dtype=int)
     np.add.at(matrix, (classes, classes), 1)
-    confusion = {name: tuple(map(tuple, matrix.tolist())) for name in records.SPLITS}
-    return records.pack_predictions(3, confusion, classes, confidence, np.asarray(weights))
+    confusion = {name: tuple(map(tuple, matrix.tolist())) for name in config.SPLITS}
+    return schema.pack_predictions(3, confusion, classes, confidence, np.asarray(weights))
 
 
 @pytest.mark.parametrize("count", [10, 11, 2000, 9999])
@@ -145,7 +149,7 @@ def test_predictions_are_packed_and_unpacked(count):
 @pytest.mark.parametrize("count", [0, 1, 10, 11])
 def test_classes_are_packed_and_unpacked(count):
     classes = [(7 * i) % 10 for i in range(count)]
-    assert records.unpack_classes(records.pack_classes(classes), count).tolist() == classes
+    assert schema.unpack_classes(schema.pack_classes(classes), count).tolist() == classes
 
 
 def test_a_data_record_gives_the_labels_of_its_test_images():
@@ -204,7 +208,7 @@ def test_leftovers_of_killed_processes_are_removed(store, record):
     other = path.with_name(f".{'0' * 16}.json.abc")
     for leftover in (path.with_name(f".{path.name}.abc"), other):
         leftover.write_bytes(b"half")
-    records.remove_leftovers(path)
+    files.remove_leftovers(path)
     assert sorted(path.parent.iterdir()) == [other, path]
 
 
@@ -309,9 +313,9 @@ def test_a_forged_data_record_is_refused(change, reason):
     content = json.loads(encode(make_data_record("synthetic")))
     del content["digest"]
     change(content)
-    content["digest"] = records._digest(content)
+    content["digest"] = files._digest(content)
     with pytest.raises(RecordError, match=reason):
-        decode(records.DataRecord, json.dumps(content).encode(), "it")
+        decode(schema.DataRecord, json.dumps(content).encode(), "it")
 
 
 def test_an_edited_number_is_refused(store, record):
@@ -337,7 +341,7 @@ def lengthen(content) -> None:
     """One more epoch than was configured, in every column."""
     history = nested(content, *HISTORY)
     columns = [history["learning_rate"], history["training_loss"]]
-    for split in records.SPLITS:
+    for split in config.SPLITS:
         columns += [history[split][name] for name in ("loss", "top1", "top2", "top3")]
     for column in columns:
         column.append(column[-1])
@@ -582,7 +586,7 @@ def test_a_stage_as_a_table_has_a_row_for_each_condition(store, conditions):
     assert list(frame["run"]) == list(range(1, 37))
     assert list(frame[frame["done"]].index) == [4]
     row = frame.loc[4]
-    for split in records.SPLITS:
+    for split in config.SPLITS:
         for k in (1, 2, 3):
             assert row[f"{split}_top{k}"] == written.accuracy(split, k)
     assert row["train_test_difference"] == row["train_top1"] - row["test_top1"]
@@ -594,8 +598,8 @@ def test_a_stage_as_a_table_has_a_row_for_each_condition(store, conditions):
 
 
 def test_a_table_without_any_record_has_the_same_columns(store, conditions):
-    none = records.summarize(conditions[:36], {})
-    some = records.summarize(conditions[:36], {c.run_id: make_record(c) for c in conditions[:2]})
+    none = results.summarize(conditions[:36], {})
+    some = results.summarize(conditions[:36], {c.run_id: make_record(c) for c in conditions[:2]})
     assert list(none.columns) == list(some.columns)
     assert not none["done"].any()
     assert isinstance(none, pd.DataFrame)

@@ -9,7 +9,8 @@ from conftest import make_record
 from scipy import stats
 
 from cifarlib.analysis import replay
-from cifarlib.records import RecordStore, open_results
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 
 def steady(runs: int = 27, epochs: int = 30) -> pd.DataFrame:

@@ -13,16 +13,13 @@ import pytest
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cifarlib import notebooks, paths, report
+from cifarlib import paths, report
 from cifarlib.errors import ConfigError, ReportError
-from cifarlib.pages import front
-from cifarlib.records import (
-    RecordStore,
-    RunRecord,
-    open_results,
-)
-from cifarlib.report import assembly, show
+from cifarlib.report import assembly, front, notebooks, show
 from cifarlib.report.verdicts import read_verdicts
+from cifarlib.runs.results import open_results
+from cifarlib.runs.schema import RunRecord
+from cifarlib.runs.store import RecordStore
 from cifarlib.study import Condition
 
 DEFAULTS = 'scale = "smoke"\noverrides = []\nbuild = ""  # empty: build/<scale>'

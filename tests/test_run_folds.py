@@ -7,8 +7,9 @@ from bs4 import BeautifulSoup
 from conftest import make_record
 
 from cifarlib.cli import _parser
-from cifarlib.pages import run_folds
-from cifarlib.records import RecordStore, open_results
+from cifarlib.report import run_folds
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from conftest import SET_TINY, TINY, make_provenance, make_record, tiny_conditions, tiny_store
 
-from cifarlib import archive, cli, merge, paths, shift
+from cifarlib import cli, paths
 from cifarlib.errors import DataError, RecordError
-from cifarlib.records import RunRecord, encode, open_results, pack_classes
-from cifarlib.shift import (
+from cifarlib.report import archive
+from cifarlib.runs import merge, shift
+from cifarlib.runs.results import open_results
+from cifarlib.runs.schema import RunRecord, pack_classes
+from cifarlib.runs.shift import (
     IMAGE_FILE,
     LABEL_FILE,
     ShiftRecord,
@@ -20,6 +23,7 @@ from cifarlib.shift import (
     read_shifts,
     write_shift,
 )
+from cifarlib.runs.store import encode
 
 NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
 

@@ -12,8 +12,9 @@ import pytest
 from conftest import make_data_record, make_record
 
 from cifarlib.formatting import fixed, signed
-from cifarlib.records import RecordStore, open_results
 from cifarlib.report import show
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 from cifarlib.study import STUDIES
 
 

@@ -6,11 +6,13 @@ import pytest
 import yaml
 from conftest import TINY, make_data_record, make_record, tiny_store
 
-from cifarlib import cli, paths, published
+from cifarlib import cli, paths
 from cifarlib.errors import ConfigError
-from cifarlib.records import RecordStore, open_results
+from cifarlib.paper import tables as published
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.sweep import sweep
 from cifarlib.study import STUDIES, Study, expand, expand_paper, load_scale, load_study
-from cifarlib.sweep import sweep
 
 LITE = ("data={name: cifar10, train_size: 100, validation_size: 50, test_size: 200}",)
 

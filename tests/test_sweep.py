@@ -43,18 +43,18 @@ from conftest import (
     wait_for,
 )
 
-from cifarlib import cli, data, locks, paths, sweep
+from cifarlib import cli, data, paths
 from cifarlib.config import DATASETS
 from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
-from cifarlib.progress import Prices
-from cifarlib.records import RecordStore
+from cifarlib.runs import checkpoints, describe, executors, locks, sweep, worker
+from cifarlib.runs.budget import BORDER, Budget
+from cifarlib.runs.checkpoints import checkpoint_epoch
+from cifarlib.runs.executors import LANES, default_workers
+from cifarlib.runs.progress import Prices
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.worker import RunJob
 from cifarlib.study import Condition, expand, load_scale, load_study
-from cifarlib.sweep import checkpoints, describe, executors, worker
-from cifarlib.sweep.budget import BORDER, Budget
-from cifarlib.sweep.checkpoints import checkpoint_epoch
-from cifarlib.sweep.executors import LANES, default_workers
-from cifarlib.sweep.worker import RunJob
 
 
 def run_sweep(conditions, store, **settings) -> tuple[executors.Outcome, list[str]]:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from cifarlib import models, sweep, tracing
+from cifarlib import models
 from cifarlib.config import ENGINE
-from cifarlib.records import RecordStore
-from cifarlib.sweep import describe
+from cifarlib.runs import describe, sweep, tracing
+from cifarlib.runs.store import RecordStore
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,11 @@ from conftest import PNG, make_record
 from nbconvert.exporters import get_exporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from cifarlib import notebooks
 from cifarlib.errors import ReportError
-from cifarlib.pages import front, paper, typesetting
-from cifarlib.records import RecordStore, open_results
 from cifarlib.report import assembly as report
-from cifarlib.report import show
+from cifarlib.report import front, notebooks, paper, show, typesetting
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
 
 PLAIN = {"title": "A title", "timestamp": 0, "partial": False}
 SENTENCE = "Every run above 70 % has the larger learning rate, and no smaller one comes near it."

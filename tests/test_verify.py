@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from conftest import RAISES, SET_TINY, TINY, make_record, tiny_store
 
-from cifarlib import cli, verify
+from cifarlib import cli
 from cifarlib.errors import ConfigError, RunError
-from cifarlib.records import RecordStore, open_results, pack_classes
-from cifarlib.weights import build_network
+from cifarlib.runs import verify
+from cifarlib.runs.results import open_results
+from cifarlib.runs.schema import pack_classes
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.weights import build_network
 
 NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from conftest import make_record, tiny_conditions, tiny_store
 
-from cifarlib import data, weights
+from cifarlib import data
 from cifarlib.config import AverageConfig, RunConfig
 from cifarlib.errors import RecordError
-from cifarlib.generalise import KeptNetwork
-from cifarlib.records import RecordStore, RunRecord
-from cifarlib.sweep import worker
-from cifarlib.weights import KeptWeights, read_weights, write_weights
+from cifarlib.runs import weights, worker
+from cifarlib.runs.generalise import KeptNetwork
+from cifarlib.runs.schema import RunRecord
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.weights import KeptWeights, read_weights, write_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

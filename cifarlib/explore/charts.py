@@ -14,11 +14,12 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from cifarlib.config import DATASETS
+from cifarlib.config import DATASETS, SplitName
 from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import collect, to_frame
-from cifarlib.records import Results, RunRecord, SplitName
 from cifarlib.runs.frames import SETTINGS, RunPredictions
+from cifarlib.runs.results import Results
+from cifarlib.runs.schema import RunRecord
 
 FIRST, SECOND = "#2f7ed8", "#d9730d"
 ACCURACY = ["#8a9099", "#a2709c", "#c2379a"]  # from the lowest to the highest

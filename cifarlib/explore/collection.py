@@ -13,9 +13,11 @@ import pandas as pd
 from cifarlib.checking import parse_json, read_bytes, suggest
 from cifarlib.config import ENGINE, RunConfig, flatten
 from cifarlib.errors import ConfigError
-from cifarlib.further import list_conditions
-from cifarlib.records import Results, RunRecord, write_atomically
 from cifarlib.runs.frames import tabulate_runs
+from cifarlib.runs.further import list_conditions
+from cifarlib.runs.results import Results
+from cifarlib.runs.schema import RunRecord
+from cifarlib.runs.store import write_atomically
 from cifarlib.study import Condition, describe_change
 
 OWN = "own"

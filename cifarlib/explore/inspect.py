@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from cifarlib.analysis.statistics import mcnemar
-from cifarlib.config import DATASETS
+from cifarlib.config import DATASETS, SPLITS
 from cifarlib.errors import DataError
 from cifarlib.explore.collection import find_run, list_differences
-from cifarlib.records import SPLITS, Results
 from cifarlib.runs.frames import RunPredictions
+from cifarlib.runs.results import Results
 
 
 def tabulate_pair(results: Results, first: str, second: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import altair as alt
 from cifarlib import paths
 from cifarlib.errors import ConfigError
 from cifarlib.explore.charts import linked
-from cifarlib.records import Results
+from cifarlib.runs.results import Results
 
 
 def render(results: Results) -> str:

@@ -8,10 +8,10 @@ import pandas as pd
 from cifarlib.checking import suggest
 from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import OWN, collect, tabulate, write_note
-from cifarlib.further import list_conditions
-from cifarlib.records import Results, open_results
+from cifarlib.runs.further import list_conditions
+from cifarlib.runs.in_notebook import say_cost, sweep_with_bar
+from cifarlib.runs.results import Results, open_results
 from cifarlib.study import Condition, change
-from cifarlib.sweep.in_notebook import say_cost, sweep_with_bar
 
 
 def train(

@@ -1,24 +1,256 @@
-"""The paper's tables, with the columns of ``results.runs``."""
+"""The paper's tables, normalisation constants and conditions, as printed.
 
-import pandas as pd
+They are transcribed in ``params/published/``: Tables I–XV, the constants of Listing 4, and what the
+text says of settings that no table has. Settings stand in them as numbers (0.001, not a power of
+ten) and by the names that ``params/study.yaml`` uses; results keep the printed digits. What the
+paper got wrong is kept.
+"""
 
-from cifarlib.published import TITLES, read_normalization, read_table
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-__all__ = ["MODELS", "TITLES", "read_normalization", "table"]
+from pydantic import Field
+
+from cifarlib import paths
+from cifarlib.checking import Strict, read_bytes, read_yaml, shown, validate
+from cifarlib.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Channels = tuple[float, float, float]
+
+TITLES = {
+    "I": "Channel statistics of the training images",
+    "II": "Channel statistics by resize method",
+    "III": "Stages of the experiments",
+    "IV": "Base search with SGD, 30 epochs",
+    "V": "Base search with Adam, 30 epochs",
+    "VI": "Base search with AdamW, 30 epochs",
+    "VII": "AdamW with augmentation DAA-1, 30 epochs",
+    "VIII": "AdamW with augmentation DAA-2, 30 epochs",
+    "IX": "Runs 9 and 13 with DAA-1, 200 epochs",
+    "X": "Run 9: top-1, top-2 and top-3 accuracy",
+    "XI": "Run 13: top-1, top-2 and top-3 accuracy",
+    "XII": "Run 9 with dropout 0.2: cat, deer and dog in the confusion matrix",
+    "XIII": "Dropout on run 9, 200 epochs",
+    "XIV": "Dropout on run 13, 200 epochs",
+    "XV": "The best model beside published architectures",
+}
+"""Our short title of each table, by the paper's number."""
 
 COLUMNS = {"best_epoch": "epoch", "train_test_difference": "gap", "model": "printed"}
 
 MODELS = ("residual", "published", "resnet18", "resnet18_imagenet", "densenet121_imagenet")
 """The rows of Table XV by the study's names; “published” is a result that the paper cites."""
 
+_CHANNELS = "mean_r mean_g mean_b std_r std_g std_b"
+_SETTINGS = "batch_size learning_rate weight_decay epochs best_epoch"
+_TOP1 = "train_top1 validation_top1 test_top1"
+_BASE = f"run optimizer augmentation {_SETTINGS} time_s {_TOP1}"
+_BROAD = f"run optimizer augmentation {_SETTINGS} {_TOP1} train_test_difference"
+_DROPOUT = f"run optimizer augmentation dropout {_SETTINGS} {_TOP1} train_test_difference"
+_TOP_K = "run top_k train validation test"
 
-def table(number: int | str) -> pd.DataFrame:
-    """A table of the paper by its number, ``"VII"`` or 7; a row for each printed row.
+_LAYOUTS = {  # rows, columns
+    "I": (1, f"method {_CHANNELS}"),
+    "II": (6, f"method {_CHANNELS}"),
+    "III": (3, "stage task"),
+    "IV": (12, _BASE),
+    "V": (12, _BASE),
+    "VI": (12, _BASE),
+    "VII": (32, _BROAD),
+    "VIII": (32, _BROAD),
+    "IX": (2, _BROAD),
+    "X": (3, _TOP_K),
+    "XI": (3, _TOP_K),
+    "XII": (3, "label number cat deer dog"),
+    "XIII": (5, _DROPOUT),
+    "XIV": (5, _DROPOUT),
+    "XV": (5, f"model {_TOP1}"),
+}
+_CONDITION = (
+    *("optimizer", "augmentation", "dropout"),
+    *("batch_size", "learning_rate", "weight_decay", "epochs"),
+)  # columns that say what was trained
+_TEXT = {"method", "task", "optimizer", "augmentation", "label", "model"}
+_METHODS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "32")
 
-    Settings and outcomes have the names that they have in ``results.runs``. Accuracies are in %,
-    ``gap`` (training less test) in points, ``time_s`` in seconds, channel statistics on pixels of
-    0 to 1, Table XII in images. Table XV names a row as ``printed`` and by its ``model`` in the
-    study. Raises ``ConfigError`` for a number that the paper does not have.
+
+def read_table(number: int | str) -> "pd.DataFrame":
+    """A table of the paper as printed, by its number: ``4`` or ``"IV"``.
+
+    One row for each printed row. Accuracies (``train_top1``, …) are in %, differences in
+    percentage points, ``time_s`` in seconds, channel statistics on pixels of 0 to 1, Table XII
+    in images. Only Table XV has blanks (NaN): what the paper does not give. Raises
+    ``ConfigError`` for a number that the paper does not have and for a missing or damaged file.
+    """
+    import pandas as pd  # here, so that training, which only needs settings, does without
+
+    return pd.DataFrame(_read_columns(number))
+
+
+def table(number: int | str) -> "pd.DataFrame":
+    """A table of the paper as ``read_table`` gives it, with the columns of ``results.runs``.
+
+    ``epoch`` is the best one, ``gap`` training less test. Table XV names a row as ``printed`` and
+    by its ``model`` in the study.
     """
     frame = read_table(number).rename(columns=COLUMNS)
     return frame.assign(model=list(MODELS)) if "printed" in frame else frame
+
+
+def _read_columns(number: int | str) -> dict[str, list[Any]]:
+    """Column → its values, numbers where it holds no text."""
+    roman = _roman(number)
+    path = paths.PUBLISHED / f"table_{list(TITLES).index(roman) + 1:02d}.csv"
+    rows, columns = _LAYOUTS[roman]
+    cells = _read_cells(path, columns.split(), rows)
+    return {
+        name: cells[name] if name in _TEXT else _numbers(path, cells[name], roman == "XV")
+        for name in columns.split()
+    }
+
+
+# ---------------------------------------------------------------------------------------------
+# Conditions
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PaperCondition:
+    """A condition of the paper: what it trained once."""
+
+    run: int  # the paper's number within its stage
+    settings: dict[str, Any]  # all of them, by the names of the presets
+
+
+@dataclass(frozen=True)
+class PaperConditions:
+    """Everything that the paper trained."""
+
+    presets: dict[str, dict[str, dict[str, Any]]]
+    stages: dict[str, tuple[PaperCondition, ...]]
+
+
+class _Stage(Strict):
+    tables: tuple[str, ...] = ()
+    without: dict[str, Any] = Field(default={})  # rows of the tables that are another stage's
+    settings: dict[str, Any] = Field(default={})
+    rows: tuple[dict[str, Any], ...] = ()
+
+
+class _Settings(Strict):
+    presets: dict[str, dict[str, dict[str, Any]]]
+    shared: dict[str, Any]
+    stages: dict[str, _Stage]
+
+
+def read_conditions() -> PaperConditions:
+    """The paper's conditions by stage, in its order: 114 in its tables, and 6 of Section II.A.2.
+
+    Raises ``ConfigError`` for a missing or damaged file.
+    """
+    path = paths.PUBLISHED / "settings.yaml"
+    content = validate(_Settings, read_yaml(path), shown(path))
+    stages = {}
+    for name, stage in content.stages.items():
+        rows = [row for number in stage.tables for row in _read_rows(number)]
+        if stage.without:
+            rows = [row for row in rows if not stage.without.items() <= row.items()]
+        stages[name] = tuple(
+            PaperCondition(row["run"], content.shared | stage.settings | _without_run(row))
+            for row in [*rows, *stage.rows]
+        )
+    return PaperConditions(content.presets, stages)
+
+
+def _read_rows(number: str) -> list[dict[str, Any]]:
+    """Run number and settings of each row of a table."""
+    columns = _read_columns(number)
+    names = ("run", *(name for name in _CONDITION if name in columns))
+    return [
+        dict(zip(names, row, strict=True))
+        for row in zip(*(columns[name] for name in names), strict=True)
+    ]
+
+
+def _without_run(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "run"}
+
+
+# ---------------------------------------------------------------------------------------------
+# Constants, and reading
+# ---------------------------------------------------------------------------------------------
+
+
+def read_normalization() -> dict[str, tuple[Channels, Channels]]:
+    """The constants of Listing 4: method → (mean, standard deviation) of red, green and blue.
+
+    Methods are the six of resizing to 256 × 256 and cropping to 224 × 224 pixels, and ``"32"``
+    for the images as they are; pixels are of 0 to 1. Raises ``ConfigError`` for a missing or
+    damaged file.
+    """
+    path = paths.PUBLISHED / "normalization.csv"
+    names = _CHANNELS.split()
+    cells = _read_cells(path, ["method", *names], len(_METHODS))
+    if sorted(cells["method"]) != sorted(_METHODS):
+        _damaged(path, f"its methods must be {', '.join(_METHODS)}")
+    values = zip(*(_numbers(path, cells[name]) for name in names), strict=True)
+    return {
+        method: ((mean_r, mean_g, mean_b), (std_r, std_g, std_b))
+        for method, (mean_r, mean_g, mean_b, std_r, std_g, std_b) in zip(
+            cells["method"], values, strict=True
+        )
+    }
+
+
+def _roman(number: int | str) -> str:
+    by_arabic = {str(arabic): roman for arabic, roman in enumerate(TITLES, start=1)}
+    name = str(number).strip().upper()
+    roman = by_arabic.get(name, name)
+    if roman not in TITLES:
+        raise ConfigError(f"the paper has no table {number!r}; write I to XV, or 1 to 15")
+    return roman
+
+
+def _read_cells(path: Path, columns: list[str], rows: int) -> dict[str, list[str]]:
+    """Column → its cells as text, once the file has the shape that it must have."""
+    try:
+        lines = read_bytes(path).decode().splitlines(keepends=True)
+        header, *body = list(csv.reader(lines, strict=True)) or [[]]
+    except OSError as error:
+        raise ConfigError(
+            f"{shown(path)} cannot be read ({error.strerror}); restore it from the repository"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        _damaged(path, f"it is not CSV ({error})")
+    if header != columns:
+        _damaged(path, f"its columns must be {', '.join(columns)}")
+    if len(body) != rows:
+        _damaged(path, f"it has {len(body)} rows instead of {rows}")
+    for line, row in enumerate(body, start=2):
+        if len(row) != len(columns):
+            _damaged(path, f"line {line} has {len(row)} cells instead of {len(columns)}")
+    return dict(zip(columns, map(list, zip(*body, strict=True)), strict=True))
+
+
+def _numbers(path: Path, cells: list[str], blanks: bool = False) -> list[int] | list[float]:
+    """Whole numbers where all cells are; a blank, where one may be, becomes NaN."""
+    try:
+        if all(cell.isdecimal() for cell in cells):
+            return [int(cell) for cell in cells]
+        values = [math.nan if blanks and not cell else float(cell) for cell in cells]
+    except ValueError as error:
+        _damaged(path, str(error))
+    for cell, value in zip(cells, values, strict=True):
+        if cell and not math.isfinite(value):
+            _damaged(path, f"{cell!r} is not a finite number")
+    return values
+
+
+def _damaged(path: Path, reason: str) -> NoReturn:
+    raise ConfigError(f"{shown(path)} is damaged: {reason}; restore it from the repository")

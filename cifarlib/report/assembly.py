@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifarlib import further, mixture, paths
+from cifarlib import paths
 from cifarlib.checking import shown, suggest
 from cifarlib.errors import ConfigError, ReportError
-from cifarlib.locks import lock
-from cifarlib.notebooks import (
+from cifarlib.report.front import describe
+from cifarlib.report.notebooks import (
     check_parameters,
     execute_all,
     join,
@@ -26,11 +26,13 @@ from cifarlib.notebooks import (
     read_notebook,
     read_parameters,
 )
-from cifarlib.pages.front import describe
-from cifarlib.pages.page import TITLE, make_page
-from cifarlib.pages.paper import describe_paper
-from cifarlib.pages.typesetting import typeset
-from cifarlib.records import Results, open_results, remove_leftovers, write_atomically
+from cifarlib.report.page import TITLE, make_page
+from cifarlib.report.paper import describe_paper
+from cifarlib.report.typesetting import typeset
+from cifarlib.runs import further, mixture
+from cifarlib.runs.locks import lock
+from cifarlib.runs.results import Results, open_results
+from cifarlib.runs.store import remove_leftovers, write_atomically
 
 if typing.TYPE_CHECKING:
     import pandas as pd

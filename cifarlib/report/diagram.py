@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from cifarlib.records import Layer, NetworkRecord
+from cifarlib.runs.schema import Layer, NetworkRecord
 
 WORDS = {"Conv2d": "conv", "BatchNorm2d": "batch norm", "AdaptiveAvgPool2d": "average pooling"}
 WORDS |= {"Dropout": "dropout", "Linear": "linear", "add": "sum"}

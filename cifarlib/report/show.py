@@ -22,7 +22,6 @@ from cifarlib.checking import suggest
 from cifarlib.errors import ConfigError
 from cifarlib.formatting import say_count, say_p
 from cifarlib.paper.statements import Statement, read_statements
-from cifarlib.records import Results
 from cifarlib.report.tables import (
     PENDING,
     Format,
@@ -37,6 +36,7 @@ from cifarlib.report.tables import (
     rows_behind,
     table_html,
 )
+from cifarlib.runs.results import Results
 
 CONTENT = "application/vnd.cifarlib.shown+json"
 

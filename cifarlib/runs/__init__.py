@@ -1,1 +1,1 @@
-"""What was run, as tidy frames: runs, curves and predictions."""
+"""Records and how the missing ones are made: schema, store, tidy frames; sweeps, merge, verify."""

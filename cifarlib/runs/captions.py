@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from cifarlib.config import DATASETS
-from cifarlib.mixture import find_mixtures
+from cifarlib.runs.mixture import find_mixtures
 from cifarlib.study import Condition
 
 if typing.TYPE_CHECKING:
     import pandas as pd
 
-    from cifarlib.records import Results
+    from cifarlib.runs.results import Results
 
 
 def describe(results: "Results", shown: "Iterable[Condition] | pd.DataFrame | str") -> str:

@@ -17,7 +17,8 @@ from cifarlib.data import stratified_subset
 from cifarlib.study import Condition
 
 if typing.TYPE_CHECKING:
-    from cifarlib.records import DataRecord, RunRecord, SplitName
+    from cifarlib.config import SplitName
+    from cifarlib.runs.schema import DataRecord, RunRecord
 
 SPLITS: tuple["SplitName", ...] = ("train", "validation", "test")
 

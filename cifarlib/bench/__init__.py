@@ -1,0 +1,1 @@
+"""Measurements of speed: on processors, on a GPU, and beside plain loops."""

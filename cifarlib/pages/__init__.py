@@ -1,1 +1,0 @@
-"""Executed notebooks to one HTML page and to one typeset PDF."""

@@ -1,0 +1,337 @@
+"""Notebooks: their parameters, checked before a kernel starts; executed by papermill; joined."""
+
+import ast
+import contextlib
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from cifarlib.checking import read_bytes, shown, suggest
+from cifarlib.errors import ConfigError, ReportError
+from cifarlib.runs.progress import cores
+from cifarlib.runs.store import remove_leftovers, write_atomically
+
+if typing.TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Compare parameters with the names and types in a notebook's cell tagged ``parameters``.
+
+    Raises ``ConfigError`` for an unknown name, a value of another type than the default's, and
+    for a file that is no notebook or has no such cell.
+    """
+    known = read_parameters(notebook)
+    for name, value in parameters.items():
+        if name not in known:
+            raise ConfigError(
+                f"{shown(notebook)} has no parameter {name!r}; {suggest(name, known)}"
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(
+                f"{shown(notebook)}: parameter {name!r} is {value}; give a finite number"
+            )
+        default = known[name]
+        if default is not None and not _fits(value, default):
+            raise ConfigError(
+                f"{shown(notebook)}: parameter {name!r} is of type {type(value).__name__}; "
+                f"give a {type(default).__name__}, such as {default!r}"
+            )
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if type(default) is float:
+        return type(value) in (int, float)
+    return type(value) is type(default)
+
+
+def read_parameters(notebook: Path) -> dict[str, Any]:
+    """Name → default value, from the cell tagged ``parameters``; errors of ``check_parameters``."""
+    name = shown(notebook)
+    for cell in read_notebook(notebook, ConfigError).cells:
+        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
+            break
+    else:
+        raise ConfigError(f"{name} has no code cell tagged 'parameters'; add the tag to one")
+    try:
+        statements = ast.parse(cell.source).body
+    except SyntaxError as error:
+        raise ConfigError(
+            f"{name}: the parameters cell is not valid Python, line {error.lineno}; correct it"
+        ) from error
+    known = {}
+    for statement in statements:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=target)], value=value):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value):
+                pass
+            case ast.Expr(value=ast.Constant(value=str())):  # a text that explains
+                continue
+            case _:
+                raise ConfigError(
+                    f"{name}: line {statement.lineno} of the parameters cell is no assignment; "
+                    'write only lines such as scale = "smoke"'
+                )
+        try:
+            known[target] = ast.literal_eval(value)
+        except ValueError as error:
+            raise ConfigError(
+                f"{name}: the default of parameter {target!r} must be a plain value, "
+                "such as a text, a number or a list"
+            ) from error
+    return known
+
+
+def read_notebook(path: Path, error_class: type[ConfigError] | type[ReportError]) -> "NotebookNode":
+    """A notebook from its file; an error of the given class where it is none."""
+    import nbformat
+
+    try:
+        return nbformat.reads(read_bytes(path).decode(), as_version=4)
+    except OSError as error:
+        raise error_class(f"{shown(path)} cannot be read ({error.strerror})") from error
+    except Exception as error:  # nbformat raises many kinds for what is not a notebook
+        raise error_class(f"{shown(path)} is not a Jupyter notebook; restore it") from error
+
+
+# ---------------------------------------------------------------------------------------------
+# Execution
+# ---------------------------------------------------------------------------------------------
+
+
+def execute_all(
+    notebooks: Sequence[Path],
+    folder: Path,
+    parameters: Sequence[dict[str, Any]],
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Path]:
+    """Execute notebooks side by side into a folder, each with its parameters.
+
+    ``tell`` is called with a line about each that has been executed. All failures become one
+    ``ReportError``.
+    """
+    outputs = [folder / notebook.name for notebook in notebooks]
+    kernels = _Kernels()
+    pool = ThreadPoolExecutor(max_workers=cores())
+    try:
+        futures = [
+            pool.submit(_execute, notebook, output, given, kernels)
+            for notebook, output, given in zip(notebooks, outputs, parameters, strict=True)
+        ]
+        names = dict(zip(futures, notebooks, strict=True))
+        for number, future in enumerate(as_completed(futures), start=1):
+            outcome = "failed" if future.exception() else "executed"
+            tell(f"[{number}/{len(futures)}] {names[future].name}: {outcome}")
+        failures = [error for future in futures if (error := future.exception())]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        kernels.kill()  # none is left, except after Ctrl-C
+    for failure in failures:
+        if not isinstance(failure, ReportError):
+            raise failure
+    if failures:
+        raise ReportError("; ".join(map(str, failures)))
+    return outputs
+
+
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: "_Kernels") -> None:
+    """Execute a notebook with papermill, in this environment's Python and the notebook's folder.
+
+    The executed notebook appears whole at ``output``. Where a cell failed, it is kept there with
+    its traceback and an anchor, and ``ReportError`` names the file, the cell and the error.
+    """
+    import logging
+
+    import nbformat
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)  # of a report that was killed
+    with tempfile.TemporaryDirectory(prefix="cifarlib-") as home:
+        temporary = Path(home) / notebook.name
+        failure = None
+        try:
+            papermill.execute_notebook(
+                # papermill takes braces in a path for placeholders
+                str(notebook.absolute()).replace("{", "{{").replace("}", "}}"),
+                str(temporary).replace("{", "{{").replace("}", "}}"),
+                parameters,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                kernel_manager_class=kernels.manager(Path(home)),
+                resources={"metadata": {"path": str(notebook.parent.absolute())}},
+                shutdown_kernel="immediate",
+            )
+        except PapermillExecutionError as error:
+            failure = (
+                f"{shown(notebook)} failed in cell [{error.exec_count}] "
+                f"({_first_line(error.source)}): {_last_line(error)}"
+            )
+        except Exception as error:  # a kernel that died or never started, whatever its error
+            reason = str(error).strip().splitlines()
+            failure = f"{shown(notebook)} failed: {reason[-1] if reason else type(error).__name__}"
+        if temporary.is_file():
+            content = _tidy(read_notebook(temporary, ReportError))
+            write_atomically(output, (nbformat.writes(content) + "\n").encode())
+    if failure:
+        kept = f"; see {shown(output)}" if output.is_file() else ""
+        raise ReportError(failure + kept)
+
+
+def _first_line(source: str) -> str:
+    lines = [line for line in source.splitlines() if line.strip()]
+    return lines[0].strip() if lines else "an empty cell"
+
+
+def _last_line(error: Any) -> str:
+    lines = str(error.evalue).strip().splitlines()
+    return f"{error.ename}: {lines[-1]}" if lines else str(error.ename)
+
+
+def _tidy(notebook: "NotebookNode") -> "NotebookNode":
+    """An executed notebook without times, temporary paths and random ids."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.kernelspec = {
+        "display_name": "Python 3 (ipykernel)",
+        "language": "python",
+        "name": "python3",
+    }
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        added = {"injected-parameters", "papermill-error-cell-tag"}
+        if "id" in cell and added & set(cell.metadata.get("tags", [])):
+            cell.id = f"added-{number}"
+    return notebook
+
+
+@contextlib.contextmanager
+def plain_matplotlib() -> Iterator[None]:
+    """Have this process and its kernels draw with matplotlib's own defaults, into files.
+
+    The settings and the backend of whoever renders a report must not show in it. For before
+    matplotlib is imported.
+    """
+    package = importlib.util.find_spec("matplotlib")
+    assert package is not None
+    assert package.origin is not None
+    plain = {
+        "MATPLOTLIBRC": str(Path(package.origin).with_name("mpl-data") / "matplotlibrc"),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    }
+    before = {name: os.environ.get(name) for name in plain}
+    os.environ.update(plain)
+    try:
+        with _settings_folder():
+            yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _settings_folder() -> Iterator[None]:
+    """Give matplotlib a folder for its settings where the home directory is of no use.
+
+    Without one it says so on standard error, and what a kernel says there stands in its notebook.
+    """
+    try:
+        home = Path("~").expanduser()
+        for folder in (home / ".config" / "matplotlib", home / ".cache" / "matplotlib"):
+            folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(home / ".config", os.W_OK)
+    except (OSError, RuntimeError):
+        usable = False
+    if usable or "MPLCONFIGDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="cifarlib-", ignore_cleanup_errors=True) as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            # It lists the fonts once for all kernels; where that takes long, it says that, too.
+            code = "import matplotlib.font_manager"
+            subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False)
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
+
+
+class _Kernels:
+    """Kernels in this environment's Python, whatever kernels are installed for the user."""
+
+    def __init__(self) -> None:
+        self.managers: list[Any] = []
+
+    def manager(self, home: Path) -> type:
+        """A kernel manager class whose kernel keeps its files in a folder of its own."""
+        from jupyter_client import AsyncKernelManager
+        from jupyter_client.kernelspec import KernelSpec
+
+        started = self.managers
+
+        class Manager(AsyncKernelManager):
+            def __init__(self, **settings: Any) -> None:
+                super().__init__(
+                    **settings,
+                    connection_file=str(home / "kernel.json"),
+                    transport="ipc",  # sockets in that folder; no port that another may take
+                )
+                started.append(self)
+
+            @property
+            def kernel_spec(self) -> KernelSpec:
+                return KernelSpec(
+                    argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                    env={"IPYTHONDIR": str(home / "ipython")},
+                    display_name="Python 3 (ipykernel)",
+                    language="python",
+                )
+
+        return Manager
+
+    def kill(self) -> None:
+        """End the kernels that still run."""
+        for manager in self.managers:
+            process = getattr(manager.provisioner, "process", None)
+            if process is not None and process.poll() is None:
+                process.kill()
+
+
+def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
+    """One notebook of all cells of executed ones, parameters left out.
+
+    Each comes with its path. Raises ``ReportError`` for a failed cell.
+    """
+    import nbformat
+
+    cells = []
+    for path, notebook in notebooks:
+        name = Path(path).name
+        for cell in notebook.cells:
+            if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+                continue
+            if any(output.output_type == "error" for output in cell.get("outputs", [])):
+                raise ReportError(
+                    f"{path}: the cell {_first_line(cell.source)!r} failed; correct it"
+                )
+            cell.metadata["notebook"] = name
+            cell.metadata["first"] = not cells or cells[-1].metadata["notebook"] != name
+            cell["id"] = f"cell-{len(cells)}"
+            cells.append(cell)
+    return nbformat.v4.new_notebook(
+        cells=cells, metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    )

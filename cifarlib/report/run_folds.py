@@ -1,0 +1,322 @@
+"""What the report tells of every single run: configuration, course, outcome, origin, command.
+
+Everything is plain data for the template, except the curves: small SVG drawings, written by hand
+and thinned, so that a hundred runs of two hundred epochs stay below a megabyte.
+"""
+
+import html
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cifarlib.config import DATASETS, SPLITS, RunConfig
+from cifarlib.runs import provenance
+from cifarlib.runs.progress import Prices, duration
+from cifarlib.runs.results import Results
+from cifarlib.runs.schema import RunRecord
+from cifarlib.study import Condition
+
+MOST_POINTS = 50  # of a curve
+WIDTH, HEIGHT = 240, 104  # of a drawing, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 30, 4, 6, 16  # margins
+STEEP = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
+LOGARITHMIC = f'<text x="{LEFT + 4}" y="{TOP + 6}">logarithmic</text>'
+
+RULES = {
+    "validation": "best on the validation set",
+    "test": "best on the test set",
+    "last": "last",
+}
+
+SAID = ("label", "optimizer", "learning_rate", "weight_decay", "batch_size", "epochs")
+"""Settings that every description begins with."""
+
+PROTOCOL = {
+    "shuffle": {True: "images shuffled in every epoch", False: "images never shuffled"},
+    "augmented_evaluation": {
+        True: "evaluation on augmented images",
+        False: "evaluation on clean images",
+    },
+    "normalization": {
+        "computed": "normalised by computed statistics",
+        "published": "normalised by the listing's constants",
+    },
+    "loss": {
+        "per_sample": "loss per image",
+        "batch_means": "loss as a sum of batch means over the number of images",
+    },
+    "checkpoint": {
+        "best": "predictions from the chosen epoch",
+        "last": "predictions from the last epoch",
+    },
+    "selection": {
+        "validation": "epoch chosen on the validation set",
+        "test": "epoch chosen on the test set",
+    },
+}
+
+
+def describe_all(results: Results, options: str) -> list[dict[str, Any]]:
+    """The stages in the paper's order, each with its title and a description of its runs.
+
+    A run that several conditions share is told once, where it first occurs, with all its names.
+    ``options`` are the command line options that name the records.
+    """
+    names: dict[str, list[Condition]] = {}
+    for condition in results.known:
+        names.setdefault(condition.run_id, []).append(condition)
+    prices = Prices(results.every_record.values())
+    stages: dict[str, list[dict[str, Any]]] = {}
+    for conditions in names.values():
+        run = describe(results, conditions, prices, options)
+        stages.setdefault(conditions[0].stage, []).append(run)
+    return [{"title": results.title(stage), "runs": runs} for stage, runs in stages.items()]
+
+
+def describe(
+    results: Results, conditions: Sequence[Condition], prices: Prices, options: str
+) -> dict[str, Any]:
+    """One run under all its names: what it is, how to make it, and, once recorded, what came out.
+
+    ``conditions`` have the same run id.
+    """
+    condition = conditions[0]
+    stage = results.study.stages.get(condition.stage)
+    several_seeds = len((stage and stage.seeds) or results.scale.seeds) > 1
+    target = condition.run_id if several_seeds else condition.name
+    record = results.every_record.get(condition.run_id)
+    verb = "run" if record is None else "verify --run"  # "run" only reads what is recorded
+    run: dict[str, Any] = {
+        "run_id": condition.run_id,
+        "names": [c.name for c in conditions],
+        "title": condition.name
+        + (f", seed {condition.config.seed}" if several_seeds else "")
+        + (f" and {len(conditions) - 1} more" if len(conditions) > 1 else ""),
+        "settings": describe_settings(condition, results),
+        "command": f"cifarlib {verb} {shlex.quote(target)} {options}",
+    }
+    if record is None:
+        cost = duration(prices.seconds(condition.config))
+        return run | {"done": False, "cost": f"about {cost} of the whole machine"}
+    return run | {"done": True} | _describe_outcome(record)
+
+
+def describe_settings(condition: Condition, results: Results) -> str:
+    """A run's configuration in words; what is the study's default or the scale's is left out."""
+    config, settings = condition.config, condition.settings
+    defaults = results.study.defaults
+    words = [
+        *([f"“{settings['label']}”"] if "label" in settings else []),
+        {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}[config.optimizer.name],
+        f"learning rate {config.learning_rate:g}",
+        f"weight decay {config.weight_decay:g}",
+        f"batches of {config.batch_size}",
+        _count_epochs(condition),
+        f"seed {config.seed}",
+    ]
+    for name in dict.fromkeys([*defaults, *settings]):
+        said = name in SAID or name.startswith("protocol")
+        if not said and settings.get(name) != defaults.get(name):
+            words.append(_say_setting(name, settings[name], config))
+    usual = results.scale.protocol.model_dump()
+    for name, value in config.protocol.model_dump().items():
+        if value != usual[name]:
+            words.append(PROTOCOL[name][value])
+    return ", ".join(words)
+
+
+def _count_epochs(condition: Condition) -> str:
+    ours, published = condition.config.epochs, condition.settings.get("epochs", 0)
+    text = f"{ours} {'epoch' if ours == 1 else 'epochs'}"
+    return text if ours == published else f"{text} ({published} at full scale)"
+
+
+def _say_setting(name: str, setting: Any, config: RunConfig) -> str:
+    """A setting that departs from the study's default, in words."""
+    match name:
+        case "model":
+            start = {"kaiming": "Kaiming-initialised", "imagenet": "pre-trained on ImageNet"}
+            title = {"residual": "residual network", "resnet18": "ResNet-18"}
+            model = title.get(config.model.name, "DenseNet-121")
+            return f"{model}, {start[config.model.initialization]}"
+        case "augmentation":
+            known = {"daa1": "DAA-1", "daa2": "DAA-2"}
+            return f"augmentation {known.get(str(setting)) or _say_value(setting)}"
+        case "resize" if config.resize:
+            size, crop, method = config.resize.size, config.resize.crop, config.resize.method
+            return f"images resized to {size} ({method}) and cropped to {crop} pixels"
+        case "early_stopping" if config.early_stopping:
+            return f"stops after {config.early_stopping} epochs without better validation accuracy"
+        case "schedule":
+            settings = config.schedule.model_dump()
+            kind = settings.pop("name").replace("_", " ")
+            more = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in settings.items())
+            return f"{kind} schedule ({more})" if more else f"{kind} schedule"
+        case _:
+            return f"{name.rpartition('.')[2].replace('_', ' ')} {_say_value(setting)}"
+
+
+def _say_value(value: Any) -> str:
+    """A setting's value; of a group, each of its values by name."""
+    if not isinstance(value, dict):
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+    said = ", ".join(f"{key.replace('_', ' ')} {_say_value(v)}" for key, v in value.items())
+    return f"({said})"
+
+
+# ---------------------------------------------------------------------------------------------
+# What came out
+# ---------------------------------------------------------------------------------------------
+
+
+def _describe_outcome(record: RunRecord) -> dict[str, Any]:
+    history = record.result.history
+    data = DATASETS[record.config.data.name]
+    top = [_percent(record.accuracy("test", k)) for k in (1, 2, 3)]
+    if record.result.diverged:
+        top[0] = "diverged"
+    predictions = record.result.predictions
+    return {
+        "test": top[0],
+        "epochs": history.epochs,
+        "chosen": record.reported_epoch,
+        "accuracies": [
+            {
+                "rule": RULES[rule],
+                "reported": rule == record.config.protocol.selection,
+                "epoch": epoch,
+                "values": [_percent(record.accuracy(split, epoch=epoch)) for split in SPLITS],
+            }
+            for rule in RULES
+            if (epoch := record.result.chosen.get(rule)) is not None
+        ],
+        "top": " / ".join(top),
+        "curves": [
+            (title, draw_curves(title, values, record.reported_epoch))
+            for title, values in (
+                ("Top-1 accuracy in %", {s: _accuracies(history.split(s)) for s in SPLITS}),
+                (
+                    "Loss",
+                    {s: history.split(s).loss for s in SPLITS} | {"train": history.training_loss},
+                ),
+            )
+        ],
+        "classes": data.classes,
+        "confusion": list(zip(data.classes, predictions.confusion["test"], strict=True)),
+        "confusion_epoch": predictions.epoch,
+        "time": duration(record.seconds),
+        "origin": _describe_origin(record),
+        "device": record.provenance.device,
+        "commit": (record.provenance.commit or "–")[:12] + ("*" if record.provenance.dirty else ""),
+    }
+
+
+def _accuracies(split: Any) -> list[float | None]:
+    return [None if top is None else 100 * top / split.images for top in split.top1]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _describe_origin(record: RunRecord) -> str:
+    """Where, when and with what a run was made, in one line."""
+    origin, timing = record.provenance, record.timing
+    threads = f"{origin.threads} {'thread' if origin.threads == 1 else 'threads'}"
+    words = [
+        f"{origin.device} ({origin.device_class}, {threads})",
+        f"training {duration(timing.train_s)} ({timing.images_per_s:,.0f} images/s)",
+        f"evaluation {duration(timing.evaluation_s)}",
+        f"finished {origin.finished}",
+        provenance.name_commit(origin.commit, origin.dirty),
+        ", ".join(f"{name} {version}" for name, version in origin.versions.items()),
+        f"data {record.data_fingerprint}",
+        f"engine {record.engine}",
+    ]
+    if origin.resumed:
+        words.append(
+            f"taken up again {origin.resumed} {'time' if origin.resumed == 1 else 'times'}"
+        )
+    return "; ".join(words)
+
+
+# ---------------------------------------------------------------------------------------------
+# Curves
+# ---------------------------------------------------------------------------------------------
+
+
+def draw_curves(title: str, curves: dict[str, Sequence[float | None]], chosen: int) -> str:
+    """A small SVG line chart of values by epoch, from epoch 0; a dotted line is at ``chosen``.
+
+    Classes ``train``, ``validation`` and ``test`` give the lines their looks; a value that is
+    None is left out. Values that differ much stand on a logarithmic axis. An empty text where
+    there is nothing to draw.
+    """
+    points = {
+        name: [(epoch, value) for epoch, value in enumerate(values) if value is not None]
+        for name, values in curves.items()
+    }
+    values = [value for curve in points.values() for _, value in curve]
+    if not values:
+        return ""
+    last = max(1, *(len(values) - 1 for values in curves.values()))
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high > STEEP * low
+    place = math.log if logarithmic else float
+    span = place(high) - place(low) or 1.0
+
+    def x(epoch: int) -> str:
+        return _short(LEFT + (WIDTH - LEFT - RIGHT) * epoch / last)
+
+    def y(value: float) -> str:
+        return _short(TOP + (HEIGHT - TOP - BOTTOM) * (place(high) - place(value)) / span)
+
+    lines = []
+    for name, curve in points.items():
+        path = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in _thin(curve))
+        if len(curve) == 1:  # a line of one point would not be seen
+            at = path.split(",")
+            lines.append(f'<circle class="{name}" cx="{at[0]}" cy="{at[1]}" r="2"/>')
+        elif curve:
+            lines.append(f'<polyline class="{name}" points="{path}"/>')
+    bottom = HEIGHT - BOTTOM
+    text = _say_curves(title, points)
+    return (
+        f'<svg class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{html.escape(text)}">'
+        f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>'
+        f'<path class="chosen" d="M{x(chosen)} {TOP}V{bottom}"/>{"".join(lines)}'
+        f'<text x="{LEFT - 3}" y="{TOP + 6}" class="end">{_tick(high)}</text>'
+        f'<text x="{LEFT - 3}" y="{bottom}" class="end">{_tick(low)}</text>'
+        f'<text x="{LEFT}" y="{HEIGHT - 4}">0</text>'
+        f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" class="end">epoch {last}</text>'
+        f"{LOGARITHMIC if logarithmic else ''}</svg>"
+    )
+
+
+def _thin(curve: Sequence[tuple[int, float]]) -> Iterable[tuple[int, float]]:
+    """At most ``MOST_POINTS`` of a curve: the first, the last, and evenly many between."""
+    if len(curve) <= MOST_POINTS:
+        return curve
+    step = (len(curve) - 1) / (MOST_POINTS - 1)
+    return [curve[round(step * number)] for number in range(MOST_POINTS)]
+
+
+def _say_curves(title: str, points: dict[str, list[tuple[int, float]]]) -> str:
+    """What a drawing shows, in words: the first and the last value of each curve."""
+    parts = [
+        f"{name} {_tick(curve[0][1])} at epoch {curve[0][0]}, "
+        f"{_tick(curve[-1][1])} at epoch {curve[-1][0]}"
+        for name, curve in points.items()
+        if curve
+    ]
+    return f"{title} by epoch: {'; '.join(parts)}."
+
+
+def _tick(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.1e}"
+
+
+def _short(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

@@ -1,0 +1,94 @@
+"""Checkpoints: a run's state on disk, with its digest; read without code from it."""
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cifarlib.checking import open_file, read_bytes
+from cifarlib.runs.store import RecordStore, write_atomically
+
+DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
+PARTS = {"model", "optimizer", "history", "best", "seconds", "resumed"}  # of a run's state
+
+Aside = Callable[[], contextlib.AbstractContextManager[None]]
+"""Within it, other runs of this process have the device."""
+
+
+def write_checkpoint(
+    path: Path, state: dict[str, Any], aside: Aside = contextlib.nullcontext
+) -> None:
+    """A state behind the number of its epoch and a SHA-256 of both."""
+    import torch
+
+    buffer = io.BytesIO()
+    epoch = len(state["history"]["learning_rate"]) - 1
+    buffer.write(epoch.to_bytes(EPOCH_BYTES, "big"))
+    torch.save(state | {"run_id": path.stem}, buffer)
+    with aside():
+        content = buffer.getvalue()
+        write_atomically(path, _checkpoint_digest(content) + content)
+
+
+def _checkpoint_digest(content: bytes) -> bytes:
+    return hashlib.sha256(b"checkpoint 2" + content).digest()
+
+
+def unpack_checkpoint(raw: bytes) -> tuple[int, bytes] | None:
+    """Epoch and torch's bytes of a checkpoint; None where its content is not what was written."""
+    digest, content = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
+    if _checkpoint_digest(content) != digest:
+        return None
+    return int.from_bytes(content[:EPOCH_BYTES], "big"), content[EPOCH_BYTES:]
+
+
+def checkpoint_epoch(path: Path) -> int:
+    """The epoch that a checkpoint claims to stand at, unchecked; 0 where there is none."""
+    try:
+        with open_file(path) as file:
+            head = file.read(DIGEST_BYTES + EPOCH_BYTES)
+    except OSError:
+        return 0
+    return int.from_bytes(head[DIGEST_BYTES:], "big")
+
+
+def read_checkpoint(
+    path: Path, store: RecordStore, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """A run's state, None where there is none; a damaged one is set aside and said."""
+    try:
+        raw = read_bytes(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:  # such as a folder of this name
+        state, reason = None, f"it cannot be read ({error.strerror})"
+    else:
+        state, reason = _unpack_state(raw, path.stem)
+    if state is None:
+        aside = store.set_aside(path, reason)
+        text = f"the checkpoint is damaged and was set aside as {aside}; training from the start"
+        say(text)
+    return state
+
+
+def _unpack_state(raw: bytes, name: str) -> tuple[dict[str, Any] | None, str]:
+    """A checkpoint's state, or None and the reason why a run cannot go on from it."""
+    import torch
+
+    unpacked = unpack_checkpoint(raw)
+    if unpacked is None:
+        return None, "its content does not match its digest"
+    try:  # weights_only: no code comes from a file
+        state = torch.load(io.BytesIO(unpacked[1]), map_location="cpu", weights_only=True)
+        owner = state.pop("run_id", name)  # checkpoints of earlier versions do not say
+    except MemoryError:
+        raise
+    except Exception as error:  # whoever wrote this gave it a digest, and torch may raise anything
+        return None, f"it holds no state of a run ({type(error).__name__})"
+    if owner != name:
+        return None, f"it is of another run, {owner}"
+    if lacking := PARTS - set(state):
+        return None, f"it lacks {', '.join(sorted(lacking))}"
+    return state, ""

@@ -1,0 +1,123 @@
+"""What the report shows of a data set and of the network, as records."""
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cifarlib import augment, data, models
+from cifarlib.config import DATASETS, ENGINE, ModelConfig
+from cifarlib.paper.tables import read_normalization
+from cifarlib.runs import tracing
+from cifarlib.runs.provenance import of_this_process
+from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, Statistics, pack_classes
+
+
+def describe_dataset(dataset: str) -> DataRecord:
+    """Everything that the report shows of a data set: counts, statistics, a few images."""
+    info = DATASETS[dataset]
+    train, test = data.load(dataset)
+    training, validation = data.split(train.labels)
+    images = torch.from_numpy(train.images)
+    firsts = [int(np.flatnonzero(train.labels == c)[0]) for c in range(len(info.classes))]
+    mean, std = data.channel_statistics(train.images)
+    methods = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+    resized = {m: augment.resized_statistics(images, 256, 224, m) for m in methods}
+    return DataRecord(
+        format=FORMAT,
+        dataset=dataset,
+        data_fingerprint=info.fingerprint,
+        class_counts={
+            "train": tuple(data.class_counts(train.labels[training]).tolist()),
+            "validation": tuple(data.class_counts(train.labels[validation]).tolist()),
+            "test": tuple(data.class_counts(test.labels).tolist()),
+        },
+        statistics=_statistics(mean, std),
+        resized={method: _statistics(*values) for method, values in resized.items()},
+        test_labels=pack_classes(test.labels.tolist()),
+        pixel_sums=_pack_pixel_sums(train.images),
+        first_loss=_measure_first_loss(
+            images[training[:32]], torch.from_numpy(train.labels[training[:32]])
+        ),
+        examples=tuple(_png(train.images[index]) for index in firsts),
+        transforms=_show_transforms(images[firsts[7] : firsts[7] + 1]),
+        provenance=of_this_process("cpu", torch.get_num_threads()),
+    )
+
+
+def _statistics(mean: Any, std: Any) -> Statistics:
+    return Statistics(mean=tuple(map(float, mean)), std=tuple(map(float, std)))  # type: ignore[arg-type]
+
+
+def _pack_pixel_sums(images: Any) -> str:
+    """Sums over uint8 images (n, 3, 32, 32), which fit 32 bits up to 16 million of them."""
+    return base64.b64encode(images.sum(axis=0, dtype="<u4").tobytes()).decode()
+
+
+def _measure_first_loss(images: Any, labels: Any) -> dict[str, float]:
+    """Cross-entropy of the paper's first batch before any step, in training mode, seed 42.
+
+    Images and constants are the paper's, without augmentation. ``fan_out`` has the last layer
+    initialised as in Listing 1; for ``fan_in`` its weights shrink to the spread √(2/512).
+    """
+    config = ModelConfig(name="residual", initialization="kaiming")
+    model = models.build_model(config, dropout=0.0, seed=42).train()
+    inputs = augment.normalize(images, *read_normalization()["32"])
+    head = models.last_layer(model)
+    losses = {}
+    with torch.no_grad():
+        for name, factor in (("fan_out", 1.0), ("fan_in", head.out_features / head.in_features)):
+            head.weight *= factor**0.5
+            loss = torch.nn.functional.cross_entropy(model(inputs), labels)
+            losses[name] = float(f"{loss.item():.5g}")  # digits that do not hang on the processor
+    return losses
+
+
+def _show_transforms(image: Any) -> dict[str, str]:
+    """One image (1, 3, 32, 32) as it is, and after each transform of the paper by itself."""
+
+    def one(angle: float = 0.0, top: int = 4, left: int = 4, flip: bool = False) -> augment.Draws:
+        return augment.Draws(
+            torch.tensor([angle]), torch.tensor([top]), torch.tensor([left]), torch.tensor([flip])
+        )
+
+    variants = {
+        "original": one(),
+        "crop": one(top=0, left=7),
+        "flip": one(flip=True),
+        "crop and flip (DAA-1)": one(top=0, left=7, flip=True),
+        "rotation by 15°": one(angle=15.0),
+        "all three (DAA-2)": one(angle=15.0, top=0, left=7, flip=True),
+    }
+    return {
+        name: _png(augment.augment(image, draws, padding=4, resize=None)[0].numpy())
+        for name, draws in variants.items()
+    }
+
+
+def _png(image: Any) -> str:
+    """A uint8 (3, h, w) image as PNG, base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+# ---------------------------------------------------------------------------------------------
+# The network
+# ---------------------------------------------------------------------------------------------
+
+
+def describe_network() -> NetworkRecord:
+    """The residual network's layers, as it executes them on one image of 32×32 pixels."""
+    image = (3, 32, 32)
+    return NetworkRecord(
+        format=FORMAT,
+        engine=ENGINE,
+        model="residual",
+        image=image,
+        layers=tracing.trace(models.ResidualNetwork(), image),
+        provenance=of_this_process("cpu", torch.get_num_threads()),
+    )

@@ -1,0 +1,79 @@
+"""The studies past the paper's, as far as a report shows them: recorded in the same build folder.
+
+The report counts and asks for the runs of the paper's study alone; those of the others are listed
+with them, so that every number leads to its run.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cifarlib.errors import ConfigError
+from cifarlib.runs.results import Results, open_results
+from cifarlib.study import STUDIES, Condition, Study, expand, load_study
+
+PAPER = "study"  # the name of the paper's study among ``STUDIES``
+
+
+def open_further(
+    scale: str, overrides: str | Sequence[str], build: str | Path
+) -> dict[str, Results]:
+    """Every study but the paper's by name, opened as ``open_results`` does.
+
+    One that the scale cannot be applied to is left out: a scale file of one's own need not say
+    what the epochs of every study become.
+    """
+    found = {}
+    for name, path in STUDIES.items():
+        if name != PAPER:
+            try:
+                found[name] = open_results(scale, overrides, build, path)
+            except ConfigError:
+                continue
+    return found
+
+
+def list_conditions(results: Results) -> Iterator[tuple[Study, Condition]]:
+    """Every condition with its study: those of ``results``, then those past the paper's."""
+    for condition in results.known:
+        yield results.study, condition
+    for name in STUDIES.keys() - {PAPER}:
+        study = load_study(name)
+        epochs = study.epochs.get(results.scale_name, {}) | results.scale.epochs
+        try:
+            conditions = expand(study, results.scale.model_copy(update={"epochs": epochs}))
+        except ConfigError:
+            continue
+        yield from ((study, condition) for condition in conditions)
+
+
+def narrow(
+    further: Mapping[str, Results], results: Results, shown: Collection[str] = ()
+) -> dict[str, Results]:
+    """Studies with only those runs that are recorded or ``shown``, and that ``results`` has not."""
+    told = {condition.run_id for condition in results.known}
+    narrowed = {}
+    for name, other in further.items():
+        kept = [
+            condition
+            for condition in other.conditions
+            if condition.run_id not in told
+            and (condition.run_id in other.every_record or condition.run_id in shown)
+        ]
+        told |= {condition.run_id for condition in kept}
+        narrowed[name] = replace(other, conditions=kept)
+    return narrowed
+
+
+def join(results: Results, further: Mapping[str, Results]) -> Results:
+    """The paper's study with the conditions, records and faults of others."""
+    conditions, records, faults = list(results.conditions), dict(results.records), results.faults
+    diverged = dict(results.diverged)
+    for other in further.values():
+        conditions += other.conditions
+        records |= other.records
+        diverged |= other.diverged
+        faults = [*faults, *(fault for fault in other.faults if fault not in faults)]
+    return replace(
+        results, conditions=conditions, records=records, diverged=diverged, faults=faults
+    )

@@ -1,0 +1,58 @@
+"""A run's inputs: the three sets in the device's memory, and the constants to normalise with."""
+
+from functools import lru_cache
+
+import torch
+
+from cifarlib import augment, data
+from cifarlib.config import SPLITS, DataConfig, ResizeConfig, RunConfig
+from cifarlib.paper.tables import read_normalization
+from cifarlib.training import ImageSet, Inputs
+
+
+@lru_cache(maxsize=2)
+def _image_sets(config: DataConfig, device: torch.device) -> dict[str, ImageSet]:
+    splits = data.load_splits(config)
+    return {
+        name: ImageSet(
+            torch.from_numpy(getattr(splits, name).images).to(device),
+            torch.from_numpy(getattr(splits, name).labels).to(device),
+        )
+        for name in SPLITS
+    }
+
+
+def load_inputs(config: RunConfig, device: torch.device) -> Inputs:
+    """The data of a run in the device's memory; the sets are kept for the next run."""
+    mean, std = normalization(config)
+    return Inputs(**_image_sets(config.data, device), mean=mean, std=std)
+
+
+Constants = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+
+def normalization(config: RunConfig) -> Constants:
+    """Mean and standard deviation of each channel, of pixels scaled to 0–1.
+
+    ``published`` are the constants of Listing 4. ``computed`` are those of all training images
+    (validation images included), after resizing and central cropping where a run resizes.
+    """
+    if config.protocol.normalization == "published":
+        return read_normalization()[config.resize.method if config.resize else "32"]
+    return computed_statistics(config.data.name, config.resize)
+
+
+@lru_cache
+def computed_statistics(dataset: str, resize: ResizeConfig | None) -> Constants:
+    """True channel statistics of a data set's training images, as a run without augmentation
+    sees them."""
+    images = data.load(dataset)[0].images
+    statistics = (
+        data.channel_statistics(images)
+        if resize is None
+        else augment.resized_statistics(
+            torch.from_numpy(images), resize.size, resize.crop, resize.method
+        )
+    )
+    mean, std = (tuple(map(float, values)) for values in statistics)
+    return mean, std  # type: ignore[return-value]  # three channels each

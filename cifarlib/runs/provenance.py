@@ -1,0 +1,119 @@
+"""Where numbers come from: commit, versions, machine. Imports nothing heavy."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cifarlib import paths
+from cifarlib.checking import cut, read_bytes
+from cifarlib.errors import ConfigError
+from cifarlib.runs.schema import Provenance
+
+PROGRAM = ("cifarlib",)  # what a run is made by: its parameters stand in its record
+REPORT = ("cifarlib", "params", ":(glob)notebooks/[0-9]*.ipynb")  # what a report is made by
+
+VARIABLE = "CIFARLIB_COMMIT"
+ARCHIVED = "commit.txt"  # in the package; git archive puts the commit into it (.gitattributes)
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
+
+
+@lru_cache
+def commit(part: tuple[str, ...] = PROGRAM) -> tuple[str | None, bool | None]:
+    """The commit of this code, and whether its tracked files were changed; None: not known.
+
+    In a checkout git says both; ``part`` are the places whose files alone are looked at for
+    changes. A repository around an unpacked copy is no checkout of it. There the commit is what
+    ``CIFARLIB_COMMIT`` says, else what ``git archive`` wrote down, and changes are not known.
+    Raises ``ConfigError`` where the variable holds no commit.
+    """
+    try:
+        if Path(_git("rev-parse", "--show-toplevel")).samefile(paths.PACKAGE.parent):
+            head = _git("rev-parse", "HEAD")
+            changes = _git("status", "--porcelain", "--untracked-files=no", "--", *part)
+            return head, bool(changes)
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return _stated_commit(), None
+
+
+def _stated_commit() -> str | None:
+    if stated := os.environ.get(VARIABLE):
+        if not _is_commit(stated):
+            raise ConfigError(
+                f"{VARIABLE}={cut(stated)} is no commit; give its 40 hexadecimal digits"
+            )
+        return stated
+    try:
+        archived = read_bytes(paths.PACKAGE / ARCHIVED).decode().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return archived if _is_commit(archived) else None
+
+
+def _is_commit(text: str) -> bool:
+    return bool(re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text))
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(paths.PACKAGE.parent), *arguments]
+    # A hook's GIT_DIR would name another repository.
+    environment = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE")}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=20, env=environment
+    ).stdout.strip()
+
+
+def name_commit(commit: str | None, dirty: bool | None) -> str:
+    """A commit in words, and whether files were changed since."""
+    changes = {True: ", with uncommitted changes", False: "", None: ", changes unknown"}[dirty]
+    return f"commit {commit[:12]}{changes}" if commit else "commit unknown"
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide numbers, by their installed metadata."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def of_this_process(
+    device_class: str, threads: int, device: str | None = None, **more: Any
+) -> Provenance:
+    """What stands in a record of what this process makes now, on the processor by default."""
+    head, dirty = commit()
+    return Provenance(
+        commit=head,
+        dirty=dirty,
+        versions=versions(),
+        device=device or processor(),
+        device_class=device_class,  # type: ignore[arg-type]
+        threads=threads,
+        finished=now(),
+        **more,
+    )

@@ -1,0 +1,220 @@
+"""A study's results: its conditions, what is recorded of them, and tidy frames of both."""
+
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cifarlib import paths
+from cifarlib.config import DATASETS, SPLITS
+from cifarlib.errors import ConfigError, RecordError
+from cifarlib.runs.locks import held
+from cifarlib.runs.schema import DataRecord, NetworkRecord, RunRecord
+from cifarlib.runs.store import RecordStore
+from cifarlib.study import (
+    Condition,
+    Scale,
+    Study,
+    expand,
+    expand_paper,
+    load_scale,
+    load_study,
+    split_overrides,
+)
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
+    from cifarlib.runs.frames import RunPredictions
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study at a scale, and what has been recorded of it so far."""
+
+    study: Study
+    scale_name: str
+    scale: Scale
+    overrides: tuple[str, ...]
+    store: RecordStore
+    conditions: list[Condition]
+    records: dict[str, RunRecord]  # by run id; those that statistics may stand on
+    data: DataRecord | None
+    faults: list[str]  # a sentence about each damaged record; it counts as missing
+    network: NetworkRecord | None = None
+    diverged: dict[str, RunRecord] = field(default_factory=dict)  # by run id
+    paper: tuple[Condition, ...] = ()  # the paper's conditions, whatever the study makes of them
+
+    @property
+    def every_record(self) -> dict[str, RunRecord]:
+        """All that is recorded, diverged runs included, by run id."""
+        return self.records | self.diverged
+
+    @property
+    def known(self) -> list[Condition]:
+        """The study's conditions, and those of the paper that it leaves out."""
+        names = {c.name for c in self.conditions}
+        return [*self.conditions, *(c for c in self.paper if c.name not in names)]
+
+    @property
+    def stages(self) -> dict[str, str]:
+        """Stage → title: the paper's stages, or, of a study past the paper, that study's."""
+        names = dict.fromkeys(c.stage for c in self.paper) or self.study.stages
+        return {name: self.title(name) for name in names}
+
+    def title(self, stage: str) -> str:
+        """A stage's title; its name where the study has left it out."""
+        return self.study.stages[stage].title if stage in self.study.stages else stage
+
+    def stage(self, name: str) -> "pd.DataFrame":
+        """What ``select`` gives of one stage, with outcomes, as ``summarize`` gives them."""
+        return summarize(self.select(name), self.every_record)
+
+    def record(self, condition: Condition) -> RunRecord | None:
+        """A condition's record, None while it is pending or where it diverged."""
+        return self.records.get(condition.run_id)
+
+    def select(self, *stages: str, **settings: Any) -> list[Condition]:
+        """The conditions of some stages, with some settings: ``select("stage1-base",
+        optimizer="sgd")``; ``run`` is the paper's number.
+
+        Of a stage of the paper these are the paper's conditions, all of them and no other.
+        """
+        of_paper = {c.stage for c in self.paper}
+        others = [c for c in self.conditions if c.stage not in of_paper]
+        return [
+            c
+            for c in [*self.paper, *others]
+            if c.stage in stages
+            and all((c.settings | {"run": c.run}).get(k) == v for k, v in settings.items())
+        ]
+
+    def find(self, stage: str, run: int, **changed: Any) -> Condition:
+        """The condition of a stage with the paper's run number, at the first seed."""
+        for condition in self.select(stage, run=run):
+            if condition.changed == changed:
+                return condition
+        raise ConfigError(f"the study has no run {run} {changed or ''} in {stage}")
+
+    @property
+    def runs(self) -> "pd.DataFrame":
+        """A row a run: settings, state, outcomes (see ``frames.tabulate_runs``).
+
+        Of the paper's stages these are the paper's conditions, whatever the study makes of them.
+        """
+        from cifarlib.runs.frames import name_protocol, tabulate_runs
+
+        presets = self.study.presets.get("protocol", {})
+        protocol = name_protocol(self.scale.protocol.model_dump(), presets)
+        running = held(self.store.state)
+        conditions = self.select(*self.stages)
+        return tabulate_runs(conditions, self.every_record, protocol=protocol, running=running)
+
+    @property
+    def curves(self) -> "pd.DataFrame":
+        """A row a run, epoch and set: rate, loss, accuracies (see ``frames.tabulate_curves``)."""
+        from cifarlib.runs.frames import tabulate_curves
+
+        return tabulate_curves(self.runs, self.every_record)
+
+    def predictions(self, run_id: str) -> "RunPredictions | None":
+        """A run's predictions, None while it is not recorded or where it diverged."""
+        from cifarlib.runs.frames import RunPredictions
+
+        record = self.records.get(run_id)
+        return RunPredictions(record, self.data) if record else None
+
+    def describe(self, shown: "Iterable[Condition] | pd.DataFrame | str") -> str:
+        """A caption: what stands behind a stage, a frame of runs or some conditions."""
+        from cifarlib.runs.captions import describe
+
+        return describe(self, shown)
+
+    @property
+    def real(self) -> bool:
+        """Whether the images are CIFAR-10's, so that claims about it can be judged."""
+        return DATASETS[self.scale.data.name].real
+
+    @property
+    def reduced(self) -> bool:
+        """Whether this is less than the paper's budget: fewer images or epochs, smaller images."""
+        return self.scale.reduced
+
+
+def open_results(
+    scale: str,
+    overrides: str | Sequence[str] = (),
+    build: str | Path = "",
+    study: Path | str | None = None,
+) -> Results:
+    """Read a study, a scale and every record of theirs in a build folder.
+
+    ``overrides`` may be one text, as ``papermill -p overrides`` gives it (``split_overrides``).
+    ``build`` is the folder, ``build/<scale>`` where it is empty. ``study`` is a file, or the name
+    of one in ``params/``; the paper's unless given. Damaged records count as missing and are named
+    in ``faults``.
+    """
+    overrides = split_overrides(overrides)
+    loaded = load_study(study)
+    checked = load_scale(scale, overrides, loaded)
+    conditions = expand(loaded, checked)
+    paper = expand_paper(loaded, checked)
+    store = RecordStore(Path(build) if str(build) else paths.BUILD / Path(scale).stem)
+    records, faults = store.read_runs(c.run_id for c in [*conditions, *paper])
+    data = network = None
+    try:
+        data = store.read_data(checked.data.name)
+    except RecordError as error:
+        faults.append(str(error))
+    try:
+        network = store.read_network()
+    except RecordError as error:
+        faults.append(str(error))
+    return Results(
+        loaded,
+        Path(scale).stem,
+        checked,
+        overrides,
+        store,
+        conditions,
+        {name: record for name, record in records.items() if not record.result.diverged},
+        data,
+        faults,
+        network,
+        {name: record for name, record in records.items() if record.result.diverged},
+        tuple(paper),
+    )
+
+
+def summarize(conditions: Iterable[Condition], records: dict[str, RunRecord]) -> "pd.DataFrame":
+    """One row for each condition, with its settings and, where its run is recorded, the outcome.
+
+    Accuracies are top-1 to 3 in % at the reported epoch; missing outcomes are NA, and so are
+    those of a diverged run.
+    """
+    import pandas as pd
+
+    rows = []
+    for condition in conditions:
+        row: dict[str, Any] = {"stage": condition.stage, "run": condition.run}
+        row |= condition.settings
+        row |= {"seed": condition.config.seed, "run_id": condition.run_id, "name": condition.name}
+        record = records.get(condition.run_id)
+        row["done"] = record is not None
+        row["diverged"] = record is not None and record.result.diverged
+        if record and not record.result.diverged:
+            row |= {
+                "epochs_trained": record.result.history.epochs,
+                "best_epoch": record.reported_epoch,
+                "time_s": record.seconds,
+            }
+            for split in SPLITS:
+                for k in (1, 2, 3):
+                    row[f"{split}_top{k}"] = record.accuracy(split, k)
+            row["train_test_difference"] = row["train_top1"] - row["test_top1"]
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    outcomes = ["epochs_trained", "best_epoch", "time_s", "train_test_difference"]
+    outcomes += [f"{split}_top{k}" for split in SPLITS for k in (1, 2, 3)]
+    return frame.reindex(columns=[*frame.columns.drop(outcomes, errors="ignore"), *outcomes])

@@ -1,0 +1,251 @@
+"""The records of a build folder: written whole or not at all, and read back checked.
+
+A digest over the content tells an edited or damaged file, which is never read: a sweep sets it
+aside and trains the run again.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import tempfile
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from cifarlib.checking import Strict, list_folder, parse_json, read_bytes
+from cifarlib.config import DATASETS, ENGINE, run_id
+from cifarlib.errors import RecordError
+from cifarlib.runs.locks import lock
+from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, RunRecord
+
+AnyRecord = typing.TypeVar("AnyRecord", bound=Strict)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put a file in place whole or not at all, and durably.
+
+    Raises ``RecordError`` where the disk is full or the folder cannot be written.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        temporary = None
+        _sync_folder(path.parent)
+    except IsADirectoryError as error:
+        raise RecordError(
+            f"a folder stands where the file {path} belongs; move it away and run the same command "
+            "again: nothing that was finished is lost"
+        ) from error
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be written ({error.strerror}); make room there or name another place "
+            "with --out, and run the same command again: nothing that was finished is lost"
+        ) from error
+    finally:
+        if temporary:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of a file; for whoever alone may write it."""
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(OSError):  # in a folder that cannot be written they do no harm
+            leftover.unlink()
+
+
+def _unused(path: Path) -> Path:
+    """A path, or the first numbered one like it, at which nothing stands."""
+    numbered = (path.with_stem(f"{path.stem}.{number}") for number in itertools.count(2))
+    return next(p for p in itertools.chain([path], numbered) if not p.exists())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def encode(record: Strict) -> bytes:
+    """A record as JSON, one key a line, with its digest."""
+    content = record.model_dump(mode="json")
+    content["digest"] = _digest(content)
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def decode(model: type[AnyRecord], raw: bytes, name: str) -> AnyRecord:
+    """A record from its JSON, checked; raises ``RecordError`` with the reason."""
+    try:
+        content = parse_json(raw)
+        digest = content.pop("digest")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise RecordError(f"{name} is truncated or is no record") from error
+    if content.get("format") != FORMAT:
+        raise RecordError(
+            f"{name} has format {content.get('format')!r}, this program reads {FORMAT}"
+        )
+    if digest != _digest(content):
+        raise RecordError(f"{name} was edited or damaged: its content does not match its digest")
+    try:
+        record = model.model_validate_json(json.dumps(content))
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "the whole"
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise RecordError(f"{name} is no valid record: {reason} ({place})") from error
+    return record
+
+
+class RecordStore:
+    """The records of one build folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.runs = folder / "runs"
+        self.state = folder / "state"
+
+    def run_path(self, run_id: str) -> Path:
+        """Where a run's record stands."""
+        return self.runs / f"{run_id}.json"
+
+    def data_path(self, dataset: str) -> Path:
+        """Where a data set's record stands."""
+        return self.runs / f"data-{DATASETS[dataset].fingerprint}.json"
+
+    def weights_path(self, run_id: str) -> Path:
+        """Where a run's weights stand, if they were kept."""
+        return self.state / "weights" / f"{run_id}.pt"
+
+    @property
+    def network_path(self) -> Path:
+        """Where the residual network's record stands."""
+        return self.runs / "network-residual.json"
+
+    def write(self, record: RunRecord | DataRecord | NetworkRecord) -> Path:
+        """Put a record in place; raises ``RecordError`` where that is impossible."""
+        if isinstance(record, RunRecord):
+            path = self.run_path(record.run_id)
+        elif isinstance(record, NetworkRecord):
+            path = self.network_path
+        else:
+            path = self.data_path(record.dataset)
+        write_atomically(path, encode(record))
+        return path
+
+    def read_run(self, run_id_: str) -> RunRecord | None:
+        """A run's record, None where there is none; ``RecordError`` where it is damaged."""
+        path = self.run_path(run_id_)
+        record = self.read(RunRecord, path)
+        if record is None:
+            return None
+        if record.run_id != run_id_:
+            raise RecordError(f"{path} holds the record of another run, {record.run_id}")
+        if run_id(record.config, record.engine, record.data_fingerprint) != run_id_:
+            raise RecordError(f"{path}: the run id does not follow from the configuration")
+        return record
+
+    def read_data(self, dataset: str) -> DataRecord | None:
+        """A data set's record, None where there is none; ``RecordError`` where it is damaged."""
+        path = self.data_path(dataset)
+        record = self.read(DataRecord, path)
+        if record and (record.dataset, record.data_fingerprint) != (
+            dataset,
+            DATASETS[dataset].fingerprint,
+        ):
+            raise RecordError(f"{path} holds the record of another data set, {record.dataset}")
+        return record
+
+    def read_network(self) -> NetworkRecord | None:
+        """The residual network's record, None where there is none of this engine.
+
+        Raises ``RecordError`` where it is damaged.
+        """
+        record = self.read(NetworkRecord, self.network_path)
+        return record if record and record.engine == ENGINE else None
+
+    def read(self, model: type[AnyRecord], path: Path) -> AnyRecord | None:
+        """A record of any kind, None where there is none; ``RecordError`` where it is damaged."""
+        try:
+            raw = read_bytes(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RecordError(f"{path} cannot be read ({error.strerror})") from error
+        return decode(model, raw, str(path))
+
+    def read_runs(self, run_ids: Iterable[str]) -> tuple[dict[str, RunRecord], list[str]]:
+        """The good records among the ids, and a sentence about each damaged one."""
+        good, faults = {}, []
+        for name in dict.fromkeys(run_ids):
+            try:
+                if record := self.read_run(name):
+                    good[name] = record
+            except RecordError as error:
+                faults.append(str(error))
+        return good, faults
+
+    def clear_state(self, run_id: str) -> None:
+        """Remove a recorded run's checkpoint, last error and lock, which say nothing any more."""
+        with contextlib.suppress(OSError, RecordError):
+            (self.state / f"{run_id}.pt").unlink(missing_ok=True)
+            (self.state / f"{run_id}.error.txt").unlink(missing_ok=True)
+            if (path := self.state / f"{run_id}.lock").exists():
+                with lock(path):  # which removes it, unless somebody holds it
+                    pass
+
+    def set_aside(self, path: Path, reason: str) -> Path:
+        """Move a damaged file out of the way, beside a note of the reason; where it is now.
+
+        What was set aside before under the same name stays. Raises ``RecordError`` where the
+        folder cannot be written.
+        """
+        folder = self.folder / "damaged"
+        aside = _unused(folder / path.name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.replace(aside)
+        except FileNotFoundError:  # another sweep was faster, and wrote down why
+            return folder / path.name
+        except OSError as error:
+            raise RecordError(
+                f"{path} is damaged ({reason}) and cannot be moved to {folder} ({error.strerror}); "
+                "make that folder writable, or remove the file"
+            ) from error
+        write_atomically(aside.with_name(f"{aside.name}.reason.txt"), f"{reason}\n".encode())
+        return aside
+
+    def run_ids(self) -> list[str]:
+        """The ids of all records in the folder, damaged ones included."""
+        others = ("data-", "network-", "shift-")
+        files = self.files(self.runs, ".json")
+        return [path.stem for path in files if not path.stem.startswith(others)]
+
+    def files(self, folder: Path, ending: str) -> list[Path]:
+        """A folder's files with an ending, hidden ones left out; ``RecordError`` where it cannot
+        be read."""
+        try:
+            return list_folder(folder, ending)
+        except OSError as error:
+            raise RecordError(
+                f"{folder} cannot be read ({error.strerror}); give yourself permission to read it"
+            ) from error

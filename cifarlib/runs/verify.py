@@ -1,0 +1,373 @@
+"""Verification: stored runs trained once more, and held against their records.
+
+On the machine a record comes from, with the same versions and threads, a run on the processor gives
+the same bits, in 32 bits and in bfloat16 alike: everything random derives from the seed, and the
+order of every sum from the number of threads. There a record must come out identical. Elsewhere
+(another processor, other versions, any GPU) sums are ordered otherwise, training carries the last
+bit on, and the two are two runs of one configuration. They must agree within noise: the difference
+of their test accuracies must stay below what ``LEVEL`` of such differences stay below,
+
+- by the spread between seeds, t · s · √2 with Student's t. Where a configuration has few seeds in
+  the store, some more are trained here, and all configurations of that network, data and length
+  are pooled;
+- where seeds do not differ or were not wanted, by the binomial standard error of the test set,
+  z · SE · √2: at little training a seed is worth more than this, at the paper's budget less.
+"""
+
+import itertools
+import random
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from cifarlib.config import RunConfig, run_id
+from cifarlib.errors import ConfigError, RunError
+from cifarlib.runs.results import Results
+from cifarlib.runs.schema import History, Provenance, RunRecord
+from cifarlib.runs.store import RecordStore, write_atomically
+from cifarlib.runs.sweep import sweep
+from cifarlib.study import Condition
+
+LEVEL = 0.99  # of differences by chance that count as noise
+ENOUGH_SEEDS = 5  # of a configuration, from which it need not be pooled with others
+LEAST_FREEDOM = 2  # degrees of it, from which a spread says more than the test set's size
+MORE_SEEDS = 2  # trained to measure noise
+
+Verdict = Literal["identical", "within noise", "differs", "not trained"]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A stored run and what came of training it again."""
+
+    name: str
+    run_id: str
+    verdict: Verdict
+    stored: float | None  # test top-1 in % at the reported epoch
+    trained: float | None
+    limit: float | None  # of their difference, in points; None: identity was required
+    same_predictions: float | None  # % of the test images
+    reason: str
+
+    @property
+    def difference(self) -> float | None:
+        """What was trained less what was stored, in percentage points."""
+        if self.stored is None or self.trained is None:
+            return None
+        return self.trained - self.stored
+
+
+# ---------------------------------------------------------------------------------------------
+# Training again
+# ---------------------------------------------------------------------------------------------
+
+
+def sample(results: Results, number: int, seed: int) -> list[Condition]:
+    """Some of the recorded runs by chance, each under the first of its names, in study order.
+
+    Raises ``ConfigError`` where no run is recorded.
+    """
+    recorded: dict[str, Condition] = {}
+    for condition in results.conditions:
+        if condition.run_id in results.every_record:
+            recorded.setdefault(condition.run_id, condition)
+    if not recorded:
+        raise ConfigError(
+            f"{results.store.runs} holds no record of this study to verify; make some with "
+            "cifarlib sweep"
+        )
+    chosen = random.Random(seed).sample(sorted(recorded), min(number, len(recorded)))
+    return [condition for run_id, condition in recorded.items() if run_id in chosen]
+
+
+def verify(
+    results: Results,
+    conditions: Sequence[Condition],
+    *,
+    device: str = "auto",
+    workers: int | None = None,
+    seeds: int = MORE_SEEDS,
+    keep_weights: bool = False,
+) -> list[Checked]:
+    """Train recorded conditions again, in a folder that is removed, and compare the results.
+
+    Each is trained with as many threads as its record tells of; what differs and may differ, with
+    ``seeds`` other seeds as well, to measure noise. With ``keep_weights`` the weights of those that
+    come out identical, which are the recorded runs' own, are kept beside the records. Raises
+    ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
+    trained here.
+    """
+    for condition in conditions:
+        if condition.run_id not in results.every_record:
+            raise ConfigError(
+                f"{condition.name} is not recorded in {results.store.runs}; name one that is"
+            )
+    unique = list({condition.run_id: condition for condition in conditions}.values())
+    with tempfile.TemporaryDirectory(prefix="cifarlib-verify-") as folder:
+        store = RecordStore(Path(folder))
+        trained, reasons = _train(results, unique, store, device, workers, keep_weights)
+        doubtful = [
+            c
+            for c in unique
+            if c.run_id in trained
+            and _may_differ(results.every_record[c.run_id], trained[c.run_id])
+        ]
+        others = _add_seeds(results, doubtful, seeds)
+        measured = _train(results, others, store, device, workers)[0] if others else {}
+        alike = [*results.every_record.values(), *measured.values()]
+        checked = [
+            compare(c, results, trained[c.run_id], alike)
+            if c.run_id in trained
+            else _not_trained(c, results, reasons)
+            for c in unique
+        ]
+        if keep_weights:
+            _keep_weights(checked, store, results.store)
+    if not trained:
+        raise RunError(f"no run could be trained again: {checked[0].name}: {checked[0].reason}")
+    return checked
+
+
+def _keep_weights(checked: Iterable[Checked], source: RecordStore, target: RecordStore) -> None:
+    for one in checked:
+        if one.verdict == "identical":
+            content = source.weights_path(one.run_id).read_bytes()
+            write_atomically(target.weights_path(one.run_id), content)
+
+
+def _train(
+    results: Results,
+    conditions: Sequence[Condition],
+    store: RecordStore,
+    device: str,
+    workers: int | None,
+    keep_weights: bool = False,
+) -> tuple[dict[str, RunRecord], dict[str, str]]:
+    """The new records by run id, and what kept the others from being made by a job's name."""
+    for known in (results.data, results.network):
+        if known is not None:
+            store.write(known)  # to describe them again takes longer than many a run
+    threads_of = {
+        _without_seed(record.config): record.provenance.threads
+        for record in results.every_record.values()
+    }
+    by_threads: dict[int, list[Condition]] = {}
+    for condition in conditions:
+        known = results.every_record.get(condition.run_id)
+        threads = known.provenance.threads if known else threads_of[_without_seed(condition.config)]
+        by_threads.setdefault(threads, []).append(condition)
+    reasons: dict[str, str] = {}
+    for threads, members in by_threads.items():
+        outcome = sweep(
+            members,
+            store,
+            device=device,
+            workers=workers,
+            threads=threads,
+            checkpoint_every=0,
+            keep_weights=keep_weights,
+        )
+        reasons |= outcome.unavailable | outcome.failed
+    trained, _ = store.read_runs(c.run_id for c in conditions)
+    return trained, reasons
+
+
+def _add_seeds(results: Results, conditions: Sequence[Condition], number: int) -> list[Condition]:
+    """The same conditions with other seeds, of each configuration that has too few in the store."""
+    added = []
+    for condition in conditions:
+        stored = _seeds(condition.config, results.every_record.values())
+        fresh = itertools.filterfalse(stored.__contains__, itertools.count(condition.config.seed))
+        if len(stored) < ENOUGH_SEEDS:
+            for seed in itertools.islice(fresh, number):
+                config = condition.config.model_copy(update={"seed": seed})
+                added.append(replace(condition, config=config, run_id=run_id(config)))
+    return list({condition.run_id: condition for condition in added}.values())
+
+
+def _seeds(config: RunConfig, records: Iterable[RunRecord]) -> set[int]:
+    return {r.config.seed for r in records if _without_seed(r.config) == _without_seed(config)}
+
+
+def _without_seed(config: RunConfig) -> str:
+    return config.model_copy(update={"seed": 0}).model_dump_json()
+
+
+def _not_trained(condition: Condition, results: Results, reasons: dict[str, str]) -> Checked:
+    names = (condition.name, f"{condition.name} (seed {condition.config.seed})")
+    reason = next((reasons[name] for name in names if name in reasons), "it did not end")
+    stored = results.every_record[condition.run_id].accuracy("test")
+    return Checked(
+        condition.name, condition.run_id, "not trained", stored, None, None, None, reason
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Comparing
+# ---------------------------------------------------------------------------------------------
+
+
+def compare(
+    condition: Condition, results: Results, trained: RunRecord, alike: Iterable[RunRecord]
+) -> Checked:
+    """A stored record beside a new one of the same run; ``alike`` is searched for seeds."""
+    stored = results.every_record[condition.run_id]
+    before, now = (record.accuracy("test") for record in (stored, trained))
+    same = stored.result.predictions.classes == trained.result.predictions.classes
+    apart = differing_origins(stored.provenance, trained.provenance)
+    limit, basis = None, ""
+    if _same(stored, trained):
+        verdict: Verdict = "identical"
+        reason = f"every bit, though {', '.join(apart)}" if apart else "every bit, as it must be"
+    elif not apart:
+        verdict = "differs"
+        reason = f"same machine, versions and threads, yet {first_difference(stored, trained)}"
+    else:
+        limit, basis = noise_limit(stored, alike)
+        ended_alike = before is not None and now is not None and abs(now - before) <= limit
+        verdict = "within noise" if ended_alike else "differs"
+        reason = f"{', '.join(apart)}; limit from {basis}"
+    return Checked(
+        name=condition.name,
+        run_id=condition.run_id,
+        verdict=verdict,
+        stored=before,
+        trained=now,
+        limit=limit,
+        same_predictions=100 * float(same.mean()),
+        reason=reason,
+    )
+
+
+def _same(stored: RunRecord, trained: RunRecord) -> bool:
+    return stored.result.model_dump() == trained.result.model_dump()
+
+
+def _may_differ(stored: RunRecord, trained: RunRecord) -> bool:
+    """Whether only noise can judge these two."""
+    apart = differing_origins(stored.provenance, trained.provenance)
+    return bool(apart) and not _same(stored, trained)
+
+
+def differing_origins(stored: Provenance, trained: Provenance) -> list[str]:
+    """Why two runs of one configuration need not agree to the bit; nothing where they must."""
+    apart = []
+    if {stored.device_class, trained.device_class} != {"cpu"}:
+        apart.append("a GPU orders its sums anew each time")
+    if stored.device != trained.device:
+        apart.append(f"trained on {trained.device} instead of {stored.device}")
+    if stored.threads != trained.threads:
+        apart.append(f"{trained.threads} instead of {stored.threads} threads")
+    names = dict.fromkeys([*stored.versions, *trained.versions])
+    for name in (name for name in names if name != "scikit-learn"):  # which only splits the images
+        old, new = (origin.versions.get(name, "none") for origin in (stored, trained))
+        if old != new and not (name == "python" and _same_minor(old, new)):
+            apart.append(f"{name} {new} instead of {old}")
+    return apart
+
+
+def _same_minor(first: str, second: str) -> bool:
+    return first.split(".")[:2] == second.split(".")[:2]
+
+
+def first_difference(stored: RunRecord, trained: RunRecord) -> str:
+    """The first epoch at which two histories part, and in what."""
+    old, new = stored.result.history, trained.result.history
+    for epoch in range(min(old.epochs, new.epochs) + 1):
+        for title, course in _COURSES.items():
+            before, now = course(old)[epoch], course(new)[epoch]
+            if before != now:
+                return f"the {title} of epoch {epoch} is {now}, stored {before}"
+    return "the predictions or the number of epochs differ"
+
+
+_COURSES: dict[str, Callable[[History], Sequence[float | None]]] = {
+    "learning rate": lambda history: history.learning_rate,
+    "training loss": lambda history: history.training_loss,
+    "validation loss": lambda history: history.validation.loss,
+    "test loss": lambda history: history.test.loss,
+    "count of right validation images": lambda history: history.validation.top1,
+    "count of right test images": lambda history: history.test.top1,
+}
+
+
+def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float, str]:
+    """The largest difference of two test accuracies in points that noise explains, and its basis.
+
+    ``records`` are searched for several seeds of the record's configuration, and of others of the
+    same network, data and number of epochs.
+    """
+    from scipy import stats
+
+    groups: dict[str, list[float]] = {}
+    for other in records:
+        accuracy = other.accuracy("test")
+        if accuracy is not None and _budget(other.config) == _budget(record.config):
+            groups.setdefault(_without_seed(other.config), []).append(accuracy)
+    own = groups.get(_without_seed(record.config), [])
+    chosen = [own] if len(own) >= ENOUGH_SEEDS else [g for g in groups.values() if len(g) > 1]
+    freedom = sum(len(group) - 1 for group in chosen)
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in chosen)
+    if freedom >= LEAST_FREEDOM and squares > 0:
+        factor = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
+        basis = f"the spread of {sum(map(len, chosen))} seeds"
+        if len(chosen) > 1:
+            basis += f" of {len(chosen)} configurations"
+        return factor * (2 * squares / freedom) ** 0.5, basis
+    images = record.result.history.test.images
+    # An accuracy of 0 or 100 % would have no error at all; Agresti and Coull's count has one.
+    right = record.result.history.test.top1[record.reported_epoch] + 2
+    share = right / (images + 4)
+    factor = float(stats.norm.ppf((1 + LEVEL) / 2))
+    error = 100 * (share * (1 - share) / (images + 4)) ** 0.5
+    return factor * error * 2**0.5, f"the binomial error of {images:,} test images"
+
+
+def _budget(config: RunConfig) -> tuple[object, ...]:
+    return config.model.name, config.epochs, config.data, config.protocol
+
+
+# ---------------------------------------------------------------------------------------------
+# Telling
+# ---------------------------------------------------------------------------------------------
+
+
+def tell(checked: Sequence[Checked]) -> list[str]:
+    """A table of verdicts in lines of text, and their count."""
+    head = ["run", "id", "verdict", "stored", "now", "difference", "limit", "same", "why"]
+    rows = [
+        [
+            one.name,
+            one.run_id[:8],
+            one.verdict,
+            _number(one.stored, "%"),
+            _number(one.trained, "%"),
+            _number(one.difference, "", sign="+"),
+            _number(one.limit, ""),
+            _number(one.same_predictions, "%", decimals=1),
+            one.reason,
+        ]
+        for one in checked
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
+            for cell, width, title in zip(row, widths, head, strict=True)
+        )
+        for row in [head, *rows]
+    ]
+    counts = [(name, sum(one.verdict == name for one in checked)) for name in _VERDICTS]
+    told = ", ".join(f"{number} {name}" for name, number in counts if number)
+    return [*map(str.rstrip, lines), f"{len(checked)} runs trained again: {told}"]
+
+
+_VERDICTS: tuple[Verdict, ...] = ("identical", "within noise", "differs", "not trained")
+_NUMBERS = ("stored", "now", "difference", "limit", "same")
+
+
+def _number(value: float | None, unit: str, sign: str = "", decimals: int = 2) -> str:
+    return "–" if value is None else f"{value:{sign}.{decimals}f}{' ' * bool(unit)}{unit}"
