@@ -7,15 +7,12 @@ stand-in set is generated into ``data/`` when it is first asked for.
 
 import contextlib
 import hashlib
-import http.client
 import json
 import math
 import os
 import pickle
 import tarfile
 import tempfile
-import urllib.error
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -231,56 +228,33 @@ def download(
 
 def _fetch(url: str, archive: Path, md5: str, progress: bool | None) -> None:
     """Write what a URL gives into a file; raises ``DataError`` unless it is whole and right."""
+    import pooch
+    from requests.exceptions import HTTPError, RequestException
     from tqdm import tqdm
 
-    digest = hashlib.md5(usedforsecurity=False)
-    with contextlib.ExitStack() as stack:
-        with _fetching(url):
-            response = stack.enter_context(urllib.request.urlopen(url, timeout=TIMEOUT))
-        length = response.headers.get("Content-Length", "")
-        expected = int(length) if length.isdecimal() else None
-        bar = stack.enter_context(
-            tqdm(
-                total=expected,
-                unit="B",
-                unit_scale=True,
-                desc=url.rpartition("/")[2],
-                disable=None if progress is None else not progress,
-            )
-        )
-        file = stack.enter_context(archive.open("wb"))
-        received = 0
-        while True:
-            with _fetching(url):
-                block = response.read(BLOCK)
-            if not block:
-                break
-            file.write(block)
-            digest.update(block)
-            received += len(block)
-            bar.update(len(block))
-    if expected is not None and received != expected:
-        raise DataError(
-            f"the download of {url} broke off after {received} of {expected} bytes; try again"
-        )
-    if digest.hexdigest() != md5:
-        raise DataError(
-            f"the download of {url} is damaged: its MD5 is {digest.hexdigest()} instead of {md5}; "
-            "try again"
-        )
-
-
-@contextlib.contextmanager
-def _fetching(url: str) -> Iterator[None]:
+    hidden = None if progress is None else not progress
+    name = url.rpartition("/")[2]
+    bar = tqdm(total=1, unit="B", unit_scale=True, desc=name, disable=hidden)  # pooch sets total
+    downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=BLOCK, timeout=TIMEOUT)
+    pooch.get_logger().setLevel("WARNING")
     try:
-        yield
-    except urllib.error.HTTPError as error:
-        raise DataError(f"{url} cannot be fetched: HTTP {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
+        pooch.retrieve(url, f"md5:{md5}", archive.name, archive.parent, downloader=downloader)
+    except HTTPError as error:
+        answer = error.response
         raise DataError(
-            f"{url} cannot be fetched: {reason}; check the network, or put the files of the "
-            "data set into place by hand"
+            f"{url} cannot be fetched: HTTP {answer.status_code} {answer.reason}"
+        ) from error
+    except RequestException as error:
+        cause: BaseException = error
+        while cause.__context__:
+            cause = cause.__context__
+        raise DataError(
+            f"{url} cannot be fetched: {getattr(cause, 'strerror', None) or cause}; check the "
+            "network, or put the files of the data set into place by hand"
+        ) from error
+    except ValueError as error:  # pooch's word for a hash that differs
+        raise DataError(
+            f"the download of {url} is damaged: its MD5 is not {md5}; try again"
         ) from error
 
 

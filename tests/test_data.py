@@ -3,6 +3,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import resource
 import socket
 import tarfile
 import threading
@@ -262,7 +263,7 @@ def test_a_download_mends_the_copy_that_is_used(tiny, server, tmp_path, monkeypa
 
 def test_a_download_that_breaks_off_leaves_nothing(tiny, server):
     body = tiny.read_bytes()
-    with pytest.raises(DataError, match=f"broke off after 1000 of {len(body)} bytes"):
+    with pytest.raises(DataError, match=r"1000 bytes read, \d+ more expected"):
         fetch(server, body[:1000], length=len(body))
     assert_nothing_is_left()
 
@@ -270,8 +271,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tiny, server):
 def test_a_corrupt_download_leaves_nothing(tiny, server):
     body = tiny.read_bytes()
     good = hashlib.md5(body).hexdigest()
-    bad = hashlib.md5(body[:-1] + b"x").hexdigest()
-    with pytest.raises(DataError, match=f"its MD5 is {bad} instead of {good}"):
+    with pytest.raises(DataError, match=f"is damaged: its MD5 is not {good}"):
         fetch(server, body[:-1] + b"x", md5=good)
     assert_nothing_is_left()
 
@@ -303,7 +303,7 @@ def test_a_missing_page_and_a_missing_network_are_told_apart(tiny, server):
         data.download(url=f"{server['url']}/missing", progress=False)
     with pytest.raises(DataError, match="Connection refused; check the network"):
         data.download(url="http://127.0.0.1:9/x", progress=False)
-    with pytest.raises(DataError, match="unknown url type"):
+    with pytest.raises(DataError, match="No scheme supplied"):
         data.download(url="nothing", progress=False)
     assert_nothing_is_left()
 
@@ -324,16 +324,14 @@ def test_a_destination_that_cannot_be_written_is_named(tiny, server, tmp_path):
         fetch(server, tiny.read_bytes(), root=tmp_path / "file")
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(tiny, server, monkeypatch):
-    open_ = Path.open
-
-    def full(self, mode="r", *args, **kwargs):
-        where = Path("/dev/full") if "partial" in self.name else self
-        return open_(where, mode, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(DataError, match="cannot be written: No space left on device; make room"):
-        fetch(server, tiny.read_bytes())
+def test_a_full_disk_is_named_and_leaves_nothing(tiny, server):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(DataError, match="cannot be written: File too large; make room"):
+            fetch(server, tiny.read_bytes())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert_nothing_is_left()
 
 
