@@ -283,7 +283,6 @@ def _verify(options: argparse.Namespace) -> int:
         chosen,
         device=options.device,
         workers=options.workers,
-        seeds=verify.MORE_SEEDS if options.noise_seeds is None else options.noise_seeds,
         keep_weights=options.keep_weights,
     )
     for line in verify.tell(checked):
@@ -629,12 +628,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=_count, default=0, help="of the chance (0)")
     command.add_argument(
         "--run", action="append", default=[], help="this one, by name or id (may be repeated)"
-    )
-    command.add_argument(
-        "--noise-seeds",
-        type=_count,
-        metavar="N",
-        help="trained to measure noise where bits may differ (2)",
     )
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     command.add_argument("--workers", type=_some, help="processes (one a core)")

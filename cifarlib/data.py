@@ -241,6 +241,7 @@ def _fetch(url: str, archive: Path, md5: str, progress: bool | None) -> None:
         pooch.retrieve(url, f"md5:{md5}", archive.name, archive.parent, downloader=downloader)
     except HTTPError as error:
         answer = error.response
+        assert answer is not None
         raise DataError(
             f"{url} cannot be fetched: HTTP {answer.status_code} {answer.reason}"
         ) from error

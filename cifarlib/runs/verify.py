@@ -7,23 +7,21 @@ order of every sum from the number of threads. There a record must come out iden
 bit on, and the two are two runs of one configuration. They must agree within noise: the difference
 of their test accuracies must stay below what ``LEVEL`` of such differences stay below,
 
-- by the spread between seeds, t · s · √2 with Student's t. Where a configuration has few seeds in
-  the store, some more are trained here, and all configurations of that network, data and length
-  are pooled;
-- where seeds do not differ or were not wanted, by the binomial standard error of the test set,
-  z · SE · √2: at little training a seed is worth more than this, at the paper's budget less.
+- by the spread between recorded seeds, t · s · √2 with Student's t. Where a configuration has few,
+  all configurations of that network, data and length are pooled;
+- where there are none, by the binomial standard error of the test set, z · SE · √2: at little
+  training a seed is worth more than this, at the paper's budget less.
 """
 
-import itertools
 import random
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from cifarlib.config import RunConfig, run_id
+from cifarlib.config import RunConfig
 from cifarlib.errors import ConfigError, RunError
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import History, Provenance, RunRecord
@@ -34,7 +32,6 @@ from cifarlib.study import Condition
 LEVEL = 0.99  # of differences by chance that count as noise
 ENOUGH_SEEDS = 5  # of a configuration, from which it need not be pooled with others
 LEAST_FREEDOM = 2  # degrees of it, from which a spread says more than the test set's size
-MORE_SEEDS = 2  # trained to measure noise
 
 Verdict = Literal["identical", "within noise", "differs", "not trained"]
 
@@ -89,15 +86,13 @@ def verify(
     *,
     device: str = "auto",
     workers: int | None = None,
-    seeds: int = MORE_SEEDS,
     keep_weights: bool = False,
 ) -> list[Checked]:
     """Train recorded conditions again, in a folder that is removed, and compare the results.
 
-    Each is trained with as many threads as its record tells of; what differs and may differ, with
-    ``seeds`` other seeds as well, to measure noise. With ``keep_weights`` the weights of those that
-    come out identical, which are the recorded runs' own, are kept beside the records. Raises
-    ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
+    Each is trained with as many threads as its record tells of. With ``keep_weights`` the weights
+    of those that come out identical, which are the recorded runs' own, are kept beside the records.
+    Raises ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
     trained here.
     """
     for condition in conditions:
@@ -109,17 +104,8 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="cifarlib-verify-") as folder:
         store = RecordStore(Path(folder))
         trained, reasons = _train(results, unique, store, device, workers, keep_weights)
-        doubtful = [
-            c
-            for c in unique
-            if c.run_id in trained
-            and _may_differ(results.every_record[c.run_id], trained[c.run_id])
-        ]
-        others = _add_seeds(results, doubtful, seeds)
-        measured = _train(results, others, store, device, workers)[0] if others else {}
-        alike = [*results.every_record.values(), *measured.values()]
         checked = [
-            compare(c, results, trained[c.run_id], alike)
+            compare(c, results, trained[c.run_id])
             if c.run_id in trained
             else _not_trained(c, results, reasons)
             for c in unique
@@ -150,14 +136,9 @@ def _train(
     for known in (results.data, results.network):
         if known is not None:
             store.write(known)  # to describe them again takes longer than many a run
-    threads_of = {
-        _without_seed(record.config): record.provenance.threads
-        for record in results.every_record.values()
-    }
     by_threads: dict[int, list[Condition]] = {}
     for condition in conditions:
-        known = results.every_record.get(condition.run_id)
-        threads = known.provenance.threads if known else threads_of[_without_seed(condition.config)]
+        threads = results.every_record[condition.run_id].provenance.threads
         by_threads.setdefault(threads, []).append(condition)
     reasons: dict[str, str] = {}
     for threads, members in by_threads.items():
@@ -173,23 +154,6 @@ def _train(
         reasons |= outcome.unavailable | outcome.failed
     trained, _ = store.read_runs(c.run_id for c in conditions)
     return trained, reasons
-
-
-def _add_seeds(results: Results, conditions: Sequence[Condition], number: int) -> list[Condition]:
-    """The same conditions with other seeds, of each configuration that has too few in the store."""
-    added = []
-    for condition in conditions:
-        stored = _seeds(condition.config, results.every_record.values())
-        fresh = itertools.filterfalse(stored.__contains__, itertools.count(condition.config.seed))
-        if len(stored) < ENOUGH_SEEDS:
-            for seed in itertools.islice(fresh, number):
-                config = condition.config.model_copy(update={"seed": seed})
-                added.append(replace(condition, config=config, run_id=run_id(config)))
-    return list({condition.run_id: condition for condition in added}.values())
-
-
-def _seeds(config: RunConfig, records: Iterable[RunRecord]) -> set[int]:
-    return {r.config.seed for r in records if _without_seed(r.config) == _without_seed(config)}
 
 
 def _without_seed(config: RunConfig) -> str:
@@ -210,23 +174,21 @@ def _not_trained(condition: Condition, results: Results, reasons: dict[str, str]
 # ---------------------------------------------------------------------------------------------
 
 
-def compare(
-    condition: Condition, results: Results, trained: RunRecord, alike: Iterable[RunRecord]
-) -> Checked:
-    """A stored record beside a new one of the same run; ``alike`` is searched for seeds."""
+def compare(condition: Condition, results: Results, trained: RunRecord) -> Checked:
+    """A stored record beside a new one of the same run."""
     stored = results.every_record[condition.run_id]
     before, now = (record.accuracy("test") for record in (stored, trained))
     same = stored.result.predictions.classes == trained.result.predictions.classes
     apart = differing_origins(stored.provenance, trained.provenance)
     limit, basis = None, ""
-    if _same(stored, trained):
+    if stored.result.model_dump() == trained.result.model_dump():
         verdict: Verdict = "identical"
         reason = f"every bit, though {', '.join(apart)}" if apart else "every bit, as it must be"
     elif not apart:
         verdict = "differs"
         reason = f"same machine, versions and threads, yet {first_difference(stored, trained)}"
     else:
-        limit, basis = noise_limit(stored, alike)
+        limit, basis = noise_limit(stored, results.every_record.values())
         ended_alike = before is not None and now is not None and abs(now - before) <= limit
         verdict = "within noise" if ended_alike else "differs"
         reason = f"{', '.join(apart)}; limit from {basis}"
@@ -240,16 +202,6 @@ def compare(
         same_predictions=100 * float(same.mean()),
         reason=reason,
     )
-
-
-def _same(stored: RunRecord, trained: RunRecord) -> bool:
-    return stored.result.model_dump() == trained.result.model_dump()
-
-
-def _may_differ(stored: RunRecord, trained: RunRecord) -> bool:
-    """Whether only noise can judge these two."""
-    apart = differing_origins(stored.provenance, trained.provenance)
-    return bool(apart) and not _same(stored, trained)
 
 
 def differing_origins(stored: Provenance, trained: Provenance) -> list[str]:
@@ -337,37 +289,26 @@ def _budget(config: RunConfig) -> tuple[object, ...]:
 
 def tell(checked: Sequence[Checked]) -> list[str]:
     """A table of verdicts in lines of text, and their count."""
-    head = ["run", "id", "verdict", "stored", "now", "difference", "limit", "same", "why"]
-    rows = [
-        [
-            one.name,
-            one.run_id[:8],
-            one.verdict,
-            _number(one.stored, "%"),
-            _number(one.trained, "%"),
-            _number(one.difference, "", sign="+"),
-            _number(one.limit, ""),
-            _number(one.same_predictions, "%", decimals=1),
-            one.reason,
-        ]
+    import pandas as pd
+
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else form.format(value)
+
+    table = pd.DataFrame(
+        {
+            "run": one.name,
+            "id": one.run_id[:8],
+            "verdict": one.verdict,
+            "stored": number(one.stored, "{:.2f} %"),
+            "now": number(one.trained, "{:.2f} %"),
+            "difference": number(one.difference, "{:+.2f}"),
+            "limit": number(one.limit, "{:.2f}"),
+            "same": number(one.same_predictions, "{:.1f} %"),
+            "why": one.reason,
+        }
         for one in checked
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if title in _NUMBERS else cell.ljust(width)
-            for cell, width, title in zip(row, widths, head, strict=True)
-        )
-        for row in [head, *rows]
-    ]
-    counts = [(name, sum(one.verdict == name for one in checked)) for name in _VERDICTS]
-    told = ", ".join(f"{number} {name}" for name, number in counts if number)
+    )
+    counts = table["verdict"].value_counts().reindex(get_args(Verdict)).dropna().astype(int)
+    told = ", ".join(f"{number} {name}" for name, number in counts.items())
+    lines = table.to_string(index=False, max_colwidth=None).splitlines()
     return [*map(str.rstrip, lines), f"{len(checked)} runs trained again: {told}"]
-
-
-_VERDICTS: tuple[Verdict, ...] = ("identical", "within noise", "differs", "not trained")
-_NUMBERS = ("stored", "now", "difference", "limit", "same")
-
-
-def _number(value: float | None, unit: str, sign: str = "", decimals: int = 2) -> str:
-    return "–" if value is None else f"{value:{sign}.{decimals}f}{' ' * bool(unit)}{unit}"
