@@ -1,16 +1,19 @@
 """CIFAR-10.1: its files found and checked, and the records of what runs make of it."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import SET_TINY, TINY, make_provenance, make_record, tiny_conditions, tiny_store
+from test_training import make_inputs
 
 from cifarlib import cli, paths
 from cifarlib.errors import DataError, RecordError
 from cifarlib.report import archive
-from cifarlib.runs import merge, shift
+from cifarlib.runs import merge, shift, worker
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import RunRecord, pack_classes
 from cifarlib.runs.shift import (
@@ -23,7 +26,8 @@ from cifarlib.runs.shift import (
     read_shifts,
     write_shift,
 )
-from cifarlib.runs.store import encode
+from cifarlib.runs.store import RecordStore, encode
+from cifarlib.runs.weights import build_network
 
 NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
 
@@ -54,8 +58,6 @@ def make_shift(record: RunRecord, right: float = 0.5, images: int = 200, **chang
         "classes": pack_classes(classes.tolist()),
         "confidence": shift.pack(random.integers(0, 256, images, dtype=np.uint8)),
         "right": shift.pack(np.packbits(classes == labels)),
-        "flip_averaged": None,
-        "differing": 0,
         "provenance": make_provenance(),
     }
     return ShiftRecord(**content | changed)
@@ -221,3 +223,140 @@ def test_a_folder_with_such_records_is_read_merged_and_packed(stored, tmp_path, 
     files = archive.collect(results, paths.PARAMS / "smoke.yaml")
     packed = [name for name in files if "/runs/shift-" in name]
     assert packed == [f"build/smoke/runs/shift-{run_id}.json" for run_id in results.records]
+
+
+# ---------------------------------------------------------------------------------------------
+# Kept weights, evaluated
+# ---------------------------------------------------------------------------------------------
+
+SET = (
+    "data={name: cifar10, train_size: 20, validation_size: 10, test_size: 60}",
+    "epochs.30=1",
+    "precision=fp32",
+)
+TRAINED = ("stage1-base/1", "stage1-base/2")
+IMAGES = 60  # of the made-up set
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return make_inputs(20, 10, 60)
+
+
+@pytest.fixture(scope="module")
+def trained(inputs, tmp_path_factory):
+    """Two runs of CIFAR-10's configuration, trained on made-up images; the first keeps weights."""
+    store = RecordStore(tmp_path_factory.mktemp("trained"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cifarlib.runs.inputs.load_inputs", lambda config, device: inputs)
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        for condition in (c for c in conditions() if c.name in TRAINED):
+            keep = condition.name == TRAINED[0]
+            arguments = (condition.config, store, "cpu", 1, 0, lambda message: None)
+            worker.train(*arguments, keep_weights=keep)
+        torch.set_num_threads(before)
+    return store
+
+
+def conditions():
+    return open_results("smoke", SET, "/nowhere").conditions
+
+
+@pytest.fixture
+def kept(trained, tmp_path, monkeypatch):
+    """A copy of that folder."""
+    shutil.copytree(trained.folder, tmp_path / "build")
+    monkeypatch.setattr(shift, "IMAGES", IMAGES)
+    return RecordStore(tmp_path / "build")
+
+
+@pytest.fixture
+def command(kept, tmp_path, capsys):
+    """Run the command over that folder: exit code, and the lines on both channels."""
+    write_set(tmp_path / "set", IMAGES)
+
+    def run(folder=tmp_path / "set", sets=SET) -> tuple[int, list[str], list[str]]:
+        words = [word for override in sets for word in ("--set", override)]
+        words += ["--out", str(kept.folder), "--folder", str(folder), "--device", "cpu"]
+        code = cli.main(["generalise", *words])
+        told = capsys.readouterr()
+        return code, told.out.splitlines(), told.err.splitlines()
+
+    return run
+
+
+def ids(kept) -> tuple[str, str]:
+    """The run with weights, and the one without."""
+    one, two = (next(c.run_id for c in conditions() if c.name == name) for name in TRAINED)
+    return one, two
+
+
+def test_a_runs_weights_are_evaluated_once(kept, command, tmp_path):
+    run_id, other = ids(kept)
+    code, out, err = command()
+    assert (code, err) == (0, [])
+    assert out[-1] == "1 runs evaluated on CIFAR-10.1, 0 were already, 1 have no kept weights"
+    found = shift.read_shift(kept, run_id)
+    assert f"{found.accuracy:.2f} % on CIFAR-10.1" in out[0]
+    assert found.images == IMAGES
+    assert found.provenance.threads == 1
+    assert shift.read_shift(kept, other) is None
+    # The same by hand: the constants of the run, and torch's own softmax.
+    network, _ = build_network(kept.read_run(run_id), kept.weights_path(run_id))
+    pixels = np.load(tmp_path / "set" / shift.IMAGE_FILE).transpose(0, 3, 1, 2) / 255
+    values = torch.from_numpy((pixels - 0.5) / 0.25).float()
+    with torch.no_grad():
+        shares, classes = network.eval()(values).softmax(dim=1).max(dim=1)
+    labels = np.arange(IMAGES) % 10
+    assert found.correct_images.tolist() == (classes.numpy() == labels).tolist()
+    assert found.confidences == pytest.approx(shares.numpy(), abs=0.0021)
+    before = shift.shift_path(kept, run_id).read_bytes()
+    code, out, _ = command()
+    assert (code, out[-1].split(",")[:2]) == (
+        0,
+        ["0 runs evaluated on CIFAR-10.1", " 1 were already"],
+    )
+    assert shift.shift_path(kept, run_id).read_bytes() == before
+    _, out, _ = command(write_set(tmp_path / "other", IMAGES, seed=1))
+    assert out[-1].startswith("1 runs evaluated")  # for these are other files
+
+
+def test_damaged_weights_and_records_are_set_aside(kept, command):
+    run_id, _ = ids(kept)
+    command()
+    made = shift.read_shift(kept, run_id)
+    path = shift.shift_path(kept, run_id)
+    path.write_bytes(path.read_bytes()[:100])
+    code, out, _ = command()
+    assert code == 0
+    assert any("set aside as" in line and path.name in line for line in out)
+    again = shift.read_shift(kept, run_id)
+    assert again.model_dump(exclude={"provenance"}) == made.model_dump(exclude={"provenance"})
+    path.unlink()
+    weights = kept.weights_path(run_id)
+    weights.write_bytes(weights.read_bytes()[:-1])
+    code, out, err = command()
+    assert code == 2
+    assert any("does not match its digest; set aside as" in line for line in out)
+    (sentence,) = err
+    assert "no recorded run in" in sentence
+    assert "--keep-weights" in sentence
+    assert not weights.exists()
+    assert (kept.folder / "damaged" / weights.name).exists()
+
+
+def test_runs_of_the_stand_in_set_are_refused(command):
+    code, _, err = command(sets=("data.train_size=20",))
+    assert (code, len(err)) == (2, 1)
+    assert "whose classes are not CIFAR-10.1's; add --set data.name=cifar10" in err[0]
+
+
+def test_a_sweep_says_which_recorded_runs_lack_weights(kept, capsys):
+    run_id, other = ids(kept)
+    chosen = [c for c in conditions() if c.run_id in (run_id, other)]
+    results = open_results("smoke", SET, kept.folder)
+    cli._tell_weights(results, chosen)
+    assert capsys.readouterr().err.startswith("1 runs were recorded without their weights; ")
+    cli._tell_weights(results, chosen[:1])
+    assert capsys.readouterr().err == ""

@@ -19,7 +19,12 @@ from cifarlib import paths
 from cifarlib.checking import Strict, named_folder, read_bytes
 from cifarlib.errors import DataError, RecordError
 from cifarlib.runs.results import Results
-from cifarlib.runs.schema import Confusion, Provenance, RunRecord, unpack_classes
+from cifarlib.runs.schema import (
+    Confusion,
+    Provenance,
+    RunRecord,
+    unpack_classes,
+)
 from cifarlib.runs.store import RecordStore, encode, write_atomically
 
 IMAGES = 2000
@@ -51,52 +56,42 @@ def read_images(folder: Path) -> NewImages:
     """The set in a folder; raises ``DataError`` where its files are missing or not what they
     should be. No code comes from them."""
     digest = hashlib.sha256()
-    images = _read_array(folder / IMAGE_FILE, digest)
-    labels = _read_array(folder / LABEL_FILE, digest)
-    _check(folder / IMAGE_FILE, images, (IMAGES, 32, 32, 3), images.dtype == np.uint8, "uint8")
-    whole = np.issubdtype(labels.dtype, np.integer)
-    _check(folder / LABEL_FILE, labels, (IMAGES,), whole, "whole numbers")
+    shapes = {IMAGE_FILE: (IMAGES, 32, 32, 3), LABEL_FILE: (IMAGES,)}
+    images, labels = (_read_array(folder / file, shape, digest) for file, shape in shapes.items())
     if labels.min() < 0 or labels.max() > 9:
-        raise DataError(
-            f"{folder / LABEL_FILE} has labels from {labels.min()} to {labels.max()} instead of "
-            f"classes 0 to 9; {_mend()}"
-        )
-    return NewImages(
-        np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
-        labels.astype(np.int64),
-        digest.hexdigest(),
-    )
+        told = f"has labels from {labels.min()} to {labels.max()} instead of classes 0 to 9"
+        raise _wrong(folder / LABEL_FILE, told)
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    return NewImages(images, labels.astype(np.int64), digest.hexdigest())
 
 
-def _read_array(path: Path, digest: "hashlib._Hash") -> np.ndarray:
+def _read_array(path: Path, shape: tuple[int, ...], digest: "hashlib._Hash") -> np.ndarray:
+    """A file's array: uint8 images, labels of any whole numbers."""
     try:
         raw = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{path} is missing; {_mend()}") from error
+        raise _wrong(path, "is missing") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     digest.update(raw)
     try:
         found = np.load(io.BytesIO(raw), allow_pickle=False)
     except Exception as error:  # whatever numpy makes of damaged bytes
-        raise DataError(f"{path} is no array of numbers; {_mend()}") from error
+        raise _wrong(path, "is no array of numbers") from error
     if not isinstance(found, np.ndarray):
-        raise DataError(f"{path} is no single array; {_mend()}")
+        raise _wrong(path, "is no single array")
+    right = found.dtype == np.uint8 if len(shape) > 1 else np.issubdtype(found.dtype, np.integer)
+    if found.shape != shape or not right:
+        kind = "uint8" if len(shape) > 1 else "whole numbers"
+        told = f"has shape {found.shape} of {found.dtype} instead of {shape} of {kind}"
+        raise _wrong(path, told)
     return found
 
 
-def _check(path: Path, found: np.ndarray, shape: tuple[int, ...], right: bool, kind: str) -> None:
-    if found.shape != shape or not right:
-        raise DataError(
-            f"{path} has shape {found.shape} of {found.dtype} instead of {shape} of {kind}; "
-            f"{_mend()}"
-        )
-
-
-def _mend() -> str:
-    return (
-        f"put {IMAGE_FILE} ({IMAGES}, 32, 32, 3) and {LABEL_FILE} ({IMAGES},) of {SOURCE} there, "
-        f"or name their folder with --folder or {VARIABLE}"
+def _wrong(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path} {what}; put {IMAGE_FILE} ({IMAGES}, 32, 32, 3) and {LABEL_FILE} ({IMAGES},) of "
+        f"{SOURCE} there, or name their folder with --folder or {VARIABLE}"
     )
 
 
@@ -116,8 +111,6 @@ class ShiftRecord(Strict):
     classes: str  # packed: predicted class of each image, 4 bits
     confidence: str  # packed: probability of the predicted class, in 1/255
     right: str  # packed: whether each image is right, 1 bit
-    flip_averaged: int | None  # images right by the mean logits with the mirror image; if recorded
-    differing: int | None  # CIFAR-10's test images predicted unlike recorded; None: not looked at
     provenance: Provenance
 
     @property
