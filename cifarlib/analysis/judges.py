@@ -17,7 +17,7 @@ stated margin (``equal``). ``calibration`` tries every judge on null data.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 UNDECIDABLE = "one seed: not decidable"
 
-Judged = Sample | Estimate | Sequence[float] | np.ndarray | pd.Series
+Judged: TypeAlias = "Sample | Estimate | Sequence[float] | np.ndarray | pd.Series"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ two runs (``mcnemar``, ``bootstrap_images``) speaks of these two trained network
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ ALPHA = 0.05  # of error, after correction where there are several tests
 RESAMPLES = 2000
 BOOTSTRAP_SEED = 42
 
-Values = Sequence[float] | np.ndarray | pd.Series
+Values: TypeAlias = "Sequence[float] | np.ndarray | pd.Series"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from cifarlib.config import CLASSES, DATASETS
+from cifarlib.config import CLASSES, DATASETS, SplitName
 from cifarlib.runs.frames import RunPredictions
 
 __all__ = ["CLASSES", "class_names", "describe_confusion", "plot_confusion", "plot_images"]
@@ -43,7 +43,8 @@ def plot_confusion(predictions: RunPredictions | None) -> Figure | None:
         return None
     names = [f"{number} {name}" for number, name in enumerate(class_names(predictions), start=1)]
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-    for axis, split in zip(axes, ("train", "test"), strict=True):
+    splits: tuple[SplitName, SplitName] = ("train", "test")
+    for axis, split in zip(axes, splits, strict=True):
         shares = _shares(predictions.confusion(split))
         texts = np.where(shares >= 0.5, shares.round().astype(int).astype(str), "")
         sns.heatmap(
@@ -70,7 +71,7 @@ def describe_confusion(predictions: RunPredictions | None, count: int = 3) -> st
         f"{names[true]} for {names[predicted]} {shares[true, predicted]:.0f} %"
         for true, predicted in zip(*np.unravel_index(largest, shares.shape), strict=True)
     )
-    train, test = map(predictions.accuracy, ("train", "test"))
+    train, test = predictions.accuracy("train"), predictions.accuracy("test")
     return (
         "Two heat maps of 10 × 10 cells, true class by predicted class: training set, top-1 "
         f"{train:.1f} %, and test set, top-1 {test:.1f} %. Most frequent mistakes of the test set, "

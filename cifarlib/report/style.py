@@ -57,7 +57,7 @@ def _plain(value: float, _: int) -> str:
     """0.5, 200, and powers of ten beyond: 10⁷."""
     if 1e-3 <= value < 1e4:
         return f"{value:g}"
-    digits, _, power = f"{value:.0e}".partition("e")
+    digits, power = f"{value:.0e}".split("e")
     factor = "" if digits == "1" else f"{digits}·"
     return f"{factor}10{str(int(power)).translate(SUPERSCRIPTS)}"
 

@@ -70,7 +70,9 @@ class _Tracer(fx.Interpreter):
         with FlopCounterMode(display=False) as counter:
             result = super().run_node(node)
         if node.op in ("call_module", "call_function", "call_method"):
-            module = self.module.get_submodule(node.target) if node.op == "call_module" else None
+            module = None
+            if node.op == "call_module":
+                module = self.module.get_submodule(str(node.target))
             self.layers.append(
                 Layer(
                     name=self.names[node.name],

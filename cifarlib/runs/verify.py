@@ -271,7 +271,7 @@ def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float,
         return factor * (2 * squares / freedom) ** 0.5, basis
     images = record.result.history.test.images
     # An accuracy of 0 or 100 % would have no error at all; Agresti and Coull's count has one.
-    right = record.result.history.test.top1[record.reported_epoch] + 2
+    right = (record.result.history.test.top1[record.reported_epoch] or 0) + 2
     share = right / (images + 4)
     factor = float(stats.norm.ppf((1 + LEVEL) / 2))
     error = 100 * (share * (1 - share) / (images + 4)) ** 0.5

@@ -345,6 +345,8 @@ def _describe(job: DataJob | NetworkJob, store: RecordStore, connection: Connect
     """Make a description, unless another sweep makes it or has made it in the meantime."""
     from cifarlib.runs.describe import describe_dataset, describe_network
 
+    read: Callable[[], DataRecord | NetworkRecord | None]
+    describe: Callable[[], DataRecord | NetworkRecord]
     if isinstance(job, DataJob):
         path = store.data_path(job.dataset)
         read = partial(store.read_data, job.dataset)
