@@ -11,6 +11,7 @@ A reproducible report around one study. For a notebook::
     cl.show.table(...), cl.show.figure(...)                     # numbered, linked to their runs
     cl.claim(...), cl.doubt(...)                                # verdicts
     cl.train("stage1-daa1/13", results, learning_rate=0.002)    # one's own run
+    cl.grid("stage1-daa1/13", results, dropout=[0, 0.3])        # one's own grid, kept as a study
     cl.explore                                                  # linked charts, pairs, mistakes
 
 All of it is imported on first use; ``import cifarlib`` loads nothing.
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from cifarlib.analysis import judges as judge
     from cifarlib.analysis import statistics as stats
     from cifarlib.analysis.compare import compare
-    from cifarlib.explore.training import train
+    from cifarlib.explore.training import grid, train
     from cifarlib.report import plots, show, style
     from cifarlib.report.show import claim, doubt
     from cifarlib.report.verdicts import read_verdicts
@@ -42,6 +43,7 @@ _PUBLIC = {  # name: where it is; a module where no name follows the colon
     "compare": "cifarlib.analysis.compare:compare",
     "doubt": "cifarlib.report.show:doubt",
     "explore": "cifarlib.explore:",
+    "grid": "cifarlib.explore.training:grid",
     "judge": "cifarlib.analysis.judges:",
     "open_results": "cifarlib.runs.results:open_results",
     "paper": "cifarlib.paper:",
@@ -54,7 +56,7 @@ _PUBLIC = {  # name: where it is; a module where no name follows the colon
 }
 
 __all__ = [
-    "claim", "compare", "doubt", "explore", "judge", "open_results", "paper", "plots",
+    "claim", "compare", "doubt", "explore", "grid", "judge", "open_results", "paper", "plots",
     "read_verdicts", "show", "stats", "style", "train",
 ]  # fmt: skip
 

@@ -8,7 +8,6 @@ import argparse
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from cifarlib.config import DATASETS, ENGINE, flatten
 from cifarlib.errors import CifarlibError, ConfigError, UnavailableError
 from cifarlib.runs.results import Results, open_results
 from cifarlib.runs.schema import RunRecord
-from cifarlib.study import STUDIES, Condition
+from cifarlib.study import STUDIES, Condition, kept_studies
 
 if TYPE_CHECKING:
     from cifarlib.runs.executors import Executor
@@ -44,6 +43,8 @@ examples:
   cifarlib export --scale lite                  records, report and program in one zip
   cifarlib sweep --set data.name=cifar10 --set data.train_size=2000
   cifarlib sweep --study beyond --stage recipe  what the paper did not try
+  cifarlib sweep --from stage1-daa1/13 --grid dropout=0,0.3 --grid learning_rate=0.003,0.01
+                                                a grid of your own; then cifarlib report --study
 """
 
 
@@ -114,9 +115,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    budget = _parse_budget(options.budget)
-    results = _open(options)
-    return _sweep_conditions(
+    from cifarlib.runs.progress import parse_budget
+
+    budget = parse_budget(options.budget, "--budget") if options.budget is not None else None
+    results = _open_grid(options)
+    code = _sweep_conditions(
         options,
         results,
         _choose_conditions(results, options.run, options.stage),
@@ -125,6 +128,52 @@ def _sweep(options: argparse.Namespace) -> int:
         budget,
         _choose_executor(options),
     )
+    if options.study not in STUDIES:
+        from cifarlib.report import name_records
+
+        named = name_records(options.scale, options.set, options.out)
+        print(f"to see them: cifarlib report {named} --study {options.study}", file=sys.stderr)
+    return code
+
+
+def _open_grid(options: argparse.Namespace) -> Results:
+    """The study to be swept; one of one's own is kept in the build folder under its name."""
+    from cifarlib.runs import grids
+
+    if not options.from_:
+        if options.grid or options.seeds or options.name:
+            raise ConfigError("--grid, --seeds and --name vary a condition; name it with --from")
+        results = _open(options)
+        options.study = grids.keep(options.study, results.store.folder)
+        return results
+    if options.run or options.stage:
+        raise ConfigError("--from makes a grid and trains all of it; leave out --run and --stage")
+    seeds = parse_value(f"[{options.seeds}]", "--seeds")
+    results, varied = _open(options), grids.parse_grid(options.grid)
+    options.study = grids.make_grid(results, options.from_, varied, seeds, options.name)
+    path = grids.place(results.store.folder, options.study)
+    print(f"the grid is the study {options.study}, kept in {path}", file=sys.stderr)
+    return _open(options)
+
+
+def _check_study(options: argparse.Namespace) -> int:
+    from cifarlib.runs.progress import Prices, duration
+
+    results = open_results(options.scale, options.set, options.out, options.study)
+    records = results.store.read_runs(results.store.run_ids())[0].values()
+    prices = Prices(records)
+    for stage in results.study.stages:
+        members = {c.run_id: c for c in results.conditions if c.stage == stage}
+        print(f"{stage}: {results.title(stage)}")
+        for condition in members.values():
+            done = "recorded" if condition.run_id in results.every_record else ""
+            cost = done or f"about {duration(prices.seconds(condition.config))}"
+            print(f"  {condition.name}, seed {condition.config.seed}: {cost}")
+    runs = {c.run_id: c.config for c in results.conditions}
+    missing = [config for name, config in runs.items() if name not in results.every_record]
+    left = duration(sum(map(prices.seconds, missing)))
+    print(f"{len(runs)} runs, {len(missing)} of them to train: about {left}")
+    return 0
 
 
 def _choose_conditions(
@@ -152,19 +201,6 @@ def _choose_executor(options: argparse.Namespace) -> "Callable[..., Executor] | 
     return partial(RayExecutor, address=options.address)
 
 
-SECONDS = {"s": 1, "m": 60, "h": 3600}
-
-
-def _parse_budget(text: str | None) -> float | None:
-    """``540s``, ``9m`` or ``1.5h`` in seconds."""
-    if text is None:
-        return None
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
-    if not parts or not float(parts[1]):
-        raise ConfigError(f"--budget {text}: write a time such as 540s, 9m or 2h")
-    return float(parts[1]) * SECONDS[parts[2]]
-
-
 def _sweep_conditions(
     options: argparse.Namespace,
     results: Results,
@@ -174,7 +210,6 @@ def _sweep_conditions(
     budget: float | None = None,
     executor: "Callable[..., Executor] | None" = None,
 ) -> int:
-    from cifarlib.runs.progress import duration
     from cifarlib.runs.sweep import sweep
 
     outcome = sweep(
@@ -192,9 +227,7 @@ def _sweep_conditions(
         _tell_weights(results, conditions)
     if outcome.stopped or outcome.left:
         print(
-            f"the budget of {options.budget} is used: {outcome.done} done, {len(outcome.stopped)} "
-            f"stopped on the way, {len(outcome.left)} not begun, about "
-            f"{duration(outcome.seconds_left)} left; the same command goes on from here",
+            f"{outcome.say_left(options.budget)}; the same command goes on from here",
             file=sys.stderr,
         )
     if outcome.unavailable:
@@ -248,14 +281,25 @@ def _report(options: argparse.Namespace) -> int:
     from cifarlib.report.notebooks import plain_matplotlib
 
     parameters = dict(_parse_parameter(text) for text in options.parameter)
+    if options.budget is not None and not options.train:
+        raise ConfigError("--budget is for training; add --train")
     with plain_matplotlib():  # before matplotlib is imported
         from cifarlib import report
 
         page = report.render(
-            options.scale, options.set, options.out, parameters, options.only, _tell
+            options.scale,
+            options.set,
+            options.out,
+            parameters,
+            options.only,
+            _tell,
+            train=options.train,
+            budget=options.budget or "",
+            study=options.study,
+            appendix=options.appendix,
         )
         print(page)
-    if options.only:
+    if options.only or options.study:
         print("only a part; the whole report is left as it was", file=sys.stderr)
     return 0
 
@@ -315,12 +359,16 @@ def _generalise(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from cifarlib.report import difference
+    from cifarlib.report import difference, since
 
     first, second = map(difference.read, (options.first, options.second))
     sections = difference.compare(first, second)
     for line in difference.tell(sections, 0 if options.all else difference.SHOWN):
         print(line)
+    if changes := since.compare(since.take(first), since.take(second)):
+        print("In short")
+        for chapter, lines in sorted(changes.items()):
+            print("\n".join(f"  {f'{chapter}: ' if chapter else ''}{line}" for line in lines))
     for line in difference.missing_pages(first, second):
         print(line, file=sys.stderr)
     return 1 if sections else 0
@@ -386,6 +434,8 @@ def _status(options: argparse.Namespace) -> int:
     running, pending = sum(row.running for row in rows), sum(row.pending for row in rows)
     left = duration(sum(row.seconds_left for row in rows))
     print(f"{'all':<18}{total[0]:>12}{total[1]:>8}{running:>9}{pending:>9}{left:>12}")
+    if options.study in STUDIES and (kept := kept_studies(results.store.folder)):
+        print(f"studies of your own (--study NAME): {', '.join(kept)}", file=sys.stderr)
     return 0
 
 
@@ -443,7 +493,7 @@ def _lacking_weights(condition: Condition) -> str:
 
 
 def _open(options: argparse.Namespace) -> Results:
-    return open_results(options.scale, options.set, options.out, STUDIES[options.study])
+    return open_results(options.scale, options.set, options.out, options.study)
 
 
 def _find(results: Results, text: str) -> list[Condition]:
@@ -527,8 +577,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--study",
                 default="study",
-                choices=tuple(STUDIES),
-                help="the paper's conditions, or those past them",
+                metavar="NAME",
+                help="study: the paper's conditions; beyond: those past them; one of your own: its "
+                "name in the build folder, or a YAML file",
             )
         command.add_argument("--scale", default="smoke", help="smoke, lite, full, or a YAML file")
         command.add_argument(
@@ -578,6 +629,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--stage", action="append", default=[], help="only this stage (may be repeated)"
     )
+    command.add_argument(
+        "--from",
+        dest="from_",
+        metavar="CONDITION",
+        help="make a grid of your own, kept as a study: this condition with other settings",
+    )
+    command.add_argument(
+        "--grid",
+        action="append",
+        default=[],
+        metavar="KEY=VALUES",
+        help="a setting to vary, dropout=0,0.3 (may be repeated: every combination is trained)",
+    )
+    command.add_argument("--seeds", default="", metavar="SEEDS", help="of a grid, 42,43,44")
+    command.add_argument("--name", default="", help="of a grid (made of its settings)")
     command.add_argument("--workers", type=_some, help="processes (one a core)")
     command.add_argument(
         "--budget",
@@ -612,6 +678,15 @@ def _parser() -> argparse.ArgumentParser:
         help="only this chapter, such as stage1, as a page of its own (may be repeated)",
     )
     command.add_argument(
+        "--study",
+        default="",
+        metavar="NAME",
+        help="only this study of your own, by its name in the build folder or its YAML file",
+    )
+    command.add_argument(
+        "--appendix", default="", metavar="NAME", help="end the report with such a study"
+    )
+    command.add_argument(
         "-p",
         "--parameter",
         action="append",
@@ -619,6 +694,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="a notebook's parameter",
     )
+    command.add_argument(
+        "--train", action="store_true", help="first train the runs that its chapters lack"
+    )
+    command.add_argument("--budget", metavar="TIME", help="stop that training after 540s, 9m or 2h")
 
     command = add(
         "verify", _verify, "train stored runs again and compare", "cifarlib verify --sample 3"
@@ -680,6 +759,13 @@ def _parser() -> argparse.ArgumentParser:
     command = add("status", _status, "say what is done and left", "cifarlib status --json")
     study(command)
     command.add_argument("--json", action="store_true", help="for scripts")
+
+    command = add(
+        "study", _check_study, "check a study of your own", "cifarlib study check my.yaml"
+    )
+    command.add_argument("action", choices=["check"], help="list its conditions and their cost")
+    command.add_argument("study", metavar="FILE", help="a YAML file, or a study's name")
+    study(command, choice=False)
 
     command = add("why", _why, "say why a run is not recorded", "cifarlib why stage1-daa1/13")
     command.add_argument("run", help="a condition's name, or a run id")

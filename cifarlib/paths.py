@@ -10,6 +10,9 @@ ROOT = PACKAGE.parent if (PACKAGE.parent / "params").is_dir() else Path.cwd()
 PARAMS = ROOT / "params"
 PUBLISHED = PARAMS / "published"
 NOTEBOOKS = ROOT / "notebooks"
+OWN = NOTEBOOKS / "09_own.ipynb"
+"""The chapter of any study of one's own."""
+
 BUILD = ROOT / "build"
 BENCH = BUILD / "bench"
 DATA = ROOT / "data"

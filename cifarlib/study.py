@@ -158,6 +158,36 @@ STUDIES = {"study": paths.STUDY, "beyond": paths.BEYOND}
 """The studies that ``params/`` holds: the paper's conditions, and those that go past them."""
 
 
+NEWEST = "newest"  # stands for the study that a build folder has kept last
+KEPT = "studies"  # the folder of one's own studies in a build folder
+
+
+def kept_studies(folder: Path) -> dict[str, Path]:
+    """Name → file of the studies of one's own that a build folder keeps."""
+    return {path.stem: path for path in list_folder(folder / KEPT, ".yaml")}
+
+
+def find_study(study: str, folder: Path) -> Path:
+    """The file of a study: one of ``STUDIES`` or of a build folder by name, or any YAML file.
+
+    ``NEWEST`` is the one that the folder has kept last.
+    """
+    kept = kept_studies(folder)
+    known = STUDIES | kept
+    if study.endswith((".yaml", ".yml")):
+        return Path(study)
+    if study == NEWEST and kept:
+        return max(kept.values(), key=lambda path: path.stat().st_mtime_ns)
+    if study == NEWEST:
+        raise ConfigError(
+            f"{folder} keeps no grid of your own; make one, such as `cifarlib sweep --from "
+            "stage1-daa1/13 --grid dropout=0,0.3`"
+        )
+    if study not in known:
+        raise ConfigError(f"there is no study {study!r} in {folder}; {suggest(study, known)}")
+    return known[study]
+
+
 def load_study(study: Path | str | None = None) -> Study:
     """Read and check a study, a file or one of ``STUDIES`` by name; the paper's unless given."""
     path = Path(STUDIES.get(str(study), study) if study else paths.STUDY)
@@ -204,9 +234,8 @@ def load_scale(
     if not path.is_file():
         raise ConfigError(f"there is no scale {name!r}; {suggest(name, scale_names())}")
     content = read_yaml(path)
-    content["protocol"] = _preset(study, "protocol", content.get("protocol"))
-    if isinstance(content.get("epochs"), dict):
-        content["epochs"] = study.epochs.get(path.stem, {}) | content["epochs"]
+    protocols = study if "protocol" in study.presets else load_study()  # own ones need none
+    content["protocol"] = _preset(protocols, "protocol", content.get("protocol"))
     source = shown(path)
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -216,7 +245,9 @@ def load_scale(
         _assign(content, key.strip().split("."), parsed, f"--set {cut(text)}")
         source = f"{shown(path)} with --set"
         if isinstance(content.get("protocol"), str):
-            content["protocol"] = _preset(study, "protocol", content["protocol"])
+            content["protocol"] = _preset(protocols, "protocol", content["protocol"])
+    if isinstance(content.get("epochs"), dict):  # after the overrides, which may replace them all
+        content["epochs"] = study.epochs.get(path.stem, {}) | content["epochs"]
     if "name" in content:
         raise ConfigError(f"{source}: unknown key 'name'; a scale is named by its file")
     content["name"] = path.stem if path.parent == paths.PARAMS and not overrides else ""
@@ -552,16 +583,16 @@ def _run_config(
     translated: bool,
 ) -> RunConfig:
     """``translated``: whether epochs are the paper's, for which the scale says what they become."""
-    content: dict[str, Any] = {"protocol": scale.protocol.model_dump()}
-    dotted = {key: value for key, value in settings.items() if "." in key}
-    content |= {k: _preset(study, k, v) for k, v in settings.items() if k not in dotted}
-    content.pop("label", None)
-    content |= {
+    content: dict[str, Any] = {
+        "protocol": scale.protocol.model_dump(),
         "data": scale.data.model_dump(),
         "precision": scale.precision,
         "evaluation": scale.evaluation.model_dump(),
-        "seed": seed,
     }
+    dotted = {key: value for key, value in settings.items() if "." in key}
+    content |= {k: _preset(study, k, v) for k, v in settings.items() if k not in dotted}
+    content |= {"seed": seed}
+    content.pop("label", None)
     for key, value in dotted.items():
         _assign(content, key.split("."), copy.deepcopy(value), where)
     published = validate(RunConfig, content, where)  # before anything is computed from it

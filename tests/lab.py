@@ -1,4 +1,4 @@
-"""A JupyterLab of its own, with ``explore.ipynb`` open in a headless Chromium.
+"""A JupyterLab of its own, with a notebook open in a headless Chromium.
 
 As a program it makes the picture in the README, over the records of a build folder:
 
@@ -41,19 +41,19 @@ def find_browser() -> str | None:
 
 
 @contextlib.contextmanager
-def serve(home: Path, parameters: dict[str, object]) -> Iterator[str]:
-    """A JupyterLab that knows no user's settings; the address of the notebook in it."""
+def serve(home: Path, parameters: dict[str, object], name: str = "explore.ipynb") -> Iterator[str]:
+    """A JupyterLab that knows no user's settings; the address of a notebook in it."""
     work = home / "notebooks"
     work.mkdir(parents=True)
     papermill.execute_notebook(
-        paths.NOTEBOOKS / "explore.ipynb",
-        work / "explore.ipynb",
+        paths.NOTEBOOKS / name,
+        work / name,
         parameters,
         prepare_only=True,
         progress_bar=False,
     )
-    for name, content in SETTINGS.items():
-        place = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+    for part, content in SETTINGS.items():
+        place = home / "settings" / "@jupyterlab" / f"{part}.jupyterlab-settings"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps(content))
     environment = os.environ | {
@@ -84,7 +84,7 @@ def serve(home: Path, parameters: dict[str, object]) -> Iterator[str]:
         )
     try:
         _wait_for(f"http://127.0.0.1:{port}/api", process, home / "server.log")
-        yield f"http://127.0.0.1:{port}/lab/tree/explore.ipynb"
+        yield f"http://127.0.0.1:{port}/lab/tree/{name}"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -106,8 +106,8 @@ def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
 
 
 @contextlib.contextmanager
-def browse(address: str) -> Iterator[Page]:
-    """The notebook in a browser, every cell run."""
+def browse(address: str, wanted: str = ".explorer svg") -> Iterator[Page]:
+    """The notebook in a browser, its cells running and one's output there."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_browser(), args=["--no-sandbox", "--disable-dev-shm-usage"]
@@ -123,7 +123,7 @@ def browse(address: str) -> Iterator[Page]:
         page.keyboard.press("Control+b")  # the file browser takes room
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.locator(".explorer svg").first.wait_for()
+        page.locator(wanted).first.wait_for()
         yield page
         browser.close()
 

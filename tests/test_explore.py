@@ -216,9 +216,8 @@ def test_interrupted_training_keeps_its_checkpoint(tmp_path, monkeypatch):
     results = open_tiny(tmp_path)
     real = in_notebook.sweep
 
-    def interrupted(conditions, store, *, watch, **options):
+    def interrupted(conditions, store, **options):
         def stop(message: Message) -> None:
-            watch(message)
             if message.kind == "checkpoint" and message.epoch == 3:
                 raise KeyboardInterrupt
 

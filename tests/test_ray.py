@@ -27,6 +27,7 @@ from cifarlib.errors import DataError, RunError
 from cifarlib.runs import checkpoints, executors, progress, ray_executor, ray_node, sweep
 from cifarlib.runs.ray_executor import RayExecutor, gpu_share
 from cifarlib.runs.ray_node import Relay, serve_task
+from cifarlib.runs.running import checkpoint_epoch
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.weights import build_network
 from cifarlib.runs.worker import Message, RunJob
@@ -211,7 +212,7 @@ def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_p
         if left := [*store.state.iterdir()]:
             break
     (checkpoint,) = left  # and no lock
-    epoch = checkpoints.checkpoint_epoch(checkpoint)
+    epoch = checkpoint_epoch(checkpoint)
     at_border = f"{long.name}: stopped after epoch {epoch} of 500, its checkpoint is kept"
     too_busy = f"{long.name}: stopped within an epoch"  # whose node was too slow to say so in time
     assert said[-1] in (at_border, too_busy)
@@ -223,7 +224,7 @@ def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_p
             conditions, store, device="cpu", threads=1, workers=1, deadline=deadline
         )
     assert (outcome.stopped, outcome.left) == ([long.name], [other.name])
-    assert checkpoints.checkpoint_epoch(checkpoint) > epoch
+    assert checkpoint_epoch(checkpoint) > epoch
 
 
 @needs_ray

@@ -49,9 +49,9 @@ from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
 from cifarlib.runs import checkpoints, describe, executors, locks, sweep, worker
 from cifarlib.runs.budget import BORDER, Budget
-from cifarlib.runs.checkpoints import checkpoint_epoch
 from cifarlib.runs.executors import LANES, default_workers
-from cifarlib.runs.progress import Prices
+from cifarlib.runs.progress import Prices, parse_budget
+from cifarlib.runs.running import checkpoint_epoch
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import RunJob
 from cifarlib.study import Condition, expand, load_scale, load_study
@@ -513,7 +513,7 @@ def test_a_malformed_budget_gets_one_sentence(text, capsys):
 
 @pytest.mark.parametrize(("text", "seconds"), [("540s", 540), ("9m", 540), ("1.5h", 5400)])
 def test_a_budget_is_read(text, seconds):
-    assert cli._parse_budget(text) == seconds
+    assert parse_budget(text, "budget") == seconds
 
 
 # ---------------------------------------------------------------------------------------------

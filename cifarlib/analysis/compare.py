@@ -44,8 +44,8 @@ def compare(
     the outcomes that both have unless given. ``names`` are further columns of the paper that name
     its rows. Columns have two levels, (quantity, paper | ours | diff.); the frame's index is the
     paper's. ``attrs["runs"]`` and ``attrs["states"]`` hold, by index label, the ids of the runs
-    behind a row, and what a missing value of ours is: pending, or diverged where no seed of the
-    setting came to an end.
+    behind a row, and what a missing value of ours is: pending, running, or diverged where no seed
+    of the setting came to an end.
     """
     keys = list(on)
     values = list(values) or [name for name in OUTCOMES if name in paper and name in ours]
@@ -75,8 +75,15 @@ def _look_up(rows: pd.DataFrame, groups: "pd.api.typing.DataFrameGroupBy") -> di
         if (found := known.get(tuple(values))) is not None:
             runs[index] = tuple(dict.fromkeys(found["run_id"])) if "run_id" in found else ()
             state = found["state"] if "state" in found else pd.Series(dtype=str)
-            states[index] = "diverged" if len(state) and (state == "diverged").all() else "pending"
+            states[index] = _say_state(state)
     return {"runs": runs, "states": states}
+
+
+def _say_state(states: "pd.Series[str]") -> str:
+    """How far the seeds of a setting are that have no outcome."""
+    if states.eq("running").any():
+        return "running"
+    return "diverged" if len(states) and states.eq("diverged").all() else "pending"
 
 
 def label(name: str) -> str:

@@ -1,6 +1,7 @@
 """Training from a notebook's cell: any condition of a study, with settings of one's own."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,7 +10,8 @@ from cifarlib.checking import suggest
 from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import OWN, collect, tabulate, write_note
 from cifarlib.runs.further import list_conditions
-from cifarlib.runs.in_notebook import say_cost, sweep_with_bar
+from cifarlib.runs.grids import make_grid, open_study
+from cifarlib.runs.in_notebook import say_cost, train_or_raise
 from cifarlib.runs.results import Results, open_results
 from cifarlib.study import Condition, change
 
@@ -25,7 +27,7 @@ def train(
 
     Runs are trained as in a sweep, in worker processes with its locks, checkpoints and records.
     ``results`` are those of scale smoke unless given. Raises ``ConfigError`` for settings that
-    cannot be, before anything is trained, and the errors of ``sweep_with_bar``.
+    cannot be, before anything is trained, and the errors of ``train_or_raise``.
     """
     results = results or open_results("smoke")
     conditions = choose_conditions(start, results, settings)
@@ -36,9 +38,35 @@ def train(
         for condition in missing:
             if condition.stage == OWN:
                 write_note(results, condition, start)
-        sweep_with_bar(missing, results.store, device)
+        train_or_raise(missing, results.store, device)
     frame = tabulate(results)
     return frame[frame["run_id"].isin([condition.run_id for condition in conditions])]
+
+
+def grid(
+    start: str,
+    results: Results | None = None,
+    *,
+    seeds: Sequence[int] = (),
+    name: str = "",
+    device: str = "auto",
+    **settings: Any,
+) -> pd.DataFrame:
+    """Train every combination of some settings' values, on a condition by name; the runs' rows.
+
+    ``grid("stage1-daa1/13", dropout=[0, 0.3], learning_rate=[0.003, 0.01], seeds=[42, 43])`` is
+    ``cifarlib sweep --from``: the condition itself is trained, too, and the grid is kept as a study
+    in the build folder, by the name that is said or ``name``. Else as ``train``.
+    """
+    results = results or open_results("smoke")
+    named = make_grid(results, start, settings, seeds, name)
+    opened = open_study(results, named)
+    missing = {c.run_id: c for c in opened.conditions if c.run_id not in opened.every_record}
+    if missing:
+        print(say_cost(list(missing.values()), opened.every_record.values(), device), flush=True)
+        train_or_raise(list(missing.values()), opened.store, device)
+    print(f"The grid is the study {named}; 09_own.ipynb shows it, and so does cifarlib report.")
+    return opened.reread().runs
 
 
 def choose_conditions(start: str, results: Results, settings: dict[str, Any]) -> list[Condition]:

@@ -25,6 +25,7 @@ from cifarlib.runs import further, provenance
 from cifarlib.runs.results import Results, open_results
 from cifarlib.runs.shift import read_shifts, shift_path
 from cifarlib.runs.store import encode, write_atomically
+from cifarlib.study import KEPT, kept_studies
 
 METADATA = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/crate/1.1"
@@ -75,7 +76,8 @@ def export(
             f"{results.store.runs} holds no record of this study to archive; make some with "
             "cifarlib sweep"
         )
-    others = further.narrow(further.open_further(scale, overrides, build), results)
+    own = kept_studies(results.store.folder)
+    others = further.narrow(further.open_further(scale, overrides, build, own), results)
     results = further.join(results, others)
     path = Path(scale) if scale.endswith((".yaml", ".yml")) else paths.PARAMS / f"{scale}.yaml"
     files = collect(results, path)
@@ -114,6 +116,8 @@ def collect(results: Results, scale_file: Path) -> Files:
         )
     if results.network:
         files[f"{home}/runs/{results.store.network_path.name}"] = encode(results.network)
+    for path in kept_studies(results.store.folder).values():
+        files[f"{home}/{KEPT}/{path.name}"] = path.read_bytes()
     for path in _built(results.store.folder, name_suffix(results)):
         content = path.read_bytes()
         _refuse_damaged(path, content)

@@ -4,19 +4,24 @@ Everything that they say comes from the records of one build folder; the same re
 the same bytes. No network, no data set and no kernel installed by hand is needed.
 """
 
+import ast
 import contextlib
 import hashlib
 import re
 import shlex
 import sys
+import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cifarlib
 from cifarlib import paths
 from cifarlib.checking import shown, suggest
 from cifarlib.errors import ConfigError, ReportError
+from cifarlib.report import since
+from cifarlib.report.difference import Build, read_page
 from cifarlib.report.front import describe
 from cifarlib.report.notebooks import (
     check_parameters,
@@ -29,8 +34,9 @@ from cifarlib.report.notebooks import (
 from cifarlib.report.page import TITLE, make_page
 from cifarlib.report.paper import describe_paper
 from cifarlib.report.typesetting import typeset
-from cifarlib.runs import further, mixture
+from cifarlib.runs import further, grids, mixture, provenance
 from cifarlib.runs.locks import lock
+from cifarlib.runs.progress import parse_budget
 from cifarlib.runs.results import Results, open_results
 from cifarlib.runs.store import remove_leftovers, write_atomically
 
@@ -46,6 +52,11 @@ def render(
     parameters: Mapping[str, Any] | None = None,
     only: Sequence[str] = (),
     tell: Callable[[str], None] = lambda text: None,
+    *,
+    train: bool = False,
+    budget: str = "",
+    study: str = "",
+    appendix: str = "",
 ) -> Path:
     """Execute the notebooks over a build folder's records; write ``report.html`` and ``.pdf``.
 
@@ -53,16 +64,23 @@ def render(
     by a part of their notebooks' names; they go to a page of their own, ``report-stage1.html``,
     in which a reference to another chapter is plain text. With ``overrides`` and no ``build`` the
     page is named by them, ``report-data.name=cifar10.html``. ``tell`` is called with a line about
-    each step, for the whole takes a minute. Works with any number of finished runs.
-    Raises ``ConfigError`` for wrong parameters and unknown chapters, before anything is executed,
-    and ``ReportError`` for records of mixed provenance that the scale does not declare (see
-    ``mixture``), where a notebook fails or the page would be broken; an older report stays as it
-    is then.
+    each step, for the whole takes a minute. With ``train`` the runs that chapters lack are trained
+    first, for no longer than ``budget``. A ``study`` of one's own, its name or a YAML file, has a
+    page of its own; ``appendix`` names one that the report ends with. Works with any number of
+    finished runs. Raises ``ConfigError`` for wrong parameters and unknown chapters, before anything
+    is executed, and ``ReportError`` for records of mixed provenance that the scale does not declare
+    (see ``mixture``), where a notebook fails or the page would be broken; an older report stays as
+    it is then.
     """
-    results = open_results(scale, overrides, build)
-    others = further.open_further(scale, overrides, build)
+    if study and (only or appendix):
+        raise ConfigError("--study renders one study alone; leave out --only and --appendix")
+    results = open_results(scale, overrides, build, study or None)
+    own = grids.keep(study or appendix, results.store.folder) if study or appendix else ""
+    others = {}
+    if not study:
+        others = further.open_further(scale, overrides, build, [own] if own else [])
     mixture.refuse_undeclared(further.join(results, others))
-    notebooks = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+    notebooks = sorted(set(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")) - {paths.OWN})
     if not notebooks:
         raise ReportError(
             f"{shown(paths.NOTEBOOKS)} has no notebook such as 01_data.ipynb; restore it"
@@ -72,13 +90,21 @@ def render(
         "overrides": list(overrides),
         "build": str(Path(build).absolute()) if str(build) else "",
     }
-    chosen = choose_chapters(notebooks, only)
-    parts = [_chapter(notebook) for notebook in chosen] if only else []
+    chosen = [] if study else choose_chapters(notebooks, only)
+    parts = [own] if study else [_chapter(notebook) for notebook in chosen] if only else []
+    chosen += [paths.OWN] if own else []
     folder, suffix = results.store.folder, name_suffix(results, parts)
     alone = all(_is_last(read_parameters(notebook)) for notebook in chosen)  # reads older chapters
     known = {"executed": "" if alone else str((folder / f"notebooks{suffix}").absolute())}
+    known["study"] = own
     given = _share_out(parameters or {}, shared, chosen, known)
+    if train:
+        deadline = parse_budget(budget, "--budget") + time.monotonic() if budget else None
+        train_chapters(chosen, given, deadline, tell)
+        results = results.reread()
     options = name_records(scale, overrides, build, parameters or {})
+    options += f" --study {own}" if study else ""
+    title = results.title([*results.study.stages][-1]) if study else TITLE
     page = folder / f"report{suffix}.html"
     with _alone(results.store.state / "report.lock"), plain_matplotlib():
         for path in (page, page.with_suffix(".pdf")):
@@ -88,12 +114,56 @@ def render(
         tell("setting the page and the PDF")
         others = further.narrow(others, results, find_shown_runs(executed))
         front = describe(results, options, _read_verdicts(executed), parts, others)
-        paper = describe_paper(further.join(results, others), front, TITLE)
-        pdf = typeset(_merge(executed), paper | {"partial": bool(parts)})
-        html = make_page(_merge(executed), front, partial=bool(parts))
+        front |= {"lead": LEAD} if study else {}
+        paper = describe_paper(further.join(results, others), front, title)
+        html = make_page(_merge(executed), front, title=title, partial=bool(parts))
+        everything = further.join(results, others).every_record
+        shown_now = since.take(read_page(html.decode(), Build(str(page), everything), page))
+        kept = results.store.state / f"rendered{suffix}.json"
+        changes = since.find_changes(kept, shown_now)
+        for line in changes.get(since.FRONT, ()):
+            tell(f"since the last render: {line}")
+        if provenance.is_tracked(page):  # what is published comes of its records alone
+            changes = {}
+        if changes:
+            merged = since.insert(_merge(executed), changes)
+            html = make_page(merged, front, title=title, partial=bool(parts))
+        merged = since.insert(_merge(executed), changes)
+        pdf = typeset(merged, paper | {"partial": bool(parts)})
         write_atomically(page.with_suffix(".pdf"), pdf)
         write_atomically(page, html)
+        since.keep(kept, shown_now)
     return page
+
+
+LEAD = "Conditions of one's own, trained and measured like those of the study of the 2023 paper."
+"""The first sentence on the page of a study of one's own."""
+
+
+def train_chapters(
+    notebooks: Sequence[Path],
+    parameters: Sequence[Mapping[str, Any]],
+    deadline: float | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Train the missing runs of chapters: of each set-up cell, what makes its ``results`` is run.
+
+    ``deadline`` is of the monotonic clock.
+    """
+    for notebook, given in zip(notebooks, parameters, strict=True):
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+        left = "" if deadline is None else f"{deadline - time.monotonic():.3f}s"
+        names = {"cl": cifarlib, **given, "train": True, "budget": left}
+        for cell in read_notebook(notebook, ConfigError).cells:
+            if "setup" in cell.metadata.get("tags", []):
+                tell(f"{notebook.name}:")
+                made = [s for s in ast.parse(cell.source).body if _makes_results(s)]
+                exec(compile(ast.Module(made, []), shown(notebook), "exec"), names)
+
+
+def _makes_results(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "results"
 
 
 def name_suffix(results: Results, parts: Sequence[str] = ()) -> str:
@@ -184,7 +254,7 @@ def _share_out(
     known = {notebook: read_parameters(notebook) for notebook in notebooks}
     names = sorted(set().union(*known.values()))
     for name in parameters:
-        if name in shared:
+        if name in (*shared, "train", "budget", "study"):
             raise ConfigError(f"the parameter {name!r} has an option of its own; see --help")
         if name not in names:
             raise ConfigError(f"no notebook has a parameter {name!r}; {suggest(name, names)}")

@@ -34,6 +34,14 @@ class Table:
 
 
 @dataclass
+class Verdict:
+    """A claim or a doubt, and what is said of it."""
+
+    text: str
+    said: str
+
+
+@dataclass
 class Build:
     """What is compared of a build folder or a page."""
 
@@ -43,6 +51,8 @@ class Build:
     runs: dict[str, str] = field(default_factory=dict)  # run id → title, of every run of a page
     tables: dict[str, Table] = field(default_factory=dict)  # by number
     figures: dict[str, str] = field(default_factory=dict)  # number → digest of what is drawn
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # by id, of claims and doubts
+    places: dict[str, str] = field(default_factory=dict)  # number or id → notebook
     origin: dict[str, str] = field(default_factory=dict)  # the section on provenance
 
 
@@ -80,14 +90,19 @@ def read(place: Path) -> Build:
 
 
 def _read_page(path: Path, build: Build) -> Build:
-    from bs4 import BeautifulSoup
-
     try:
         text = read_bytes(path).decode()
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no page of this program; name a report.html") from error
+    return read_page(text, build, path)
+
+
+def read_page(text: str, build: Build, path: Path) -> Build:
+    """What a page shows, added to a build; ``ConfigError``, which names its path, for no page."""
+    from bs4 import BeautifulSoup
+
     soup = BeautifulSoup(text, "html.parser")
     if soup.select_one("header.front") is None:
         raise ConfigError(f"{path} is no page of this program; name a report.html")
@@ -105,6 +120,12 @@ def _take_page(soup: "BeautifulSoup", build: Build) -> None:
     build.page = True
     for figure in soup.select("figure.table[id]"):
         build.tables[_number(figure)] = _read_table(figure)
+        build.places[_number(figure)] = _place(figure)
+    for box in soup.select(".statement[id]"):
+        sign = box.select_one(".sign").extract()
+        said = _text(sign).partition(" ")[2]
+        build.verdicts[str(box["id"])] = Verdict(_text(box.select_one(".stated")), said)
+        build.places[str(box["id"])] = _place(box)
     for figure in soup.select("figure.plot[id]"):
         drawn = figure.img["src"] if figure.img else "pending"
         build.figures[_number(figure)] = hashlib.sha256(str(drawn).encode()).hexdigest()
@@ -113,6 +134,12 @@ def _take_page(soup: "BeautifulSoup", build: Build) -> None:
     for term in soup.select("section.provenance > dl > div"):
         values = term.select("li") or [term.dd]
         build.origin[_text(term.dt)] = "; ".join(map(_text, values))
+
+
+def _place(tag: "Tag") -> str:
+    """The notebook that shows something."""
+    cell = tag.find_parent(attrs={"data-notebook": True})
+    return str(cell["data-notebook"]) if cell else ""
 
 
 def _number(figure: "Tag") -> str:
@@ -204,10 +231,10 @@ def _outcome(record: RunRecord) -> str:
 
 
 def _compare_origins(first: Mapping[str, RunRecord], second: Mapping[str, RunRecord]) -> list[str]:
-    return _compare_texts(_origins(first.values()), _origins(second.values()))
+    return _compare_texts(say_origins(first.values()), say_origins(second.values()))
 
 
-def _origins(records: Iterable[RunRecord]) -> dict[str, str]:
+def say_origins(records: Iterable[RunRecord]) -> dict[str, str]:
     """What all records of a build were made with, all its values in one text."""
     found: dict[str, set[str]] = {}
     for record in records:
@@ -263,7 +290,7 @@ def _compare_tables(first: Mapping[str, Table], second: Mapping[str, Table]) -> 
 def _compare_table(first: Table, second: Table) -> list[str]:
     """Cell by cell, rows known by their first cell and columns by their names."""
     lines = _compare_names("column", first.columns, second.columns)
-    rows = _rows(first), _rows(second)
+    rows = name_rows(first), name_rows(second)
     lines += _compare_names("row", list(rows[0]), list(rows[1]))
     for name in (name for name in rows[0] if name in rows[1]):
         for column, before in rows[0][name].items():
@@ -278,7 +305,7 @@ def _compare_names(what: str, first: Sequence[str], second: Sequence[str]) -> li
     return gone + [f"{what} {name}: only in the second" for name in second if name not in first]
 
 
-def _rows(table: Table) -> dict[str, dict[str, str]]:
+def name_rows(table: Table) -> dict[str, dict[str, str]]:
     """First cell → column → cell; equal first cells are counted."""
     rows: dict[str, dict[str, str]] = {}
     for row in table.rows:

@@ -53,7 +53,7 @@ def describe(
     for name, other in (others or {}).items():
         stages += run_folds.describe_all(other, f"{options} --study {name}")
     everything = further.join(results, others or {})
-    only = "".join(f" --only {part}" for part in parts)
+    only = "" if "--study " in options else "".join(f" --only {part}" for part in parts)
     return {
         "label": f"{label} · {done} of {total} runs",
         "print_label": _css_text(f"{label} · {done} of {total} runs"),
@@ -116,13 +116,14 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     scale, records = results.scale, results.every_record.values()
     paper = {c.name for c in results.paper}
     own = {c.name for c in results.known} - paper
-    conditions = f"{len(paper)}" + (f" and {len(own)} of your own" if own else "")
+    counts = [f"{len(paper)}"] * bool(paper) + [f"{len(own)} of your own"] * bool(own)
+    seeds = len({c.config.seed for c in results.known})
     runs = len({c.run_id for c in results.known})
     info = DATASETS[scale.data.name]
     seconds = sum(r.seconds for r in records)
     facts = [
         ("Runs done", f"{len(records)} of {runs}"),
-        ("Conditions", f"{conditions}, {_count(len(scale.seeds), 'seed')} each"),
+        ("Conditions", f"{' and '.join(counts) or 'none'}, {_count(seeds, 'seed')} each"),
         (
             "Training images",
             f"{scale.data.train_size:,} of {info.train_images - info.train_images // 10:,}",

@@ -1,9 +1,7 @@
 """Notebooks: their parameters, checked before a kernel starts; executed by papermill; joined."""
 
-import ast
 import contextlib
 import importlib.util
-import math
 import os
 import subprocess
 import sys
@@ -14,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from cifarlib.checking import read_bytes, shown, suggest
+from cifarlib.checking import read_bytes, shown
 from cifarlib.errors import ConfigError, ReportError
+from cifarlib.runs.parameters import TRAINING, check_values, parse_parameters
 from cifarlib.runs.progress import cores
 from cifarlib.runs.store import remove_leftovers, write_atomically
 
@@ -29,28 +28,7 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     Raises ``ConfigError`` for an unknown name, a value of another type than the default's, and
     for a file that is no notebook or has no such cell.
     """
-    known = read_parameters(notebook)
-    for name, value in parameters.items():
-        if name not in known:
-            raise ConfigError(
-                f"{shown(notebook)} has no parameter {name!r}; {suggest(name, known)}"
-            )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(
-                f"{shown(notebook)}: parameter {name!r} is {value}; give a finite number"
-            )
-        default = known[name]
-        if default is not None and not _fits(value, default):
-            raise ConfigError(
-                f"{shown(notebook)}: parameter {name!r} is of type {type(value).__name__}; "
-                f"give a {type(default).__name__}, such as {default!r}"
-            )
-
-
-def _fits(value: Any, default: Any) -> bool:
-    if type(default) is float:
-        return type(value) in (int, float)
-    return type(value) is type(default)
+    check_values(parameters, read_parameters(notebook), shown(notebook))
 
 
 def read_parameters(notebook: Path) -> dict[str, Any]:
@@ -61,34 +39,7 @@ def read_parameters(notebook: Path) -> dict[str, Any]:
             break
     else:
         raise ConfigError(f"{name} has no code cell tagged 'parameters'; add the tag to one")
-    try:
-        statements = ast.parse(cell.source).body
-    except SyntaxError as error:
-        raise ConfigError(
-            f"{name}: the parameters cell is not valid Python, line {error.lineno}; correct it"
-        ) from error
-    known = {}
-    for statement in statements:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=target)], value=value):
-                pass
-            case ast.AnnAssign(target=ast.Name(id=target), value=ast.expr() as value):
-                pass
-            case ast.Expr(value=ast.Constant(value=str())):  # a text that explains
-                continue
-            case _:
-                raise ConfigError(
-                    f"{name}: line {statement.lineno} of the parameters cell is no assignment; "
-                    'write only lines such as scale = "smoke"'
-                )
-        try:
-            known[target] = ast.literal_eval(value)
-        except ValueError as error:
-            raise ConfigError(
-                f"{name}: the default of parameter {target!r} must be a plain value, "
-                "such as a text, a number or a list"
-            ) from error
-    return known
+    return parse_parameters(cell.source, name)
 
 
 def read_notebook(path: Path, error_class: type[ConfigError] | type[ReportError]) -> "NotebookNode":
@@ -211,6 +162,8 @@ def _tidy(notebook: "NotebookNode") -> "NotebookNode":
     for number, cell in enumerate(notebook.cells):
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if "outputs" in cell:  # what is said of missing runs is for whoever works in a notebook
+            cell.outputs = [o for o in cell.outputs if TRAINING not in o.get("metadata", {})]
         added = {"injected-parameters", "papermill-error-cell-tag"}
         if "id" in cell and added & set(cell.metadata.get("tags", [])):
             cell.id = f"added-{number}"

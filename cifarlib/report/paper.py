@@ -43,7 +43,10 @@ def _summarise(front: dict[str, Any]) -> list[str]:
     told = [front.get("pending", "")]
     if audit := front.get("audit"):
         told.append(f"The paper against itself and the data: {audit}.")
-    return [QUESTION, *filter(None, [" ".join(filter(None, told)), front.get("beyond", "")])]
+    return [
+        front.get("lead", QUESTION),
+        *filter(None, [" ".join(filter(None, told)), front.get("beyond", "")]),
+    ]
 
 
 def _last_record(results: Results) -> datetime | None:

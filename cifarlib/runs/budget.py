@@ -3,8 +3,8 @@
 import time
 from collections import deque
 
-from cifarlib.runs.checkpoints import checkpoint_epoch
 from cifarlib.runs.progress import Prices
+from cifarlib.runs.running import checkpoint_epoch
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import SAFETY, Job, RunJob
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cifarlib.checking import open_file, read_bytes
+from cifarlib.checking import read_bytes
+from cifarlib.runs.running import DIGEST_BYTES, EPOCH_BYTES
 from cifarlib.runs.store import RecordStore, write_atomically
 
-DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
 PARTS = {"model", "optimizer", "history", "best", "seconds", "resumed"}  # of a run's state
 
 Aside = Callable[[], contextlib.AbstractContextManager[None]]
@@ -42,16 +42,6 @@ def unpack_checkpoint(raw: bytes) -> tuple[int, bytes] | None:
     if _checkpoint_digest(content) != digest:
         return None
     return int.from_bytes(content[:EPOCH_BYTES], "big"), content[EPOCH_BYTES:]
-
-
-def checkpoint_epoch(path: Path) -> int:
-    """The epoch that a checkpoint claims to stand at, unchecked; 0 where there is none."""
-    try:
-        with open_file(path) as file:
-            head = file.read(DIGEST_BYTES + EPOCH_BYTES)
-    except OSError:
-        return 0
-    return int.from_bytes(head[DIGEST_BYTES:], "big")
 
 
 def read_checkpoint(

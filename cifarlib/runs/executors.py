@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from cifarlib import extras
 from cifarlib.errors import CifarlibError
 from cifarlib.runs.budget import Budget
-from cifarlib.runs.progress import cores, uses_cuda
+from cifarlib.runs.progress import cores, duration, uses_cuda
 from cifarlib.runs.progress_line import ProgressLine
 from cifarlib.runs.store import RecordStore, write_atomically
 from cifarlib.runs.worker import Job, Message, RunJob, serve, serve_lanes
@@ -32,6 +32,15 @@ class Outcome:
     unavailable: dict[str, str] = field(default_factory=dict)  # condition → what it waits for
     failed: dict[str, str] = field(default_factory=dict)  # condition → error
     retried: dict[str, str] = field(default_factory=dict)  # condition → what its worker died of
+
+    def say_left(self, budget: str) -> str:
+        """What a budget of time left undone; nothing where all was done."""
+        if not (self.stopped or self.left):
+            return ""
+        return (
+            f"the budget of {budget} is used: {self.done} done, {len(self.stopped)} stopped on the "
+            f"way, {len(self.left)} not begun, about {duration(self.seconds_left)} left"
+        )
 
 
 class Executor(abc.ABC):
@@ -109,7 +118,10 @@ class Executor(abc.ABC):
         if self.watch is not None:
             self.watch(message)
         match message.kind:
-            case "epoch" | "checkpoint":
+            case "checkpoint":
+                return False
+            case "epoch":
+                self.display.epoch(job, message.epoch, message.accuracy)
                 return False
             case "images":
                 self.display.advance(job, message.images)
@@ -134,6 +146,7 @@ class Executor(abc.ABC):
                 self.fail(job, message.text, message.detail)
             case "fatal":
                 raise CifarlibError(message.text)
+        self.display.drop(job, message.kind)
         return True
 
     def try_again(self, job: Job, reason: str, detail: str) -> None:

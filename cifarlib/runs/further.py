@@ -10,37 +10,40 @@ from pathlib import Path
 
 from cifarlib.errors import ConfigError
 from cifarlib.runs.results import Results, open_results
-from cifarlib.study import STUDIES, Condition, Study, expand, load_study
+from cifarlib.study import STUDIES, Condition, Study, expand, kept_studies, load_study
 
 PAPER = "study"  # the name of the paper's study among ``STUDIES``
 
 
 def open_further(
-    scale: str, overrides: str | Sequence[str], build: str | Path
+    scale: str, overrides: str | Sequence[str], build: str | Path, own: Collection[str] = ()
 ) -> dict[str, Results]:
     """Every study but the paper's by name, opened as ``open_results`` does.
+
+    ``own`` names some that the build folder keeps.
 
     One that the scale cannot be applied to is left out: a scale file of one's own need not say
     what the epochs of every study become.
     """
     found = {}
-    for name, path in STUDIES.items():
+    for name in [*STUDIES, *own]:
         if name != PAPER:
             try:
-                found[name] = open_results(scale, overrides, build, path)
+                found[name] = open_results(scale, overrides, build, name)
             except ConfigError:
                 continue
     return found
 
 
 def list_conditions(results: Results) -> Iterator[tuple[Study, Condition]]:
-    """Every condition with its study: those of ``results``, then those past the paper's."""
+    """Every condition with its study: of ``results``, past the paper's, and of one's own."""
     for condition in results.known:
         yield results.study, condition
-    for name in STUDIES.keys() - {PAPER}:
-        study = load_study(name)
-        epochs = study.epochs.get(results.scale_name, {}) | results.scale.epochs
+    others = STUDIES | kept_studies(results.store.folder)
+    for path in [path for name, path in others.items() if name != PAPER]:
         try:
+            study = load_study(path)
+            epochs = study.epochs.get(results.scale_name, {}) | results.scale.epochs
             conditions = expand(study, results.scale.model_copy(update={"epochs": epochs}))
         except ConfigError:
             continue

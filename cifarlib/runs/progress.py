@@ -2,12 +2,15 @@
 
 import heapq
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from cifarlib.checking import cut
 from cifarlib.config import FORWARD_GFLOP, RunConfig
+from cifarlib.errors import ConfigError
 from cifarlib.runs.locks import held
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore
@@ -153,3 +156,14 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_budget(text: str, source: str) -> float:
+    """``540s``, ``9m`` or ``1.5h`` in seconds; ``ConfigError``, which names the source."""
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if not parts or not float(parts[1]):
+        raise ConfigError(f"{source} {cut(text)}: write a time such as 540s, 9m or 2h")
+    return float(parts[1]) * SECONDS[parts[2]]

@@ -1,22 +1,25 @@
-"""How far a sweep is: one line on a terminal, a plain line for each run elsewhere."""
+"""How far a sweep is: one line on a terminal, plain lines elsewhere."""
 
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from tqdm import tqdm
 
 from cifarlib.config import RunConfig
-from cifarlib.runs.checkpoints import checkpoint_epoch
 from cifarlib.runs.progress import Prices, duration
+from cifarlib.runs.running import checkpoint_epoch
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import AnyRecord, RecordStore
 from cifarlib.runs.worker import Job, RunJob
 
+SILENT = 60.0  # s after which a plain line tells of an epoch, where no run has ended
+
 
 class ProgressLine:
-    """One line for the whole sweep on a terminal; a plain line for each run elsewhere."""
+    """One line for the whole sweep on a terminal; elsewhere plain lines, one for each run."""
 
     def __init__(
         self,
@@ -39,19 +42,33 @@ class ProgressLine:
             for job in runs
         }
         self.started, self.shown = time.monotonic(), 0.0
-        self.bar = None
-        described = [job.name for job in jobs if not isinstance(job, RunJob)]
-        if sys.stderr.isatty():
-            layout = "{percentage:3.0f}%|{bar}| {desc}"
-            self.bar = tqdm(total=self.total, initial=self.finished, bar_format=layout)
-            self._refresh()
-        else:
+        self.bar = self._make_bar()
+        self._refresh()
+        if self.bar is None:
             self.say(
                 f"{self.finished} of {self.total} runs are recorded; {len(runs)} to go, workers: "
                 f"{workers}, about {duration(self.seconds_left())}"
             )
+        described = [job.name for job in jobs if not isinstance(job, RunJob)]
         if described:  # of CIFAR-10 it takes most of a minute, in which no run may end
             self.say(f"to be described first, which may take a minute: {', '.join(described)}")
+
+    def _make_bar(self) -> Any:
+        """A progress bar; None where plain lines are said."""
+        layout = "{percentage:3.0f}%|{bar}| {desc}"
+        if not sys.stderr.isatty():
+            return None
+        return tqdm(total=self.total, initial=self.finished, bar_format=layout)
+
+    def epoch(self, job: Job, epoch: int, accuracy: float) -> None:
+        """An epoch of a run has ended, with a validation accuracy in %."""
+        silent = self.bar is None and time.monotonic() - self.shown > SILENT
+        if isinstance(job, RunJob) and silent:
+            epochs = job.config.epochs
+            self.say(f"{job.name}: epoch {epoch} of {epochs}, validation {accuracy:.1f} %")
+
+    def drop(self, job: Job, why: str) -> None:
+        """A job is not run here any more; ``why`` is the kind of its last message."""
 
     def advance(self, job: Job, images: int) -> None:
         if isinstance(job, RunJob):
@@ -82,6 +99,7 @@ class ProgressLine:
         if self.bar is not None:
             self.bar.write(text, file=sys.stderr)
         else:
+            self.shown = time.monotonic()
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:

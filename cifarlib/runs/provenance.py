@@ -69,6 +69,14 @@ def _git(*arguments: str) -> str:
     ).stdout.strip()
 
 
+def is_tracked(path: Path) -> bool:
+    """Whether git keeps a file of this checkout."""
+    try:
+        return bool(_git("ls-files", "--", str(path.absolute())))
+    except (OSError, subprocess.SubprocessError):
+        return False
+
+
 def name_commit(commit: str | None, dirty: bool | None) -> str:
     """A commit in words, and whether files were changed since."""
     changes = {True: ", with uncommitted changes", False: "", None: ", changes unknown"}[dirty]

@@ -1,8 +1,10 @@
 """A study's results: its conditions, what is recorded of them, and tidy frames of both."""
 
+import importlib
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from cifarlib.study import (
     Study,
     expand,
     expand_paper,
+    find_study,
     load_scale,
     load_study,
     split_overrides,
@@ -39,12 +42,53 @@ class Results:
     overrides: tuple[str, ...]
     store: RecordStore
     conditions: list[Condition]
-    records: dict[str, RunRecord]  # by run id; those that statistics may stand on
-    data: DataRecord | None
-    faults: list[str]  # a sentence about each damaged record; it counts as missing
-    network: NetworkRecord | None = None
-    diverged: dict[str, RunRecord] = field(default_factory=dict)  # by run id
     paper: tuple[Condition, ...] = ()  # the paper's conditions, whatever the study makes of them
+    records: dict[str, RunRecord] = field(default_factory=dict)  # for statistics, by run id
+    diverged: dict[str, RunRecord] = field(default_factory=dict)  # by run id
+    data: DataRecord | None = None
+    network: NetworkRecord | None = None
+    faults: list[str] = field(default_factory=list)  # of damaged records, which count as missing
+
+    def reread(self) -> "Results":
+        """The same with the records that are there by now."""
+        ids = [c.run_id for c in [*self.conditions, *self.paper]]
+        records, faults = self.store.read_runs(ids)
+        found: dict[str, Any] = {"data": None, "network": None}
+        for name, read in (
+            ("data", partial(self.store.read_data, self.scale.data.name)),
+            ("network", self.store.read_network),
+        ):
+            try:
+                found[name] = read()
+            except RecordError as error:
+                faults.append(str(error))
+        return replace(
+            self,
+            records={name: one for name, one in records.items() if not one.result.diverged},
+            diverged={name: one for name, one in records.items() if one.result.diverged},
+            faults=faults,
+            **found,
+        )
+
+    def complete(
+        self,
+        stages: Sequence[str] | None = None,
+        *,
+        train: bool = False,
+        budget: str = "",
+        device: str = "auto",
+    ) -> "Results":
+        """Say which runs of some stages are missing and what they cost; with ``train`` make them.
+
+        ``stages`` are of any study, all of this one unless given. Training is that of ``sweep``: in
+        worker processes with its locks, checkpoints and records. It stops after ``budget``, such as
+        “20m”, at the end of an epoch, and on *Interrupt*; called again it goes on. What hinders it,
+        such as a missing data set, is said. The results are those with the records then there.
+        Raises ``ConfigError`` for unknown stages and for parameters that papermill injected into
+        the notebook and that it does not have.
+        """
+        training = importlib.import_module("cifarlib.runs.in_notebook")  # which imports this module
+        return training.complete(self, stages, train=train, budget=budget, device=device)
 
     @property
     def every_record(self) -> dict[str, RunRecord]:
@@ -152,39 +196,17 @@ def open_results(
 
     ``overrides`` may be one text, as ``papermill -p overrides`` gives it (``split_overrides``).
     ``build`` is the folder, ``build/<scale>`` where it is empty. ``study`` is a file, or the name
-    of one in ``params/``; the paper's unless given. Damaged records count as missing and are named
-    in ``faults``.
+    of one in ``params/`` or in that folder; the paper's unless given. Damaged records count as
+    missing and are named in ``faults``.
     """
     overrides = split_overrides(overrides)
-    loaded = load_study(study)
+    store = RecordStore(Path(build) if str(build) else paths.BUILD / Path(scale).stem)
+    loaded = load_study(find_study(study, store.folder) if isinstance(study, str) else study)
     checked = load_scale(scale, overrides, loaded)
     conditions = expand(loaded, checked)
     paper = expand_paper(loaded, checked)
-    store = RecordStore(Path(build) if str(build) else paths.BUILD / Path(scale).stem)
-    records, faults = store.read_runs(c.run_id for c in [*conditions, *paper])
-    data = network = None
-    try:
-        data = store.read_data(checked.data.name)
-    except RecordError as error:
-        faults.append(str(error))
-    try:
-        network = store.read_network()
-    except RecordError as error:
-        faults.append(str(error))
-    return Results(
-        loaded,
-        Path(scale).stem,
-        checked,
-        overrides,
-        store,
-        conditions,
-        {name: record for name, record in records.items() if not record.result.diverged},
-        data,
-        faults,
-        network,
-        {name: record for name, record in records.items() if record.result.diverged},
-        tuple(paper),
-    )
+    opened = Results(loaded, Path(scale).stem, checked, overrides, store, conditions, tuple(paper))
+    return opened.reread()
 
 
 def summarize(conditions: Iterable[Condition], records: dict[str, RunRecord]) -> "pd.DataFrame":

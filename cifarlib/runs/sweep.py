@@ -35,6 +35,8 @@ def sweep(
     deadline: float | None = None,
     executor: Callable[..., Executor] | None = None,
     keep_weights: bool = False,
+    datasets: Sequence[str] = (),
+    display: type[ProgressLine] = ProgressLine,
 ) -> Outcome:
     """Make the missing records of conditions, and what describes their data set and network.
 
@@ -48,12 +50,13 @@ def sweep(
     it is unless another is given.
     With ``keep_weights`` the weights of every run that is trained are kept
     (``RecordStore.weights_path``); they decide nothing, and a recorded run is not trained for them.
+    ``datasets`` are described, too. ``display`` shows how far the sweep is.
     A damaged record is set aside and its run trained again. A run that another sweep is training
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
     """
     provenance.commit()  # what it finds wrong is said here, not by every worker
-    jobs, records = _take_stock(conditions, store, keep_weights)
+    jobs, records = _take_stock(conditions, store, keep_weights, datasets)
     if not jobs:
         print("nothing is missing", file=sys.stderr, flush=True)
         return Outcome()
@@ -61,12 +64,12 @@ def sweep(
     crew = (executor or LocalExecutor)(store, device, workers, threads, checkpoint_every)
     crew.workers = min(crew.workers, len(jobs))
     prices = Prices(records, crew.device)
-    display = ProgressLine(jobs, len(records), prices, crew.workers, crew.slowness, store)
+    shown = display(jobs, len(records), prices, crew.workers, crew.slowness, store)
     budget = Budget(deadline, store, prices, crew.share, checkpoint_every != 0, crew.lag)
     try:
-        return crew.run(jobs, display, budget, watch)
+        return crew.run(jobs, shown, budget, watch)
     finally:
-        display.close()
+        shown.close()
 
 
 def _make_folders(store: RecordStore) -> None:
@@ -80,7 +83,10 @@ def _make_folders(store: RecordStore) -> None:
 
 
 def _take_stock(
-    conditions: Sequence[Condition], store: RecordStore, keep_weights: bool = False
+    conditions: Sequence[Condition],
+    store: RecordStore,
+    keep_weights: bool = False,
+    datasets: Sequence[str] = (),
 ) -> tuple[list[Job], list[RunRecord]]:
     """What is still to be made, the most valuable first, and the records that are there.
 
@@ -88,7 +94,7 @@ def _take_stock(
     than a further one of any.
     """
     jobs: list[Job] = []
-    for dataset in dict.fromkeys(c.config.data.name for c in conditions):
+    for dataset in dict.fromkeys([*datasets, *(c.config.data.name for c in conditions)]):
         known = _read(store, partial(store.read_data, dataset), store.data_path(dataset))
         if not known and not _copy_description(store, dataset):
             jobs.append(DataJob(f"data set {dataset}", dataset))

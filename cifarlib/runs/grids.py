@@ -1,0 +1,179 @@
+"""Grids of one's own: any condition with any settings varied, kept as a study in a build folder.
+
+Such a study is a YAML file in the format of ``params/study.yaml``, in the folder ``studies`` beside
+the records, where every command and the explorer know it by name.
+"""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cifarlib.checking import cut, parse_value, read_bytes, suggest, validate
+from cifarlib.errors import ConfigError
+from cifarlib.runs.further import list_conditions
+from cifarlib.runs.results import Results
+from cifarlib.runs.store import write_atomically
+from cifarlib.study import (
+    KEPT,
+    STUDIES,
+    Condition,
+    Study,
+    expand,
+    expand_paper,
+    find_study,
+    kept_studies,
+    load_study,
+)
+
+HEAD = "# Made by cifarlib: a study in the format of params/study.yaml, to be changed at will.\n"
+MOST_LETTERS = 60  # of a name that a grid is given
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Setting → values, from ``dropout=0,0.3``; values are YAML."""
+    settings: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        if not equals or not key.strip() or key.strip() in settings:
+            raise ConfigError(f"--grid {text}: write each setting once, such as dropout=0,0.3")
+        settings[key.strip()] = parse_value(f"[{values}]", f"--grid {text}")
+    return settings
+
+
+def make_grid(
+    results: Results,
+    start: str,
+    settings: Mapping[str, Sequence[Any]],
+    seeds: Sequence[int] = (),
+    name: str = "",
+) -> str:
+    """Keep every combination of some settings' values, on a condition by name, as a study.
+
+    Its first stage is the condition itself, to compare with; all else, epochs included, is as
+    there. Epochs are the paper's where the scale says what these become. Gives the study's name:
+    the one asked for, or one made of start and settings. Raises ``ConfigError`` for what cannot be
+    run, before anything is written.
+    """
+    known = list(list_conditions(results))
+    found = next(((s, c) for s, c in known if c.name == start), None)
+    if found is None:
+        names = dict.fromkeys(c.name for _, c in known)
+        raise ConfigError(f"no condition is named {start!r}; {suggest(start, names)}")
+    if not settings:
+        raise ConfigError("a grid needs a setting to vary; add one such as --grid dropout=0,0.3")
+    if "seed" in settings:
+        raise ConfigError("a grid does not vary the seed; give the seeds with --seeds 42,43")
+    grid = {key: _plain_values(values) for key, values in settings.items()}
+    named, kept = name or _name(start, grid), kept_studies(results.store.folder)
+    for number in itertools.count(2):
+        content = _describe(results, *found, grid, seeds, named)
+        text = f"{HEAD}{_to_yaml(content)}".encode()
+        if name or named not in kept or read_bytes(kept[named]) == text:
+            break
+        named = f"{_name(start, grid)}-{number}"
+    study = validate(Study, content, f"the grid {named}")
+    expand(study, at_scale(results, study).scale)  # raises where a setting cannot be
+    write_atomically(place(results.store.folder, named), text)
+    return named
+
+
+def _plain_values(values: Any) -> list[Any]:
+    """A list, tuple, array or single value as a list of plain values."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    values = list(values) if isinstance(values, list | tuple | range) else [values]
+    return [getattr(value, "item", lambda v=value: v)() for value in values]
+
+
+def _name(start: str, settings: Mapping[str, Any]) -> str:
+    """“stage1-daa1-13-by-dropout”."""
+    name = re.sub(r"[^\w.-]+", "-", f"{start}-by-{'-'.join(settings)}")
+    if len(name) > MOST_LETTERS:
+        name = f"{name[:MOST_LETTERS]}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
+    return name
+
+
+def _describe(
+    results: Results,
+    study: Study,
+    base: Condition,
+    grid: dict[str, list[Any]],
+    seeds: Sequence[int],
+    name: str,
+) -> dict[str, Any]:
+    """A grid as the content of a study."""
+    stage = study.stages.get(base.stage)
+    at = {
+        scale: {key: value for key, value in changes.items() if key not in grid}
+        for scale, changes in (stage.at if stage else {}).items()
+    }
+    anywhere = replace(results, scale=results.scale.model_copy(update={"name": ""}))
+    alike = (c for _, c in list_conditions(anywhere) if c.name == base.name)
+    settings = next(alike, base).settings  # without what the stage says for this scale alone
+    epochs = {value: value for value in grid.get("epochs", []) if isinstance(value, int)}
+    own = {results.scale_name: study.epochs.get(results.scale_name, {}) | epochs}
+    presets = dict(load_study("beyond").presets)
+    presets |= {key: presets.get(key, {}) | group for key, group in study.presets.items()}
+    shared = ({"seeds": list(seeds)} if seeds else {}) | ({"at": at} if any(at.values()) else {})
+    first = {"title": f"{base.name}, from which the grid starts", "fixed": dict(settings)}
+    varied = {"from": {"stage": f"{name}-start", "runs": [1]}, "grid": grid}
+    title = {"title": f"{base.name} with other values of {', '.join(grid)}"}
+    return {
+        "epochs": study.epochs | own,
+        "presets": presets,
+        "defaults": {},
+        "stages": {f"{name}-start": first | shared, name: title | varied | shared},
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without aliases, which few readers know."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _to_yaml(content: dict[str, Any]) -> str:
+    return yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100,
+        default_flow_style=None,
+    )  # fmt: skip
+
+
+def place(folder: Path, name: str) -> Path:
+    """Where a build folder keeps a study; ``ConfigError`` for what is no name of a file."""
+    if not re.fullmatch(r"[\w-][\w.-]*", name) or name in STUDIES:
+        raise ConfigError(f"{cut(name)!r} cannot name a study; take another of letters and digits")
+    return folder / KEPT / f"{name}.yaml"
+
+
+def keep(text: str, folder: Path) -> str:
+    """The name of a study; one that is a file is copied into the build folder, anew each time."""
+    path = find_study(text, folder)
+    if text.endswith((".yaml", ".yml")) and path.parent != folder / KEPT:
+        load_study(path)
+        write_atomically(place(folder, path.stem), read_bytes(path))
+    return path.stem
+
+
+def at_scale(results: Results, study: Study) -> Results:
+    """Another study over the same records at the same scale, nothing of it read yet."""
+    epochs = study.epochs.get(results.scale_name, {}) | results.scale.epochs
+    scale = results.scale.model_copy(update={"epochs": epochs})
+    return replace(results, study=study, scale=scale, conditions=[], paper=())
+
+
+def open_study(results: Results, name: str) -> Results:
+    """A study by name or file over the same records at the same scale."""
+    study = load_study(find_study(name, results.store.folder))
+    opened = at_scale(results, study)
+    return replace(
+        opened,
+        conditions=expand(study, opened.scale),
+        paper=tuple(expand_paper(study, opened.scale)),
+    ).reread()

@@ -1,0 +1,191 @@
+"""Grids of one's own: made, kept as studies, known by name, trained, shown as a chapter."""
+
+import numpy as np
+import pytest
+from chapters import run_chapter
+from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_store
+
+import cifarlib as cl
+from cifarlib import cli, explore
+from cifarlib.errors import ConfigError
+from cifarlib.report import archive
+from cifarlib.runs import grids
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
+from cifarlib.study import kept_studies
+
+START = "stage1-daa1/13"
+NAME = "stage1-daa1-13-by-dropout-learning_rate"
+GRID = {"dropout": [0.0, 0.3], "learning_rate": [0.001, 0.003, 0.01]}
+
+
+@pytest.fixture
+def results(tmp_path):
+    tiny_store(tmp_path)
+    return open_results("smoke", TINY, tmp_path)
+
+
+def settings_of(opened) -> list[tuple]:
+    return [(c.config.dropout, c.config.learning_rate, c.config.seed) for c in opened.conditions]
+
+
+def test_a_grid_has_every_combination_beside_its_start(results):
+    assert grids.make_grid(results, START, GRID, seeds=[42, 43]) == NAME
+    opened = open_results("smoke", TINY, results.store.folder, NAME)
+    start = results.find("stage1-daa1", 13)
+    assert opened.conditions[0].run_id == start.run_id
+    assert settings_of(opened)[2:] == [
+        (dropout, rate, seed) for dropout in (0.0, 0.3) for rate in (0.001, 0.003, 0.01)
+        for seed in (42, 43)
+    ]  # fmt: skip
+    same = [c for c in opened.conditions[2:] if c.config == start.config]
+    assert [c.run_id for c in same] == [start.run_id]  # which is not trained twice
+
+
+def test_a_grid_of_a_stage_with_settings_for_a_scale_has_them(tmp_path):
+    results = open_results("lite", (), tmp_path, "beyond")
+    name = grids.make_grid(results, "recipe-30/9,30 epochs", {"dropout": [0.0, 0.1]})
+    base = results.select("recipe-30")[0]
+    found = open_results("lite", (), tmp_path, name).conditions
+    assert found[0].run_id == base.run_id
+    assert {c.config.epochs for c in found} == {30}
+
+
+def test_epochs_that_a_scale_does_not_know_stand_for_themselves(results):
+    name = grids.make_grid(results, START, {"epochs": [30, 7]})
+    opened = open_results("smoke", TINY, results.store.folder, name)
+    assert [c.config.epochs for c in opened.conditions] == [1, 1, 7]
+
+
+def test_a_setting_that_a_scale_says_can_be_varied(results):
+    name = grids.make_grid(results, START, {"precision": ["fp32", "bf16"], "data.train_size": [30]})
+    opened = open_results("smoke", TINY, results.store.folder, name)
+    assert [c.config.precision for c in opened.conditions] == ["fp32", "fp32", "bf16"]
+    assert [c.config.data.train_size for c in opened.conditions] == [20, 30, 30]
+
+
+def test_an_equal_grid_is_kept_once_and_another_beside_it(results):
+    for values in ([0.1], [0.1], [0.2]):
+        grids.make_grid(results, START, {"dropout": np.array(values)})
+    names = {"stage1-daa1-13-by-dropout", "stage1-daa1-13-by-dropout-2"}
+    assert kept_studies(results.store.folder).keys() == names
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--from", START, "--grid", "dropuot=0"],
+            "unknown key 'dropuot'; did you mean 'dropout'?",
+        ),
+        (["--from", "stage1/13", "--grid", "dropout=0"], "no condition is named 'stage1/13'"),
+        (["--from", START], "a grid needs a setting to vary"),
+        (["--from", START, "--grid", "seed=1,2"], "give the seeds with --seeds 42,43"),
+        (["--from", START, "--grid", "dropout"], "--grid dropout: write each setting once"),
+        (["--from", START, "--grid", "dropout=0", "--name", "a/b"], "'a/b' cannot name a study"),
+        (["--grid", "dropout=0"], "name it with --from"),
+        (["--study", "newest"], "keeps no grid of your own; make one"),
+        (["--study", "beyont"], "there is no study 'beyont'"),
+    ],
+)
+def test_a_grid_that_cannot_be_gets_one_sentence(words, said, tmp_path, capsys):
+    assert cli.main(["sweep", *SET_TINY, "--out", str(tmp_path), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cifarlib: ")
+    assert said in line
+    assert not (tmp_path / "studies").exists()
+
+
+def test_the_command_line_makes_trains_and_shows_a_grid(tmp_path, made_up, capsys):
+    tiny_store(tmp_path)
+    where = [*SET_TINY, "--out", str(tmp_path)]
+    grid = ["--grid", "dropout=0,0.3", "--grid", "learning_rate=0.001,0.003", "--seeds", "42,43"]
+    assert cli.main(["sweep", *where, "--from", START, *grid]) == 0
+    said = capsys.readouterr().err
+    assert f"the grid is the study {NAME}, kept in {tmp_path}/studies/{NAME}.yaml" in said
+    assert said.splitlines()[-1].endswith(f" --study {NAME}")
+    assert cli.main(["status", *where, "--study", NAME]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[1:3] == ["10", "10"]
+    assert cli.main(["why", *where, "--study", NAME, f"{NAME}-start/1"]) == 0
+    assert "recorded in" in capsys.readouterr().out
+    assert cli.main(["study", "check", *where, NAME]) == 0
+    assert capsys.readouterr().out.endswith("8 runs, 0 of them to train: about 0 s\n")
+    assert cli.main(["report", *where, "--study", NAME]) == 0
+    page = (tmp_path / f"report-{NAME}.html").read_text()
+    assert all(f'id="table-O{n}"' in page for n in (1, 2, 3))
+    runs = explore.tabulate(open_results("smoke", TINY, tmp_path))
+    assert f"{NAME}/1,dropout=0.3,learning_rate=0.003, seed 42" in list(runs["name"])
+    packed = archive.collect(open_results("smoke", TINY, tmp_path), cl.paths.PARAMS / "smoke.yaml")
+    assert f"build/smoke/studies/{NAME}.yaml" in packed
+
+
+def test_a_study_of_ones_own_is_a_file_and_then_a_name(tmp_path, made_up, capsys):
+    tiny_store(tmp_path / "build")
+    where = [*SET_TINY, "--out", str(tmp_path / "build")]
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "presets: {optimizer: {sgd: {name: sgd, momentum: 0.9}}, model: "
+        "{residual: {name: residual, initialization: kaiming}}}\n"
+        "defaults: {model: residual, resize: null, augmentation: {}, schedule: {name: constant}, "
+        "early_stopping: null, optimizer: sgd, dropout: 0.0, batch_size: 64, weight_decay: 0.0}\n"
+        "stages: {mine: {title: Mine, fixed: {epochs: 30}, grid: {learning_rate: [0.1, 0.2]}}}\n"
+    )
+    assert cli.main(["sweep", *where, "--study", str(path)]) == 0
+    assert cli.main(["status", *where]) == 0
+    assert "studies of your own (--study NAME): mine" in capsys.readouterr().err
+    path.write_text(path.read_text().replace("dropout:", "dropuot:"))
+    assert cli.main(["study", "check", *where, str(path)]) == 2
+    assert "unknown key 'dropuot'; did you mean 'dropout'?" in capsys.readouterr().err
+
+
+def test_grid_in_a_cell_trains_and_keeps_it(results, made_up, capsys):
+    runs = cl.grid(START, results, dropout=[0.0, 0.3], seeds=[42])
+    assert list(runs["dropout"]) == [0.0, 0.0, 0.3]
+    assert runs["test_top1"].notna().all()
+    assert "The grid is the study stage1-daa1-13-by-dropout; " in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="unknown key 'dropuot'"):
+        cl.grid(START, results, dropuot=[0.0])
+
+
+# ---------------------------------------------------------------------------------------------
+# The chapter
+# ---------------------------------------------------------------------------------------------
+
+CIFAR10 = ["data={name: cifar10, train_size: 60, validation_size: 50, test_size: 200}"]
+
+
+@pytest.mark.parametrize(
+    ("varied", "seeds", "rows"),
+    [
+        (GRID, [42, 43], 6),  # a heat map
+        ({"optimizer": ["sgd", "adamw", "muon"]}, [42], 3),  # intervals over images, McNemar
+        (GRID | {"batch_size": [32, 64]}, [42], 12),  # parallel coordinates
+    ],
+)
+def test_the_chapter_shows_any_grid(tmp_path, varied, seeds, rows):
+    store = RecordStore(tmp_path)
+    store.write(make_data_record("cifar10"))
+    results = open_results("smoke", CIFAR10, tmp_path)
+    opened = grids.open_study(results, grids.make_grid(results, START, varied, seeds))
+    given = {"scale": "smoke", "overrides": CIFAR10, "build": str(tmp_path)}
+    empty, _ = run_chapter("09_own.ipynb", **given)
+    assert empty[-1]["text"] == "The best setting is pending."
+    for condition in opened.conditions:
+        store.write(make_record(condition))
+    shown, _ = run_chapter("09_own.ipynb", **given)
+    tables = {c["number"]: c["rows"] for c in shown if c["kind"] == "table"}
+    assert [len(tables[n]) for n in ("O1", "O2", "O3")] == [
+        rows, sum(map(len, varied.values())), rows - 1,
+    ]  # fmt: skip
+    assert all(c["drawn"] for c in shown if c["kind"] == "figure")
+    column = len(varied) + 3  # test accuracy
+    runs = opened.reread().runs
+    known = {f"{runs['test_top1'].max():.2f}"}
+    if len(seeds) == 1:
+        assert known <= {row[column] for row in tables["O1"]}
+    adjusted = [float(row[-1].removeprefix("< ")) for row in tables["O3"]]
+    assert all(
+        p >= float(row[-2].removeprefix("< "))
+        for p, row in zip(adjusted, tables["O3"], strict=True)
+    )
+    assert shown[-1]["text"].startswith("Best on validation: ")

@@ -1,0 +1,177 @@
+"""Missing runs, trained from a chapter's set-up cell."""
+
+import nbformat
+import papermill
+import pytest
+from conftest import TINY, make_data_record, make_network_record, make_record, tiny_conditions
+
+from cifarlib import cli, paths
+from cifarlib.errors import ConfigError, DataError
+from cifarlib.report import notebooks
+from cifarlib.runs import in_notebook, parameters
+from cifarlib.runs.locks import lock
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.worker import RunJob
+
+LONG = "stage1-long"  # two runs
+
+
+@pytest.fixture
+def results(tmp_path):
+    store = RecordStore(tmp_path)
+    store.write(make_data_record("synthetic"))
+    store.write(make_network_record())
+    return open_results("smoke", TINY, tmp_path)
+
+
+@pytest.fixture
+def with_images(monkeypatch):
+    monkeypatch.setattr(in_notebook.data, "find", lambda name: paths.DATA)
+
+
+def test_complete_says_what_is_missing_and_trains_nothing_unasked(results, capsys):
+    assert results.complete([LONG]).records == {}
+    said = capsys.readouterr().out
+    assert said.startswith("2 of the 2 runs of this chapter are not recorded yet; ")
+    assert said.endswith(
+        "estimated from the usual speed of such a machine. Set train = True to train them here.\n"
+    )
+
+
+def test_complete_trains_what_is_missing_once(results, made_up, with_images, capsys):
+    first, second = results.select(LONG)
+    results.store.write(make_record(first))
+    done = results.complete([LONG], train=True)
+    assert set(done.records) == {first.run_id, second.run_id}
+    said = capsys.readouterr().out
+    assert said.startswith("1 of the 2 runs of this chapter is not recorded yet; ")
+    assert "[2/2] stage1-long/13: test " in said
+    again = done.complete([LONG], train=True)
+    assert set(again.records) == set(done.records)
+    assert capsys.readouterr().out == "All 2 runs of this chapter are recorded.\n"
+    assert len((results.store.folder / "trained.log").read_text().splitlines()) == 1
+
+
+def test_complete_knows_the_stages_of_both_studies(results):
+    chosen = in_notebook.choose_conditions(results, [LONG, "noise-floor"])
+    assert [c.stage for c in chosen.values()] == [LONG] * 2 + ["noise-floor"] * 20
+    with pytest.raises(ConfigError, match="no stage 'stage1-lang'; did you mean 'stage1-long'"):
+        results.complete(["stage1-lang"])
+
+
+def test_complete_stops_at_its_budget(results, made_up, with_images, capsys):
+    results.complete([LONG], train=True, budget="0.001s")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("The budget of 0.001s is used: 0 done, 0 stopped on the way, 2 not ")
+    with pytest.raises(ConfigError, match="budget soon: write a time such as"):
+        results.complete([LONG], train=True, budget="soon")
+
+
+def test_complete_without_the_data_set_says_how_to_get_it(results, monkeypatch, capsys):
+    def find(name):
+        raise DataError("CIFAR-10 was not found; `cifarlib data --download` fetches it")
+
+    monkeypatch.setattr(in_notebook.data, "find", find)
+    assert results.complete([LONG], train=True) is results
+    assert capsys.readouterr().out.endswith(
+        "Nothing is trained: CIFAR-10 was not found; `cifarlib data --download` fetches it.\n"
+    )
+
+
+def test_complete_shows_what_another_process_trains(results, capsys):
+    condition = results.select(LONG)[0]
+    state = results.store.state
+    state.mkdir()
+    (state / f"{condition.run_id}.pt").write_bytes(bytes(32) + (2).to_bytes(4, "big"))
+    with lock(state / f"{condition.run_id}.lock"):
+        results.complete([LONG])
+        assert set(results.runs.query("stage == @LONG")["state"]) == {"running", "pending"}
+    said = capsys.readouterr().out
+    assert "In training in another process: stage1-long/9 (epoch 2 of 3)." in said
+
+
+def test_cell_progress_shows_a_line_for_each_running_run(results, monkeypatch):
+    drawn = []
+
+    class Handle:
+        def update(self, bundle, **_):
+            drawn.append(bundle)
+
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: Handle())
+    jobs = [RunJob(c.run_id, c.name, c.config) for c in results.select(LONG)]
+    prices = in_notebook.Prices()
+    shown = in_notebook.CellProgress(jobs, 0, prices, 2, 1.0, results.store)
+    shown.advance(jobs[0], 20)
+    shown.epoch(jobs[0], 1, 31.25)
+    assert "<td>stage1-long/9</td><td>1 of 3</td><td>31.2</td>" in drawn[-1]["text/html"]
+    assert 'value="0.333" max="2"' in drawn[-1]["text/html"]
+    shown.drop(jobs[0], "done")
+    shown.finish(jobs[0], make_record(results.select(LONG)[0]))
+    assert drawn[-1]["text/plain"].startswith("1 of 2 runs, about ")
+    assert "<td>" not in drawn[-1]["text/html"]
+
+
+# ---------------------------------------------------------------------------------------------
+# Parameters
+# ---------------------------------------------------------------------------------------------
+
+DECLARED = 'scale: str = "smoke"\noverrides: list[str] = []\ntrain: bool = False'
+
+
+@pytest.mark.parametrize(
+    ("injected", "said"),
+    [
+        ("trian = True", "no parameter 'trian'; did you mean 'train'"),
+        ('train = "false"', "'train' is of type str; give a bool, such as False"),
+    ],
+)
+def test_injected_parameters_are_checked(injected, said):
+    with pytest.raises(ConfigError, match=said):
+        parameters.check_injected(["", DECLARED, f"# Parameters\n{injected}\n"])
+    parameters.check_injected(["", DECLARED, "# Parameters\noverrides = \"['seeds=[1]']\"\n"])
+
+
+@pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("0*.ipynb")), ids=lambda p: p.stem)
+def test_papermill_describes_each_parameter_of_a_chapter(path):
+    described = papermill.inspect_notebook(path)
+    first = {"scale": "str", "overrides": "list[str]", "build": "str", "train": "bool"}
+    names = {name: one["inferred_type_name"] for name, one in described.items()}
+    assert names.items() >= (first | {"budget": "str"}).items()
+    assert all(one["help"] for one in described.values())
+
+
+def test_a_chapter_trains_under_papermill_and_a_report_leaves_that_out(tmp_path):
+    """One run of the chapter is missing."""
+    store = RecordStore(tmp_path / "build")
+    store.write(make_data_record("synthetic"))
+    store.write(make_network_record())
+    results = open_results("smoke", TINY, store.folder)
+    stages = [LONG, "stage2-dropout", "stage2-improved", "dropout-question"]
+    *most, last = in_notebook.choose_conditions(results, stages).values()
+    for condition in most:
+        store.write(make_record(condition))
+    given = {"overrides": list(TINY), "build": str(store.folder), "train": True}
+    done = papermill.execute_notebook(
+        paths.NOTEBOOKS / "03_stage2.ipynb", tmp_path / "done.ipynb", given, progress_bar=False
+    )
+    assert store.read_run(last.run_id)
+    said = [str(o) for cell in done.cells for o in cell.get("outputs", []) if "1 of the" in str(o)]
+    assert len(said) == 1
+    tidied = notebooks._tidy(nbformat.from_dict(done))
+    assert "1 of the" not in str(tidied.cells[:5])
+
+
+def test_report_trains_its_chapters_runs_first(tmp_path, made_up, with_images, capsys):
+    store = RecordStore(tmp_path)
+    store.write(make_data_record("synthetic"))
+    store.write(make_network_record())
+    for condition in tiny_conditions():
+        if condition.stage != LONG:
+            store.write(make_record(condition))
+    command = ["report", "--out", str(tmp_path), "--only", "stage2", "--train"]
+    overrides = [word for text in TINY for word in ("--set", text)]
+    assert cli.main([*command, *overrides]) == 0
+    assert all(store.read_run(c.run_id) for c in open_results("smoke", TINY, tmp_path).select(LONG))
+    assert cli.main(["report", "--budget", "9m"]) == 2
+    assert capsys.readouterr().err.endswith("cifarlib: --budget is for training; add --train\n")
