@@ -47,6 +47,7 @@ def take(build: Build) -> Rendered:
     stages = {run: build.runs.get(run, "others").partition("/")[0] for run in records}
     images = max((r.config.data.test_size for r in records.values()), default=10_000)
     versions = say_origins(records.values())
+    versions.pop("commit", None)  # there is another one every day, which need not mean anything
     return Rendered(images, stages, versions, build.tables, build.verdicts, build.places)
 
 
@@ -80,7 +81,7 @@ def compare(before: Rendered, now: Rendered) -> dict[str, list[str]]:
     """Chapter → sentences: runs, numbers that moved by more than noise, verdicts, versions."""
     found: dict[str, list[str]] = {}
     filled: Counter[str] = Counter()
-    for number in now.tables.keys() & before.tables.keys():
+    for number in (number for number in now.tables if number in before.tables):
         filled[now.places[number]] += _count_filled(before.tables[number], now.tables[number])
     moved = list(_list_moved(before, now))
     flipped = [
@@ -133,7 +134,7 @@ def _count_filled(before: Table, now: Table) -> int:
 
 def _list_moved(before: Rendered, now: Rendered) -> Iterator[tuple[str, str]]:
     """Chapter and sentence of each accuracy that moved by more than test images can explain."""
-    for number in now.tables.keys() & before.tables.keys():
+    for number in (number for number in now.tables if number in before.tables):
         for row, column, (old, new) in _pair_cells(before.tables[number], now.tables[number]):
             if not ACCURACY.search(column) or OTHER.search(column):
                 continue
@@ -158,9 +159,9 @@ def _pair_cells(before: Table, now: Table) -> Iterator[tuple[str, str, tuple[str
     rows = name_rows(before), name_rows(now)
     if any(len({row[0] for row in table.rows}) < len(table.rows) for table in (before, now)):
         return
-    for row in rows[0].keys() & rows[1].keys():
-        for column, old in rows[0][row].items():
-            if column in rows[1][row]:
+    for row, cells in rows[0].items():
+        for column, old in cells.items():
+            if column in rows[1].get(row, {}):
                 yield row, column, (old, rows[1][row][column])
 
 
