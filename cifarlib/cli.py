@@ -43,8 +43,7 @@ examples:
   cifarlib export --scale lite                  records, report and program in one zip
   cifarlib sweep --set data.name=cifar10 --set data.train_size=2000
   cifarlib sweep --study beyond --stage recipe  what the paper did not try
-  cifarlib sweep --from stage1-daa1/13 --grid dropout=0,0.3 --grid learning_rate=0.003,0.01
-                                                a grid of your own; then cifarlib report --study
+  cifarlib sweep --from stage1-daa1/13 --grid dropout=0,0.3  a grid of your own
 """
 
 

@@ -180,11 +180,12 @@ def find_study(study: str, folder: Path) -> Path:
         return max(kept.values(), key=lambda path: path.stat().st_mtime_ns)
     if study == NEWEST:
         raise ConfigError(
-            f"{folder} keeps no grid of your own; make one, such as `cifarlib sweep --from "
+            f"{shown(folder)} keeps no grid of your own; make one, such as `cifarlib sweep --from "
             "stage1-daa1/13 --grid dropout=0,0.3`"
         )
     if study not in known:
-        raise ConfigError(f"there is no study {study!r} in {folder}; {suggest(study, known)}")
+        where = shown(folder)
+        raise ConfigError(f"there is no study {study!r} in {where}; {suggest(study, known)}")
     return known[study]
 
 

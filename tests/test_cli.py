@@ -16,7 +16,7 @@ from cifarlib.runs.store import RecordStore
 
 COMMANDS = (
     *("data", "run", "sweep", "report", "status"),
-    *("why", "verify", "generalise", "diff", "export"),
+    *("why", "verify", "generalise", "diff", "export", "study"),
 )
 
 
@@ -67,7 +67,7 @@ def test_a_study_past_the_paper_is_a_choice(command, tmp_path):
     assert len(out) == 5  # a line for each seed
     code, _, err = command("status", "--study", "beyon")
     assert code == 2
-    assert "invalid choice: 'beyon'" in err[-1]
+    assert "there is no study 'beyon' in build/smoke; did you mean 'beyond'?" in err[-1]
 
 
 # ---------------------------------------------------------------------------------------------

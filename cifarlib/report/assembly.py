@@ -102,6 +102,8 @@ def render(
         deadline = parse_budget(budget, "--budget") + time.monotonic() if budget else None
         train_chapters(chosen, given, deadline, tell)
         results = results.reread()
+        others = {name: other.reread() for name, other in others.items()}
+        mixture.refuse_undeclared(further.join(results, others))
     options = name_records(scale, overrides, build, parameters or {})
     options += f" --study {own}" if study else ""
     title = results.title([*results.study.stages][-1]) if study else TITLE
