@@ -61,10 +61,11 @@ def grid(
     results = results or open_results("smoke")
     named = make_grid(results, start, settings, seeds, name)
     opened = open_study(results, named)
-    missing = {c.run_id: c for c in opened.conditions if c.run_id not in opened.every_record}
+    known = opened.every_record
+    missing = {c.run_id: c for c in opened.conditions if c.run_id not in known}
     if missing:
-        print(say_cost(list(missing.values()), opened.every_record.values(), device), flush=True)
-        train_or_raise(list(missing.values()), opened.store, device)
+        print(say_cost(list(missing.values()), known.values(), device), flush=True)
+        train_or_raise(opened.conditions, opened.store, device)
     print(f"The grid is the study {named}; 09_own.ipynb shows it, and so does cifarlib report.")
     return opened.reread().runs
 

@@ -22,7 +22,7 @@ from cifarlib.runs.progress_line import ProgressLine
 from cifarlib.runs.results import Results
 from cifarlib.runs.running import checkpoint_epoch, list_running
 from cifarlib.runs.schema import RunRecord
-from cifarlib.runs.store import RecordStore
+from cifarlib.runs.store import AnyRecord, RecordStore
 from cifarlib.runs.sweep import sweep
 from cifarlib.runs.worker import Job, RunJob
 from cifarlib.study import Condition
@@ -240,6 +240,11 @@ class CellProgress(ProgressLine):
             row.epoch, row.accuracy = epoch, accuracy
             self._draw()
 
+    def finish(self, job: Job, record: AnyRecord | None) -> None:
+        if isinstance(job, RunJob):
+            self.rows.pop(job.run_id, None)
+        super().finish(job, record)
+
     def drop(self, job: Job, why: str) -> None:
         if isinstance(job, RunJob):
             self.rows.pop(job.run_id, None)
@@ -286,7 +291,7 @@ class CellProgress(ProgressLine):
         job = row.job
         images = self.images[job.run_id]
         seconds = max(1e-3, time.monotonic() - row.began)
-        share = self._share(job.run_id) if job.run_id in self.left else 1.0
+        share = self._share(job.run_id)
         here = images / (job.config.epochs * job.config.data.train_size)
         left = duration(seconds * (1 - share) / here) if here else "–"
         accuracy = "–" if row.accuracy is None else f"{row.accuracy:.1f}"
