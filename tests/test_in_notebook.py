@@ -5,7 +5,7 @@ import papermill
 import pytest
 from conftest import TINY, make_data_record, make_network_record, make_record, tiny_conditions
 
-from cifarlib import cli, paths
+from cifarlib import cli, extras, paths
 from cifarlib.errors import ConfigError, DataError
 from cifarlib.report import notebooks
 from cifarlib.runs import in_notebook, parameters
@@ -77,6 +77,15 @@ def test_complete_without_the_data_set_says_how_to_get_it(results, monkeypatch, 
     assert capsys.readouterr().out.endswith(
         "Nothing is trained: CIFAR-10 was not found; `cifarlib data --download` fetches it.\n"
     )
+
+
+def test_complete_without_torch_says_what_to_install(results, monkeypatch, capsys):
+    def require(*packages):
+        raise extras.missing(packages[0])
+
+    monkeypatch.setattr(in_notebook.extras, "require", require)
+    assert results.complete([LONG], train=True) is results
+    assert "Nothing is trained: this needs torch, which is not installed" in capsys.readouterr().out
 
 
 def test_complete_shows_what_another_process_trains(results, capsys):
