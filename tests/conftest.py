@@ -44,11 +44,25 @@ SET_TINY = [word for override in TINY for word in ("--set", override)]
 
 DEADLINE = 120  # s, for what takes a moment on an idle machine
 
+TIERS = ("unit", "integration", "long")
+
 PNG = (  # one black pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
 )
 
 FEATURES = {"residual": 512, "resnet18": 512, "densenet121": 1024}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Each test is in one tier: that of its mark, else ``unit``. The slow ones come first."""
+    for item in items:
+        marked = [tier for tier in TIERS if item.get_closest_marker(tier)]
+        if len(marked) > 1:
+            raise pytest.UsageError(f"{item.nodeid} is in more than one tier: {marked}")
+        if not marked:
+            item.add_marker("unit")
+    items.sort(key=lambda item: item.get_closest_marker("unit") is not None)
 
 
 def tiny_conditions(*names: str, overrides: tuple[str, ...] = ()) -> list[Condition]:

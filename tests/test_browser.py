@@ -21,6 +21,7 @@ CONTRAST = {"type": "rule", "values": ["color-contrast"]}
 DONE = 110  # of 120 runs; the rest is pending
 
 pytestmark = [
+    pytest.mark.integration,
     pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed"),
     pytest.mark.xdist_group("browser"),  # the page is rendered once
 ]

@@ -23,6 +23,8 @@ from cifarlib.runs import locks
 from cifarlib.runs.store import RecordStore, encode
 from cifarlib.runs.weights import KeptWeights, read_weights, write_weights
 
+pytestmark = pytest.mark.long
+
 REPEATS = 20 * min(REPETITIONS, 10)
 
 

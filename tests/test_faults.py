@@ -35,6 +35,8 @@ from cifarlib.runs import checkpoints, executors, locks, sweep, worker
 from cifarlib.runs import store as files
 from cifarlib.runs.store import RecordStore
 
+pytestmark = pytest.mark.long
+
 STAGE = "stage1-long"  # two conditions of three epochs each, under the tiny scale
 COMMAND = ["--stage", STAGE, *SET_TINY, "--device", "cpu", "--checkpoint-every", "1"]
 FEW = min(REPETITIONS, 6) if LONG else 1  # of the faults that are the same at most moments
