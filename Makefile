@@ -1,5 +1,5 @@
 # make report      the report of scale lite from the records in the repository: no training, no data set, no torch
-# make test        the tests
+# make test        the unit and integration tests; make unit: the first alone
 #
 # make smoke       check the machinery: train every condition on a small generated data set, then report
 # make sweep       train the missing runs of a scale, with CIFAR-10 in data/; Ctrl-C stops, the same command continues
@@ -8,7 +8,7 @@
 # make status      what is recorded, and the estimated remaining time
 # make lab         JupyterLab on the notebooks
 # make bench       measure training speed on this machine, beside a loop like the paper's (half an hour)
-# make faults      kill processes, fill disks and damage files, again and again (long)
+# make faults      the long tests: kill processes and nodes, fill disks and damage files, again and again
 # make lint        style, types and import rules; make format mends the style
 #
 # SCALE=smoke|lite|full   how much of the study (default: lite)
@@ -33,13 +33,16 @@ ifneq ($(filter reproduce,$(MAKECMDGOALS)),)
   $(if $(RUN),,$(error name a recorded run: make reproduce RUN=stage1-daa1/13))
 endif
 
-.PHONY: report test smoke sweep reproduce status lab bench faults lint format constraints clean
+.PHONY: report test unit smoke sweep reproduce status lab bench faults lint format constraints clean
 
 report: .venv/.report
 	$(BIN)/cifarlib report $(STUDY)
 
 test: .venv/.installed
-	$(BIN)/pytest -n auto --dist loadgroup
+	$(BIN)/pytest -n auto --dist loadgroup -m 'not long'
+
+unit: .venv/.installed
+	$(BIN)/pytest -n auto --dist loadgroup -m unit
 
 smoke: .venv/.installed
 	$(BIN)/cifarlib sweep --scale smoke --device $(DEVICE)
@@ -63,7 +66,7 @@ bench: .venv/.installed
 faults: .venv/.installed
 	@mkdir -p build/faults && rm -f build/faults/log
 	CIFARLIB_FAULT_LOG=$(CURDIR)/build/faults/log CIFARLIB_FAULTS=$(FAULTS) \
-	  $(BIN)/pytest $(wildcard tests/test_faults.py tests/test_damage.py); \
+	  $(BIN)/pytest -m long; \
 	  result=$$?; \
 	  CIFARLIB_FAULTS=$(FAULTS) $(BIN)/python tests/faults.py build/faults/log build/bench; \
 	  exit $$result

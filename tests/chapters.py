@@ -2,7 +2,9 @@
 
 import ast
 import json
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import matplotlib.pyplot as plt
 
@@ -15,9 +17,22 @@ def run_chapter(name: str, **parameters: Any) -> tuple[list[dict[str, Any]], dic
     Computed sentences are ``{"kind": "text", "text": …}``, the rest is what the page is made from.
     """
     cells = json.loads((paths.NOTEBOOKS / name).read_text(encoding="utf-8"))["cells"]
+    shown: list[dict[str, Any]] = []
+
+    def content_of(value: Any) -> dict[str, Any]:
+        return value.content or {"kind": "text", "text": value.text}
+
+    def display(value: Any, display_id: bool = False) -> SimpleNamespace:
+        place = len(shown)
+        shown.append(content_of(value))
+
+        def update(value: Any) -> None:
+            shown[place] = content_of(value)
+
+        return SimpleNamespace(update=update)
+
     names: dict[str, Any] = {}
-    shown = []
-    with plt.rc_context({"backend": "agg"}):
+    with plt.rc_context({"backend": "agg"}), mock.patch("IPython.display.display", display):
         for number, cell in enumerate(cells):
             if cell["cell_type"] != "code":
                 continue
@@ -32,5 +47,5 @@ def run_chapter(name: str, **parameters: Any) -> tuple[list[dict[str, Any]], dic
             if "parameters" in cell["metadata"].get("tags", []):
                 names |= parameters
             if value is not None:
-                shown.append(value.content or {"kind": "text", "text": value.text})
+                display(value)
     return shown, names

@@ -1,21 +1,27 @@
 """Records and runs that are made up, for every test that needs some without training."""
 
 import base64
+import multiprocessing.forkserver
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
-from faults import fault_log  # noqa: F401  (a fixture for all tests)
+import torch
+from faults import InlineExecutor
+from golden import compare
 
+from cifarlib import paths
 from cifarlib.config import DATASETS, ENGINE, SPLITS, run_id
 from cifarlib.errors import DataError
-from cifarlib.runs import executors, worker
+from cifarlib.runs import executors, sweep, worker
 from cifarlib.runs.schema import (
     DataRecord,
     History,
@@ -44,11 +50,34 @@ SET_TINY = [word for override in TINY for word in ("--set", override)]
 
 DEADLINE = 120  # s, for what takes a moment on an idle machine
 
+TIERS = ("unit", "integration", "long")
+STARTED = {"fork_server", "without_torch", "report"}  # fixtures that start processes
+
 PNG = (  # one black pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC"
 )
 
 FEATURES = {"residual": 512, "resnet18": 512, "densenet121": 1024}
+
+
+def pytest_configure():
+    """One thread each: small batches gain nothing from more, and tests run side by side."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # of what tests start
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Each test is in one tier: that of its mark, or by what it starts. The slow come first."""
+    for item in items:
+        marked = [tier for tier in TIERS if item.get_closest_marker(tier)]
+        if len(marked) > 1:
+            raise pytest.UsageError(f"{item.nodeid} is in more than one tier: {marked}")
+        if not marked:
+            item.add_marker("integration" if STARTED & {*item.fixturenames} else "unit")
+        if "report" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("report"))  # one process renders it
+    items.sort(key=lambda item: item.get_closest_marker("unit") is not None)
 
 
 def tiny_conditions(*names: str, overrides: tuple[str, ...] = ()) -> list[Condition]:
@@ -263,9 +292,33 @@ def others(log: Path) -> set[str]:
     return {line.split()[0] for line in log.read_text().splitlines()} - {str(os.getpid())}
 
 
+@pytest.fixture(scope="session")
+def fork_server():
+    """Starts processes in a moment: forks of one that has imported what a worker needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["conftest", "cifarlib.training"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        multiprocessing.forkserver.ensure_running()
+    return SimpleNamespace(get_context=lambda method: context)
+
+
 @pytest.fixture
-def made_up(monkeypatch):
+def forked(monkeypatch, fork_server):
+    """Sweeps start their workers from the fork server, which knows no changed environment."""
+    monkeypatch.setattr(executors, "multiprocessing", fork_server)
+
+
+@pytest.fixture
+def made_up(monkeypatch, forked):
+    """... and their runs are made up, see ``serve_made_up``."""
     monkeypatch.setattr(executors, "serve", serve_made_up)
+
+
+@pytest.fixture
+def inline(monkeypatch):
+    """Sweeps train in this process."""
+    monkeypatch.setattr(sweep, "LocalExecutor", InlineExecutor)
 
 
 @pytest.fixture
@@ -291,15 +344,47 @@ def wait_for(happened, what: str):
     return found
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Small batches gain nothing from more, and suffer where other processes use the cores."""
-    import torch
+# ---------------------------------------------------------------------------------------------
+# The report
+# ---------------------------------------------------------------------------------------------
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.fixture(scope="session")
+def without_torch(tmp_path_factory):
+    """Run a command in a process, and kernels and workers of it, that find no torch."""
+    folder = tmp_path_factory.mktemp("blocker")
+    (folder / "sitecustomize.py").write_text(BLOCKER, encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(paths.ROOT)])}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cifarlib", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def report(without_torch, tmp_path_factory) -> Path:
+    """The build folder of the only whole report that is rendered: of the frozen records.
+
+    They are real runs at scale smoke, of a study that has begun. The command finds no torch.
+    """
+    folder = tmp_path_factory.mktemp("report")
+    compare.unpack(folder)
+    done = without_torch("report", "--scale", "smoke", "--out", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 def make_verdicts(*verdicts, kind="claim", **values):

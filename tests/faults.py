@@ -16,13 +16,12 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from cifarlib import cli
 from cifarlib.config import run_id
@@ -82,12 +81,6 @@ def open_fault(kind: str, note: str = "") -> Iterator[Fault]:
         if log := os.environ.get("CIFARLIB_FAULT_LOG"):
             with Path(log).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(fault.row()) + "\n")
-
-
-@pytest.fixture
-def fault_log() -> Callable[..., contextlib.AbstractContextManager[Fault]]:
-    """``with fault_log("a kind") as fault:`` logs a kind of fault; see ``Fault.attempt``."""
-    return open_fault
 
 
 def write_table(log: Path, folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import papermill
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from cifarlib import paths
 
@@ -106,26 +106,30 @@ def _wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
 
 
 @contextlib.contextmanager
-def browse(address: str, wanted: str = ".explorer svg") -> Iterator[Page]:
-    """The notebook in a browser, its cells running and one's output there."""
+def open_browser() -> Iterator[Browser]:
+    """A headless Chromium."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_browser(), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        page = browser.new_page(viewport=WINDOW)
-        page.set_default_timeout(PATIENCE)
-        page.said = []  # type: ignore[attr-defined]
-        page.on("console", lambda m: page.said.append((m.type, m.text)))  # type: ignore[attr-defined]
-        page.on("pageerror", lambda error: page.said.append(("error", str(error))))  # type: ignore[attr-defined]
-        page.goto(address)
-        page.locator(".jp-Notebook .jp-CodeCell").last.wait_for()
-        page.get_by_text("| Idle").first.wait_for()
-        page.keyboard.press("Control+b")  # the file browser takes room
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        page.locator(wanted).first.wait_for()
-        yield page
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=find_browser(), args=options)
+        yield browser
         browser.close()
+
+
+def browse(browser: Browser, address: str, wanted: str = ".explorer svg") -> Page:
+    """The notebook in a browser, its cells running and one's output there."""
+    page = browser.new_page(viewport=WINDOW)
+    page.set_default_timeout(PATIENCE)
+    page.said = []  # type: ignore[attr-defined]
+    page.on("console", lambda m: page.said.append((m.type, m.text)))  # type: ignore[attr-defined]
+    page.on("pageerror", lambda error: page.said.append(("error", str(error))))  # type: ignore[attr-defined]
+    page.goto(address)
+    page.locator(".jp-Notebook .jp-CodeCell").last.wait_for()
+    page.get_by_text("| Idle").first.wait_for()
+    page.keyboard.press("Control+b")  # the file browser takes room
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.locator(wanted).first.wait_for()
+    return page
 
 
 def main() -> None:
@@ -146,8 +150,9 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as home,
         serve(Path(home), parameters) as address,
-        browse(address) as page,
+        open_browser() as browser,
     ):
+        page = browse(browser, address)
         page.locator(".explorer").evaluate("box => box.scrollIntoView({block: 'start'})")
         page.wait_for_timeout(500)  # pictures are decoded
         page.screenshot(path=options.out)

@@ -5,46 +5,39 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import TINY, make_data_record, make_network_record, make_record, tiny_conditions
+from conftest import SET_TINY, make_record, tiny_conditions
 
-from cifarlib import cli, report
+from cifarlib import cli
 from cifarlib.report import archive
 from cifarlib.runs import further
 from cifarlib.runs.store import RecordStore
 
 CHAPTER = "stage3"
-OVERRIDES = (*TINY, "epochs.10=1")  # the further study has stages of ten epochs
-SET = [word for override in OVERRIDES for word in ("--set", override)]
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    """A build folder with a few records, a description of data and network, and a chapter."""
-    folder = tmp_path_factory.mktemp("build")
-    store = RecordStore(folder)
-    store.write(make_data_record("synthetic"))
-    store.write(make_network_record())
-    for condition in tiny_conditions()[:3] + tiny_conditions("stage3/1"):
-        store.write(make_record(condition))
-    store.write(make_record(beyond(folder)))
-    report.render("smoke", OVERRIDES, folder, only=[CHAPTER])
+def build(report, tmp_path_factory):
+    """The report's build folder, with a run of the further study that is none of the paper's."""
+    folder = shutil.copytree(report, tmp_path_factory.mktemp("archive") / "build")
+    RecordStore(folder).write(make_record(beyond(folder)))
     return folder
 
 
 def beyond(folder):
-    """A run of the further study that is none of the paper's."""
-    return further.open_further("smoke", OVERRIDES, folder)["beyond"].conditions[1]
+    return further.open_further("smoke", [], folder)["beyond"].conditions[1]
 
 
 @pytest.fixture(scope="module")
 def packed(build, tmp_path_factory):
-    return archive.export("smoke", OVERRIDES, build, tmp_path_factory.mktemp("to") / "study.zip")
+    return archive.export("smoke", [], build, tmp_path_factory.mktemp("to") / "study.zip")
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +57,18 @@ def crate(unpacked):
 
 def test_the_same_content_gives_the_same_bytes(build, packed, tmp_path, capsys):
     target = tmp_path / "again.zip"
-    assert cli.main(["export", *SET, "--out", str(build), "--to", str(target)]) == 0
+    assert cli.main(["export", "--scale", "smoke", "--out", str(build), "--to", str(target)]) == 0
     assert capsys.readouterr().out == f"{target}\n"
     assert target.read_bytes() == packed.read_bytes()
 
 
-def test_every_file_is_dated_by_the_last_record(packed):
+def test_every_file_is_dated_by_the_last_record(build, packed):
+    records, _ = RecordStore(build).read_runs(RecordStore(build).run_ids())
+    last = max(datetime.fromisoformat(r.provenance.finished) for r in records.values())
+    year, *rest, second = last.astimezone(UTC).timetuple()[:6]
     with zipfile.ZipFile(packed) as file:
-        assert {entry.date_time for entry in file.infolist()} == {(2025, 1, 2, 3, 4, 4)}
+        dates = {entry.date_time for entry in file.infolist()}
+        assert dates == {(year, *rest, second // 2 * 2)}  # as zip has seconds
         assert file.testzip() is None
 
 
@@ -128,7 +125,7 @@ def test_whatever_the_description_names_it_describes(crate):
 
 def test_software_that_made_the_records_is_named(crate):
     software = [e for e in crate.values() if e["@type"] == "SoftwareApplication"]
-    assert {"torch", "python", "cifarlib"} == {entity["name"] for entity in software}
+    assert {"torch", "python", "cifarlib"} <= {entity["name"] for entity in software}
     training = crate["#training"]
     assert {i["@id"] for i in training["instrument"]} == {entity["@id"] for entity in software}
     assert crate["build/smoke/runs/"]["hasPart"]
@@ -146,16 +143,19 @@ def test_a_stranger_renders_the_same_tables(build, unpacked):
         env=os.environ | {"PYTHONPATH": str(unpacked)},
         capture_output=True,
         text=True,
-        timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    here, there = build / f"report-{CHAPTER}.html", unpacked / f"build/smoke/report-{CHAPTER}.html"
-    assert read_cells(there) == read_cells(here) != []
+    there = read_cells(unpacked / f"build/smoke/report-{CHAPTER}.html")
+    here = read_cells(build / "report.html")
+    assert "table-XV" in there
+    assert all(here[number] == cells for number, cells in there.items())
 
 
 def read_cells(page):
+    """Number → cells of the tables on a page."""
     soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
-    return [cell.get_text() for cell in soup.select("figure.table td")]
+    tables = soup.select("figure.table[id]")
+    return {table["id"]: [cell.get_text() for cell in table.select("td")] for table in tables}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def read_cells(page):
 def test_what_cannot_be_packed_is_refused(tmp_path, capsys, recorded, options, told):
     for condition in tiny_conditions()[:recorded]:
         RecordStore(tmp_path).write(make_record(condition))
-    assert cli.main(["export", *SET, "--out", str(tmp_path), *options]) == 2
+    assert cli.main(["export", *SET_TINY, "--out", str(tmp_path), *options]) == 2
     said = capsys.readouterr().err
     assert told in said
     assert len(said.splitlines()) == 1

@@ -1,70 +1,49 @@
 """The chapter that checks the paper against itself, with CIFAR-10's record and without."""
 
-import json
 import re
 import shutil
 
 import numpy as np
 import pytest
+from chapters import run_chapter
 from conftest import make_record
 
 import cifarlib as cl
 from cifarlib import paths
 from cifarlib.errors import ConfigError
 from cifarlib.paper.facts import read_listings
-from cifarlib.report import notebooks
-from cifarlib.report.show import CONTENT
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
-CHAPTER = paths.NOTEBOOKS / "05_audit.ipynb"
+CHAPTER = "05_audit.ipynb"
 NEEDS_DATA = {"factor-49", "input-scale", "centre-crop", "last-layer"}
 
 
-@pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """The chapter over CIFAR-10's record and two runs, and over an empty folder."""
-    folder = tmp_path_factory.mktemp("audit")
-    runs = folder / "build" / "runs"
-    runs.mkdir(parents=True)
-    for record in (paths.ROOT / "build/lite/runs").glob("data-*.json"):
-        shutil.copy(record, runs)
-    for condition in open_results("lite", [], runs.parent).select("stage1-long"):
-        RecordStore(runs.parent).write(make_record(condition))
-    for name, given in {"full": runs.parent, "empty": folder / "nothing"}.items():
-        parameters = {"scale": "lite", "build": str(given)}
-        notebooks.execute_all([CHAPTER], folder / name, [parameters])
-    return folder
-
-
-def read_shown(path):
-    """What a chapter shows: verdicts by id, tables and figures by number."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-    assert all(CONTENT in data for data in outputs)  # neither warnings nor figures without number
-    found = [data[CONTENT] for data in outputs]
+def execute(folder):
+    """What the chapter shows over a build folder: verdicts by id, tables and figures by number."""
+    found, _ = run_chapter(CHAPTER, scale="lite", build=str(folder))
     return {one.get("id") or f"{one['kind']} {one['number']}": one for one in found}
 
 
 @pytest.fixture(scope="module")
-def shown(executed):
-    """With CIFAR-10's record."""
-    return read_shown(executed / "full" / CHAPTER.name)
+def shown(tmp_path_factory):
+    """With CIFAR-10's record and two runs."""
+    folder = tmp_path_factory.mktemp("audit")
+    (folder / "runs").mkdir()
+    for record in (paths.ROOT / "build/lite/runs").glob("data-*.json"):
+        shutil.copy(record, folder / "runs")
+    for condition in open_results("lite", [], folder).select("stage1-long"):
+        RecordStore(folder).write(make_record(condition))
+    return execute(folder)
 
 
-@pytest.fixture(scope="module")
-def empty(executed):
-    """Without any record."""
-    return read_shown(executed / "empty" / CHAPTER.name)
-
-
-def test_audit_judges_every_doubt_once_with_numbers(executed, shown):
-    verdicts = cl.read_verdicts(executed / "full")
-    assert verdicts["id"].tolist() == list(cl.paper.doubts)
-    assert set(verdicts["verdict"]) == {"confirmed", "refuted", "undecidable"}
-    for evidence in verdicts["reason"]:
-        assert re.fullmatch(r"[^\n]*\d[^\n]*\.", evidence)
-        assert not re.search(r"\bnan\b", evidence)
+def test_audit_judges_every_doubt_once_with_numbers(shown):
+    doubts = [one for one in shown.values() if one["kind"] == "doubt"]
+    assert [one["id"] for one in doubts] == list(cl.paper.doubts)
+    assert {one["verdict"] for one in doubts} == {"confirmed", "refuted", "undecidable"}
+    for doubt in doubts:
+        assert re.fullmatch(r"[^\n]*\d[^\n]*\.", doubt["reason"])
+        assert not re.search(r"\bnan\b", doubt["reason"])
 
 
 def test_audit_lists_every_doubt_in_its_first_table(shown):
@@ -76,7 +55,8 @@ def test_audit_lists_every_doubt_in_its_first_table(shown):
     assert table["note"] == "47 findings: 40 confirmed, 3 refuted, 4 undecidable."
 
 
-def test_audit_waits_for_cifar10_only_where_it_is_needed(empty):
+def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):
+    empty = execute(tmp_path / "nothing")
     pending = {name for name in cl.paper.doubts if empty[name]["verdict"] == "pending"}
     assert pending == NEEDS_DATA
     assert {row[3] for row in empty["table A2"]["rows"]} == {"pending"}

@@ -43,6 +43,7 @@ def test_the_paper_style_loop_trains_the_same_network_on_the_same_images():
     }
 
 
+@pytest.mark.integration
 def test_throughput_gives_every_number_of_its_table(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "BATCH_SIZES", (64,))
     monkeypatch.setattr(bench, "matrix_rate", lambda precision: 1e12)
@@ -72,7 +73,8 @@ def test_choices_change_what_they_name():
     assert not run.optimizer.defaults["fused"]
 
 
-def test_two_processes_train_side_by_side():
+def test_two_processes_train_side_by_side(monkeypatch, fork_server):
+    monkeypatch.setattr(bench, "multiprocessing", fork_server)
     assert bench._together(configuration(), 2, 1, {}) > 0
 
 

@@ -2,57 +2,46 @@
 
 import csv
 import io
-import shutil
 from urllib.parse import unquote
 
+import lab
 import pytest
-from conftest import make_data_record, make_record, make_verdicts
+from axe_playwright_python.sync_playwright import Axe
+from conftest import TINY, make_record, make_verdicts, tiny_conditions, tiny_store
 
-from cifarlib import paths
-from cifarlib.report import assembly as report
-from cifarlib.report import front, notebooks
+from cifarlib import explore
+from cifarlib.report import assembly, front
 from cifarlib.runs import further
 from cifarlib.runs.results import open_results
-from cifarlib.runs.store import RecordStore
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 ALL = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}  # of axe-core
 CONTRAST = {"type": "rule", "values": ["color-contrast"]}
-DONE = 110  # of 120 runs; the rest is pending
 
 pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed"),
-    pytest.mark.xdist_group("browser"),  # the page is rendered once
+    pytest.mark.integration,
+    pytest.mark.xdist_group("report"),
+    pytest.mark.skipif(lab.find_browser() is None, reason="no Chromium or Chrome is installed"),
 ]
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    """The committed notebooks over made-up records, as one page."""
-    folder = tmp_path_factory.mktemp("browser")
-    store = RecordStore(folder)
-    store.write(make_data_record("synthetic"))
-    for condition in open_results("smoke", [], folder).conditions[:DONE]:
-        store.write(make_record(condition))
-    results = open_results("smoke", [], folder)
-    chapters = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    parameters = {"scale": "smoke", "overrides": [], "build": str(folder)}
-    executed = notebooks.execute_all(chapters, folder / "notebooks", [parameters] * len(chapters))
+def address(report, tmp_path_factory):
+    """The page of the report, as it would be if its claims had been judged."""
+    results = open_results("smoke", [], report)
+    executed = sorted((report / "notebooks").glob("*.ipynb"))
     shown = make_verdicts(*("held", "did not hold", "not distinguishable", "pending") * 6)
-    others = further.open_further("smoke", [], folder)
-    others = further.narrow(others, results, report.find_shown_runs(executed))
+    others = further.open_further("smoke", [], report)
+    others = further.narrow(others, results, assembly.find_shown_runs(executed))
     told = front.describe(results, "--scale smoke", shown, others=others)
-    return report.assemble(executed, folder / "report.html", told).as_uri()
+    page = tmp_path_factory.mktemp("browser") / "report.html"
+    return assembly.assemble(executed, page, told).as_uri()
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    """The one browser session."""
+    with lab.open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -197,8 +186,6 @@ def test_colours_switch_and_are_remembered(open_page):
 
 @pytest.mark.parametrize(("scheme", "rules"), [("light", ALL), ("dark", CONTRAST)])
 def test_nothing_stands_in_the_way_of_assistive_technology(open_page, scheme, rules):
-    from axe_playwright_python.sync_playwright import Axe
-
     page = open_page(scheme=scheme)
     page.evaluate("""() => {
         for (const kind of ["run", "source", "all-runs"])
@@ -258,3 +245,33 @@ def test_it_prints_on_paper(open_page, tmp_path):
         assert words in text
     assert "Switch to" not in text
     assert not [number for number, page in enumerate(pages) if len(page) < 100]  # no empty page
+
+
+# ---------------------------------------------------------------------------------------------
+# The notebook to explore runs with
+# ---------------------------------------------------------------------------------------------
+
+
+def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, tmp_path):
+    names = [f"stage1-daa1/{run}" for run in range(1, 9)]
+    store = tiny_store(tmp_path / "build")
+    for condition in tiny_conditions(*names):
+        store.write(make_record(condition))
+    results = open_results("smoke", TINY, store.folder)
+    parameters = {"overrides": list(TINY), "build": str(store.folder)}
+    with lab.serve(tmp_path / "home", parameters) as address:
+        page = lab.browse(chromium, address)
+        menus = page.locator(".explorer select")
+        menus.nth(0).select_option(label=names[2])  # by keyboard, as it were
+        dot = page.locator(".explorer path[aria-roledescription='circle']").first
+        dot.click(modifiers=["Shift"])
+        second = menus.nth(1).evaluate("menu => menu.options[menu.selectedIndex].text")
+        said = explore.say_better(results, names[2], second)
+        page.locator(".explorer .pair", has_text=said).wait_for()
+        found = Axe().run(page, context=".explorer").response["violations"]
+        page.locator("td", has_text="stage1-daa1/13 with learning_rate=0.003, epochs=1").wait_for()
+        page.screenshot(path=tmp_path / "explore.png")
+        errors = [text for kind, text in page.said if kind == "error"]
+    assert errors == []
+    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
+    assert len(store.run_ids()) == len(names) + 1

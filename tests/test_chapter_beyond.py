@@ -15,6 +15,8 @@ from cifarlib.runs.schema import FlipAveraged
 from cifarlib.runs.shift import read_shift, write_shift
 from cifarlib.runs.store import RecordStore
 
+pytestmark = pytest.mark.integration
+
 SCALE = {
     "scale": "smoke",
     "overrides": ["data={name: cifar10, train_size: 60, validation_size: 50, test_size: 200}"],

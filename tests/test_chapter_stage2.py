@@ -8,6 +8,8 @@ from conftest import make_data_record, make_record
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
+pytestmark = pytest.mark.integration
+
 CIFAR10 = ["data={name: cifar10, train_size: 60, validation_size: 50, test_size: 200}"]
 STAGES = ("stage1-base", "stage1-daa1", "stage1-long", "stage2-dropout", "stage2-improved")
 

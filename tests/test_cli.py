@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from conftest import GOOD, SET_TINY, make_record, tiny_conditions, tiny_store
 
-from cifarlib import __version__, cli, data, paths, synthetic
+from cifarlib import __version__, cli, data, paths
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.runs.store import RecordStore
 
@@ -75,26 +75,17 @@ def test_a_study_past_the_paper_is_a_choice(command, tmp_path):
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["", *COMMANDS])
-def test_help_shows_an_example(command, name):
-    code, out, err = command(*name.split(), "--help")
-    assert (code, err) == (0, [])
-    start = out.index("example:" if name else "examples:")
-    assert out[start + 1].startswith(f"  cifarlib {name}")
-
-
-def test_help_names_every_command(command):
+def test_help_names_every_command_with_an_example_that_can_be_parsed(command):
     _, out, _ = command("--help")
+    examples = {line.strip().partition("  ")[0] for line in cli.EXAMPLES.splitlines()[1:]}
+    assert out[out.index("examples:") + 1].strip().partition("  ")[0] in examples
     for name in COMMANDS:
         assert any(line.split()[:1] == [name] for line in out)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_examples_can_be_parsed(command, name):
-    """The examples of the program and of each command, as they stand in the help."""
-    examples = {line.strip().partition("  ")[0] for line in cli.EXAMPLES.splitlines()[1:]}
-    _, out, _ = command(name, "--help")
-    examples.add(out[out.index("example:") + 1].strip())
+        code, said, err = command(name, "--help")
+        assert (code, err) == (0, [])
+        example = said[said.index("example:") + 1].strip()
+        assert example.startswith(f"cifarlib {name}")
+        examples.add(example)
     for example in examples:
         assert cli._parser().parse_args(example.split()[1:]).call
 
@@ -132,53 +123,22 @@ def test_a_command_that_is_none_shows_the_usage(command, arguments):
     ("arguments", "told"),
     [
         (["status", "--scale", "smoek"], "did you mean 'smoke'?"),
-        (["status", "--scale", "none.yaml"], "there is no scale 'none.yaml'"),
         (["status", "--set", "data.trian_size=20"], "did you mean 'train_size'?"),
-        (["sweep", "--set", "presicion=fp32"], "did you mean 'precision'?"),
-        (["status", "--set", "data.train_size=1e3"], "not the text '1e3'"),
-        (["status", "--set", "data.train_size=3"], "data.train_size = 3"),
-        (["status", "--set", "data.train_size=60000"], "at most 9000"),
         (["status", "--set", "data.train_size"], "write key=value"),
-        (["status", "--set", "seeds=["], "is not a YAML value"),
         (["sweep", "--stage", "stage1-bse"], "the study has stage1-base, "),
         (["sweep", "--run", "stage1-base/26", "--run", "stage1/26"], "no condition 'stage1/26'"),
         (["run", "stage1-daa1/33"], "no condition 'stage1-daa1/33'"),
         (["why", "stage1-daa1/33"], "no condition 'stage1-daa1/33'"),
-        (["why", "0000"], "no condition '0000'"),
         (["report", "--parameter", "treshold=60.0"], "did you mean 'threshold'?"),
         (["report", "--parameter", "threshold=high"], "give a float, such as 0.0"),
         (["report", "--parameter", "scale=lite"], "has an option of its own"),
         (["report", "--parameter", "threshold"], "write NAME=VALUE"),
-        (["report", "-p", "treshold=60.0"], "did you mean 'threshold'?"),
         (["report", "--only", "stgae1"], "--only stgae1: there is no such chapter; did you mean"),
     ],
 )
 def test_a_mistyped_command_is_one_line(refused, tmp_path, arguments, told):
     assert told in refused(*arguments, "--out", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_data_are_one_line(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
-    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "root"))
-    told = refused("data")
-    assert str(tmp_path / "root") in told
-    assert str(tmp_path / "data") in told
-    assert "cifarlib data --download" in told
-
-
-def test_a_damaged_data_file_is_named_in_one_line(refused, tmp_path, monkeypatch):
-    info = DATASETS["synthetic"]
-    folder = tmp_path / info.folder
-    synthetic.write(folder)
-    monkeypatch.setattr(paths, "DATA", tmp_path)
-    file = folder / "data_batch_3"
-    content = bytearray(file.read_bytes())
-    content[5000] ^= 1
-    file.write_bytes(content)
-    told = refused("data", "--name", "synthetic")
-    assert f"{file} is damaged" in told
-    assert info.train_files["data_batch_3"] in told
 
 
 def test_good_data_are_described(command):
@@ -189,6 +149,7 @@ def test_good_data_are_described(command):
     assert [line.split()[0] for line in out[2:]] == ["mean", "std"]
 
 
+@pytest.mark.usefixtures("inline")
 def test_cuda_without_a_gpu_is_said(command, tmp_path):
     import torch
 
@@ -222,33 +183,7 @@ def test_a_damaged_record_is_said_by_status_and_why(command, refused, tmp_path):
     assert "truncated" in refused("why", "stage1-daa1/13", "--out", str(tmp_path), *SET_TINY)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 64 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_a_full_disk_loses_nothing_that_was_finished(command, made_up, small_disk):
-    store = tiny_store(small_disk)
-    arguments = ("sweep", "--stage", "stage1-base", "--out", str(small_disk), *SET_TINY)
-    code, out, err = command(*arguments, "--set", f"seeds=[{GOOD}]", "--workers", "1")
-    assert (code, out) == (2, [])
-    assert err[-1].startswith(f"cifarlib: {small_disk}")
-    assert "(No space left on device)" in err[-1]
-    finished = [line for line in err[1:-1] if line.startswith("[")]
-    assert err[1:-1] == finished
-    assert len(finished) >= 3
-    records, faults = store.read_runs(store.run_ids())
-    assert (len(records), faults) == (len(finished), [])
-    assert not [path for path in small_disk.rglob(".*") if path.is_file()]
-
-
+@pytest.mark.integration
 def test_an_error_of_the_program_is_one_line_and_no_traceback(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "cifarlib.cli", "status", "--scale", "smoek"],
@@ -260,6 +195,7 @@ def test_an_error_of_the_program_is_one_line_and_no_traceback(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.integration
 def test_a_terminal_that_knows_ascii_only_is_no_error():
     command = [sys.executable, "-m", "cifarlib.cli", "data", "--name", "synthetic"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}
@@ -269,6 +205,7 @@ def test_a_terminal_that_knows_ascii_only_is_no_error():
     assert b"test images of 32?32 pixels" in done.stdout
 
 
+@pytest.mark.integration
 def test_outside_a_checkout_it_is_said_what_to_do(tmp_path):
     """An installed package has no study beside it, and writes nothing there."""
     shutil.copytree(paths.PACKAGE, tmp_path / "site/cifarlib")
@@ -289,6 +226,7 @@ def test_outside_a_checkout_it_is_said_what_to_do(tmp_path):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.integration
 def test_a_closed_pipe_is_no_error():
     read, write = os.pipe()
     os.close(read)
@@ -330,6 +268,7 @@ def test_status_of_a_fresh_clone_needs_no_data(command, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("inline")
 def test_run_trains_one_condition_and_shows_its_record(command, tmp_path):
     store = tiny_store(tmp_path)
     (condition,) = tiny_conditions("stage1-daa1/13")
@@ -365,17 +304,13 @@ def names_in_order(lines):
     return [line.split("] ")[1].partition(":")[0] for line in lines if line.startswith("[")]
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_sweep_of_named_runs_makes_these_alone(command, made_up, tmp_path, workers):
+def test_sweep_of_named_runs_makes_these_alone(command, made_up, tmp_path):
     arguments = ("sweep", "--out", str(tmp_path), *SET_TINY, "--set", f"seeds=[{GOOD}]")
     tiny_store(tmp_path)
-    code, out, err = command(*arguments, *NAMED, "--budget", "9h", "--workers", workers)
+    code, out, err = command(*arguments, *NAMED, "--budget", "9h", "--workers", "1")
     assert (code, out) == (0, [])
     assert err[0].startswith("0 of 2 runs are recorded; 2 to go")
-    made = names_in_order(err)
-    assert set(made) == {"stage1-daa1/13", "stage1-base/26"}
-    if workers == "1":
-        assert made == ["stage1-daa1/13", "stage1-base/26"]
+    assert names_in_order(err) == ["stage1-daa1/13", "stage1-base/26"]
 
 
 def test_sweep_of_named_runs_and_a_stage_is_their_union(command, made_up, tmp_path):

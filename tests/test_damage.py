@@ -10,18 +10,19 @@ import threading
 import nbformat
 import pytest
 import torch
-from conftest import SET_TINY, make_record, tiny_conditions, tiny_store
-from faults import REPETITIONS
+from conftest import SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
+from faults import REPETITIONS, open_fault
 from nbformat.v4 import new_code_cell, new_notebook
 
 from cifarlib import cli, data
-from cifarlib.bench import measurements
-from cifarlib.errors import ConfigError, DataError, RecordError
+from cifarlib.errors import DataError, RecordError
 from cifarlib.report import assembly as report
 from cifarlib.report import notebooks
 from cifarlib.runs import locks
 from cifarlib.runs.store import RecordStore, encode
 from cifarlib.runs.weights import KeptWeights, read_weights, write_weights
+
+pytestmark = pytest.mark.long
 
 REPEATS = 20 * min(REPETITIONS, 10)
 
@@ -37,10 +38,10 @@ def damage(content: bytes, other: bytes, chance: random.Random, *, flips: bool =
     return chance.choice(kinds)
 
 
-def test_a_damaged_record_is_never_read_as_good(tmp_path, capsys, fault_log):
+def test_a_damaged_record_is_never_read_as_good(tmp_path, capsys):
     first, second = tiny_conditions()[:2]
     other = encode(make_record(second))
-    with fault_log("Record damaged", "of runs, the data set and the network") as fault:
+    with open_fault("Record damaged", "of runs, the data set and the network") as fault:
         for number in range(REPEATS):
             store = tiny_store(tmp_path / str(number))
             reads = {
@@ -60,12 +61,12 @@ def test_a_damaged_record_is_never_read_as_good(tmp_path, capsys, fault_log):
                     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_damaged_weights_are_never_read_as_good(tmp_path, fault_log):
+def test_damaged_weights_are_never_read_as_good(tmp_path):
     path = tmp_path / "0123.pt"
     kept = KeptWeights({"fc.weight": torch.ones(2, 3)}, (0.5, 0.4, 0.3), (0.25, 0.24, 0.23))
     write_weights(path, kept)
     whole = path.read_bytes()
-    with fault_log("Kept weights damaged") as fault:
+    with open_fault("Kept weights damaged") as fault:
         for _ in range(REPEATS):
             path.write_bytes(damage(whole, b"another's", fault.random))
             with fault.attempt(), pytest.raises(RecordError, match=r"0123\.pt is damaged: "):
@@ -78,9 +79,9 @@ PAGE = b"""<html><body><header class="front"></header>
 """
 
 
-def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys, fault_log):
+def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys):
     first, second = tiny_conditions()[:2]
-    with fault_log(
+    with open_fault(
         "Input of merge, diff, export damaged", "records, pages, PDF, notebooks"
     ) as fault:
         for number in range(REPEATS // 4):
@@ -114,20 +115,13 @@ def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys, fau
             assert ours.run_ids() == taken
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"[" * 100_000])
-def test_damaged_measurements_are_named(tmp_path, content):
-    (tmp_path / "cpu.json").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"cpu\.json .*make it again: cifarlib bench"):
-        measurements.read_bench(folder=tmp_path)
-
-
-def test_a_lock_is_held_whatever_its_file_holds(tmp_path, capsys, fault_log):
+def test_a_lock_is_held_whatever_its_file_holds(tmp_path, capsys):
     """A folder in its place is named; ``status`` takes neither for a run that is being trained."""
     condition = tiny_conditions()[0]
     store = tiny_store(tmp_path)
     path = store.state / f"{condition.run_id}.lock"
     path.parent.mkdir()
-    with fault_log("Lock damaged", "garbage, emptied, or a folder of that name") as fault:
+    with open_fault("Lock damaged", "garbage, emptied, or a folder of that name") as fault:
         capsys.readouterr()
         for content in [None, b"", *(fault.random.randbytes(99) for _ in range(REPETITIONS))]:
             with fault.attempt():
@@ -148,23 +142,19 @@ def test_a_lock_is_held_whatever_its_file_holds(tmp_path, capsys, fault_log):
 
 
 def test_a_second_report_waits_for_the_first(tmp_path, capsys):
-    path, inside, events = tmp_path / "state" / "report.lock", threading.Event(), []
+    path, events = tmp_path / "state" / "report.lock", []
 
     def second() -> None:
-        inside.set()
         with report._alone(path):
             events.append("second")
 
+    thread = threading.Thread(target=second)
     with locks.lock(path):
-        thread = threading.Thread(target=second)
         thread.start()
-        inside.wait()
-        thread.join(0.3)
-        assert thread.is_alive()
+        assert "waiting" in wait_for(lambda: capsys.readouterr().err, "a word of the second")
         events.append("first")
     thread.join()
     assert events == ["first", "second"]
-    assert "waiting" in capsys.readouterr().err
 
 
 def test_want_of_memory_is_not_called_damage(tmp_path, monkeypatch):
@@ -224,7 +214,6 @@ def test_no_home_or_backend_leaves_no_trace_on_the_command_line(tmp_path, settin
         env=environment | setting,
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -130,9 +130,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = ["make", "--dry-run", "--always-make", *arguments]
     # Under `make test`, the outer make's variables would change what the inner one prints.
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    return subprocess.run(
-        command, cwd=paths.ROOT, capture_output=True, text=True, timeout=60, env=env
-    )
+    return subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True, env=env)
 
 
 @pytest.mark.parametrize("target", ["report", "test", "smoke", "sweep", "status", "lab", "bench"])
@@ -162,11 +160,17 @@ def test_make_reproduce_verifies_the_run_that_is_named():
     assert "name a recorded run" in refused.stderr
 
 
-def test_continuous_integration_lints_and_tests():
+def test_make_test_and_make_faults_run_every_tier_between_them():
+    assert re.search(r"pytest .*-m 'not long'", make("test").stdout)
+    assert re.search(r"pytest -m long", make("faults").stdout)
+
+
+def test_continuous_integration_lints_and_runs_every_tier():
     script = paths.ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     lines = script.read_text(encoding="utf-8").splitlines()
-    assert {"make lint", "make test"} <= set(lines)
+    assert {"make .venv/.installed", "make lint", "make test"} <= set(lines)
+    assert any(line.startswith(".venv/bin/pytest") and line.endswith("-m long") for line in lines)
 
 
 WORKFLOWS = sorted((paths.ROOT / ".github" / "workflows").glob("*.yml"))

@@ -1,18 +1,15 @@
-"""Runs in one frame, linked charts, pairs, mistakes and training from a cell; in JupyterLab."""
+"""Runs in one frame, linked charts, pairs, mistakes and training from a cell."""
 
 import json
 
 import numpy as np
-import papermill
 import pytest
 import vl_convert
-from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from conftest import TINY, make_data_record, make_record, tiny_conditions, tiny_store
-from lab import browse, find_browser, serve
 
 import cifarlib as cl
-from cifarlib import data, explore, paths
+from cifarlib import data, explore
 from cifarlib.config import run_id
 from cifarlib.data import Images
 from cifarlib.errors import ConfigError, DataError
@@ -187,6 +184,7 @@ def test_train_refuses_settings_that_cannot_be(results):
     assert not (results.store.folder / "own").exists()
 
 
+@pytest.mark.usefixtures("forked")
 def test_train_trains_in_a_process_and_only_once(tmp_path, capsys):
     store = tiny_store(tmp_path)
     results = open_tiny(tmp_path)
@@ -210,6 +208,7 @@ def test_lists_of_values_make_every_combination(results):
     assert all(c.run_id == run_id(c.config) for c in found)
 
 
+@pytest.mark.usefixtures("forked")
 def test_interrupted_training_keeps_its_checkpoint(tmp_path, monkeypatch):
     """Interrupt comes as KeyboardInterrupt into the sweep, here at the third epoch."""
     tiny_store(tmp_path)
@@ -227,45 +226,3 @@ def test_interrupted_training_keeps_its_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(in_notebook.Stopped, match=r"The checkpoint of epoch [3-9]\d* is kept"):
         cl.train("stage1-long/13", results, epochs=500)
     assert results.store.run_ids() == []
-
-
-# ---------------------------------------------------------------------------------------------
-# In a browser
-# ---------------------------------------------------------------------------------------------
-
-
-def test_the_notebook_runs_without_a_browser(tmp_path):
-    for condition in tiny_conditions(*STUDY):
-        tiny_store(tmp_path / "build").write(make_record(condition))
-    done = papermill.execute_notebook(
-        paths.NOTEBOOKS / "explore.ipynb",
-        tmp_path / "done.ipynb",
-        {"overrides": list(TINY), "build": str(tmp_path / "build")},
-        progress_bar=False,
-    )
-    shown = [output for cell in done.cells for output in cell.get("outputs", [])]
-    assert any("vegaEmbed" in output.get("data", {}).get("text/html", "") for output in shown)
-
-
-@pytest.mark.skipif(find_browser() is None, reason="there is no Chromium on this machine")
-def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(tmp_path):
-    store = tiny_store(tmp_path / "build")
-    for condition in tiny_conditions(*STUDY):
-        store.write(make_record(condition))
-    results = open_tiny(store.folder)
-    parameters = {"overrides": list(TINY), "build": str(store.folder)}
-    with serve(tmp_path / "home", parameters) as address, browse(address) as lab:
-        menus = lab.locator(".explorer select")
-        menus.nth(0).select_option(label=STUDY[2])  # by keyboard, as it were
-        dot = lab.locator(".explorer path[aria-roledescription='circle']").first
-        dot.click(modifiers=["Shift"])
-        second = menus.nth(1).evaluate("menu => menu.options[menu.selectedIndex].text")
-        said = explore.say_better(results, STUDY[2], second)
-        lab.locator(".explorer .pair", has_text=said).wait_for()
-        found = Axe().run(lab, context=".explorer").response["violations"]
-        lab.locator("td", has_text="stage1-daa1/13 with learning_rate=0.003, epochs=1").wait_for()
-        lab.screenshot(path=tmp_path / "explore.png")
-        errors = [text for kind, text in lab.said if kind == "error"]
-    assert errors == []
-    assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
-    assert len(RecordStore(store.folder).run_ids()) == len(STUDY) + 1

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import DEADLINE, SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
 from faults import (
     EPOCHS,
@@ -24,6 +23,7 @@ from faults import (
     InlineExecutor,
     epochs_lost,
     kill_group,
+    open_fault,
     read_epochs,
     start,
     worker_processes,
@@ -34,6 +34,8 @@ from cifarlib import cli
 from cifarlib.runs import checkpoints, executors, locks, sweep, worker
 from cifarlib.runs import store as files
 from cifarlib.runs.store import RecordStore
+
+pytestmark = pytest.mark.long
 
 STAGE = "stage1-long"  # two conditions of three epochs each, under the tiny scale
 COMMAND = ["--stage", STAGE, *SET_TINY, "--device", "cpu", "--checkpoint-every", "1"]
@@ -46,22 +48,11 @@ def conditions():
     return [c for c in tiny_conditions() if c.stage == STAGE]
 
 
-@pytest.fixture
-def inline(monkeypatch):
-    """Sweeps of the command line train in this process, with the one thread of a worker."""
-    monkeypatch.setattr(sweep, "LocalExecutor", InlineExecutor)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, conditions):
     """What the runs' results are, by run id."""
     store = tiny_store(tmp_path_factory.mktemp("undisturbed"))
-    before = torch.get_num_threads()
     outcome = sweep.sweep(conditions, store, executor=InlineExecutor)
-    torch.set_num_threads(before)
     assert outcome == executors.Outcome(done=len(conditions))
     return {c.run_id: store.read_run(c.run_id).result for c in conditions}
 
@@ -71,7 +62,7 @@ def run_command(folder: Path, *more: str) -> int:
 
 
 def check(folder: Path, undisturbed: dict) -> None:
-    """Every record is there, valid and the same; no torn or left file anywhere."""
+    """Every record is there, valid and the same; no torn or left file anywhere. Then none is."""
     store = RecordStore(folder)
     recorded, faults = store.read_runs(store.run_ids())
     assert faults == []
@@ -79,6 +70,8 @@ def check(folder: Path, undisturbed: dict) -> None:
     assert [path.name for path in store.state.iterdir()] == []
     assert [path.name for path in store.runs.iterdir() if path.name.startswith(".")] == []
     assert not (folder / "damaged").exists()
+    for name in undisturbed:
+        store.run_path(name).unlink()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -108,7 +101,7 @@ def let_pass(fault, process, folder: Path) -> None:
 
 
 def finish_campaign(fault, folder: Path, undisturbed: dict, kills: int) -> None:
-    """Check a folder whose runs all ended, count what kills cost, and empty it."""
+    """Check a folder whose runs all ended, and count what kills cost."""
     with fault.attempt(kills):
         check(folder, undisturbed)
         for name, begun in read_epochs(folder).items():
@@ -116,8 +109,7 @@ def finish_campaign(fault, folder: Path, undisturbed: dict, kills: int) -> None:
             fault.epochs_lost += lost
             assert max(lost, default=0) <= 1
             assert set(begun) == set(range(1, undisturbed[name].history.epochs + 1))
-    for path in (folder / EPOCHS, *(folder / "runs" / f"{name}.json" for name in undisturbed)):
-        path.unlink()
+    (folder / EPOCHS).unlink()
 
 
 @contextlib.contextmanager
@@ -131,10 +123,10 @@ def sweeping(tmp_path: Path, *more: str):
         process.stderr.close()
 
 
-def test_sweeps_that_are_killed_go_on(tmp_path, undisturbed, fault_log):
+def test_sweeps_that_are_killed_go_on(tmp_path, undisturbed):
     """SIGKILL of the whole process group: as if the machine had lost its power."""
     folder = tiny_store(tmp_path / ODD).folder
-    with fault_log("SIGKILL of a sweep and its workers") as fault:
+    with open_fault("SIGKILL of a sweep and its workers") as fault:
         left, pending = REPETITIONS, 0
         while left or pending:
             with sweeping(tmp_path, "--workers", "2") as process:
@@ -152,10 +144,10 @@ def test_sweeps_that_are_killed_go_on(tmp_path, undisturbed, fault_log):
                 assert "Traceback" not in process.stderr.read()
 
 
-def test_workers_that_are_killed_are_replaced(tmp_path, undisturbed, fault_log):
+def test_workers_that_are_killed_are_replaced(tmp_path, undisturbed):
     """Their runs are tried once more, then set aside; the same command goes on with those."""
     folder = tiny_store(tmp_path / ODD).folder
-    with fault_log("SIGKILL of one worker") as fault:
+    with open_fault("SIGKILL of one worker") as fault:
         left, pending = REPETITIONS, 0
         while left or pending:
             with sweeping(tmp_path, "--workers", "2") as process:
@@ -177,12 +169,12 @@ def test_workers_that_are_killed_are_replaced(tmp_path, undisturbed, fault_log):
                     pending = 0
 
 
-def test_two_sweeps_share_a_folder(tmp_path, undisturbed, fault_log):
+def test_two_sweeps_share_a_folder(tmp_path, undisturbed):
     """Each run is trained by one of them, each epoch once; a report may read meanwhile."""
     folder = tiny_store(tmp_path / ODD).folder
     note = "with a report of the same folder" if LONG else ""
     with (
-        fault_log("Two sweeps of one folder at once", note) as fault,
+        open_fault("Two sweeps of one folder at once", note) as fault,
         fault.attempt(),
         sweeping(tmp_path, "--workers", "1") as one,
         sweeping(tmp_path, "--workers", "1") as other,
@@ -197,7 +189,7 @@ def test_two_sweeps_share_a_folder(tmp_path, undisturbed, fault_log):
         check(folder, undisturbed)
 
 
-def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, conditions, fault_log):
+def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, conditions):
     """Not even where its number now belongs to another living process: the kernel holds locks."""
     path = tmp_path / ODD / "state" / "run.lock"
     program = (
@@ -206,7 +198,7 @@ def test_the_lock_of_a_dead_process_binds_nobody(tmp_path, conditions, fault_log
         "    pathlib.Path(sys.argv[1]).write_text(sys.argv[2])\n"
         "    print(held, flush=True)\n    sys.stdin.read()\n"
     )
-    with fault_log("Lock left by a killed process") as fault:
+    with open_fault("Lock left by a killed process") as fault:
         for _ in range(REPETITIONS):
             with (
                 fault.attempt(),
@@ -272,11 +264,11 @@ def interesting_sizes(tmp_path: Path, conditions) -> tuple[int, int]:
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_full_disk_gets_one_sentence(disk, undisturbed, conditions, fault_log, capfd):
+def test_a_full_disk_gets_one_sentence(disk, undisturbed, conditions, capfd):
     """Records and checkpoints meet a disk with a random little room; then there is room again."""
     folder = tiny_store(disk / ODD).folder
     record, checkpoint = interesting_sizes(disk, conditions)
-    with fault_log("Disk full") as fault:
+    with open_fault("Disk full") as fault:
         for number in range(FEW):
             every = "0" if number % 2 else "1"  # without checkpoints it is a record that fails
             free = fault.random.randrange((record if number % 2 else checkpoint) // 2)
@@ -287,13 +279,11 @@ def test_a_full_disk_gets_one_sentence(disk, undisturbed, conditions, fault_log,
                 filler.unlink()
                 assert run_command(folder) == 0
                 check(folder, undisturbed)
-            for name in undisturbed:
-                RecordStore(folder).run_path(name).unlink()
 
 
 @pytest.mark.usefixtures("inline")
 def test_a_file_that_may_not_grow_gets_one_sentence(
-    tmp_path, monkeypatch, undisturbed, conditions, fault_log, capfd
+    tmp_path, monkeypatch, undisturbed, conditions, capfd
 ):
     """A limit on the size of files meets a record or a checkpoint in the middle."""
     folder = tiny_store(tmp_path / ODD).folder
@@ -309,7 +299,7 @@ def test_a_file_that_may_not_grow_gets_one_sentence(
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
 
-    with fault_log("Limit on the size of a file") as fault:
+    with open_fault("Limit on the size of a file") as fault:
         for number in range(FEW):
             part = checkpoints if number % 2 else files  # which writes checkpoints, and records
             limit[0] = fault.random.randrange((checkpoint if number % 2 else record) // 2)
@@ -319,12 +309,10 @@ def test_a_file_that_may_not_grow_gets_one_sentence(
                     assert_one_sentence(capfd, run_command(folder), "File too large")
                 assert run_command(folder) == 0
                 check(folder, undisturbed)
-            for name in undisturbed:
-                RecordStore(folder).run_path(name).unlink()
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_read_only_folder_gets_one_sentence(disk, undisturbed, fault_log, capfd):
+def test_a_read_only_folder_gets_one_sentence(disk, undisturbed, capfd):
     """From the start, or from a moment on while a run is being trained."""
     folder = tiny_store(disk / ODD).folder
 
@@ -332,7 +320,7 @@ def test_a_read_only_folder_gets_one_sentence(disk, undisturbed, fault_log, capf
         subprocess.run(["mount", "--bind", str(disk), str(disk)], check=True)
         subprocess.run(["mount", "-o", "remount,bind,ro", str(disk)], check=True)
 
-    with fault_log("Folder read-only") as fault:
+    with open_fault("Folder read-only") as fault:
         for number in range(FEW):
             with fault.attempt():
                 with pytest.MonkeyPatch.context() as patch:
@@ -345,8 +333,6 @@ def test_a_read_only_folder_gets_one_sentence(disk, undisturbed, fault_log, capf
                 subprocess.run(["umount", "--lazy", str(disk)], check=True)
                 assert run_command(folder) == 0
                 check(folder, undisturbed)
-            for name in undisturbed:
-                RecordStore(folder).run_path(name).unlink()
 
 
 def spoil_checkpoint(patch: pytest.MonkeyPatch, number: int, spoil) -> None:
@@ -367,12 +353,12 @@ def spoil_checkpoint(patch: pytest.MonkeyPatch, number: int, spoil) -> None:
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_damaged_checkpoint_is_set_aside(tmp_path, undisturbed, fault_log, capfd):
+def test_a_damaged_checkpoint_is_set_aside(tmp_path, undisturbed, capfd):
     """Its run is trained from the start, and ends with the same bits."""
     folder = tiny_store(tmp_path / ODD).folder
     foreign = tmp_path / "0123456789abcdef.pt"
     checkpoints.write_checkpoint(foreign, {"history": {"learning_rate": [None, 0.1]}})
-    with fault_log("Checkpoint damaged", "or a folder, or of another run") as fault:
+    with open_fault("Checkpoint damaged", "or a folder, or of another run") as fault:
         for _ in range(max(2, FEW)):
             with fault.attempt():
                 with pytest.MonkeyPatch.context() as patch:
@@ -390,8 +376,6 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, undisturbed, fault_log, cap
                 assert (folder / "damaged" / f"{path.name}.reason.txt").is_file()
                 shutil.rmtree(folder / "damaged")
                 check(folder, undisturbed)
-            for name in undisturbed:
-                RecordStore(folder).run_path(name).unlink()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -400,10 +384,10 @@ def test_a_damaged_checkpoint_is_set_aside(tmp_path, undisturbed, fault_log, cap
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_clock_that_goes_back_decides_nothing(tmp_path, undisturbed, fault_log):
+def test_a_clock_that_goes_back_decides_nothing(tmp_path, undisturbed):
     """Every look at it shows an earlier day, and all files are from the future."""
     folder = tiny_store(tmp_path / ODD).folder
-    with fault_log("Clock set back, files from the future") as fault:
+    with open_fault("Clock set back, files from the future") as fault:
         for _ in range(FEW):
             with fault.attempt(), pytest.MonkeyPatch.context() as patch:
                 now = [time.time()]
@@ -420,8 +404,6 @@ def test_a_clock_that_goes_back_decides_nothing(tmp_path, undisturbed, fault_log
                     os.utime(path, (ahead, ahead))
                 assert run_command(folder) == 0
                 check(folder, undisturbed)
-            for name in undisturbed:
-                RecordStore(folder).run_path(name).unlink()
 
 
 def interrupt() -> None:
@@ -429,9 +411,9 @@ def interrupt() -> None:
 
 
 @pytest.mark.usefixtures("inline")
-def test_a_folder_that_is_moved_loses_nothing(tmp_path, undisturbed, fault_log):
+def test_a_folder_that_is_moved_loses_nothing(tmp_path, undisturbed):
     """In the middle of a sweep: what was made before goes on at the new place."""
-    with fault_log("Build folder moved in the middle") as fault:
+    with open_fault("Build folder moved in the middle") as fault:
         for number in range(FEW):
             old = tiny_store(tmp_path / f"{ODD} {number}").folder
             new = tmp_path / f"umbenannt {number}"
@@ -462,7 +444,7 @@ def report_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in names}
 
 
-def test_reports_that_are_killed_leave_whole_ones(tmp_path, conditions, fault_log):
+def test_reports_that_are_killed_leave_whole_ones(tmp_path, conditions):
     """A report of before or the new one, never a part; the same command then makes the new one."""
     store = tiny_store(tmp_path / ODD)
     command = [sys.executable, "-m", "cifarlib.cli", *report_command(store.folder)]
@@ -471,7 +453,7 @@ def test_reports_that_are_killed_leave_whole_ones(tmp_path, conditions, fault_lo
     took = time.monotonic() - began
     store.write(make_record(conditions[0]))
     old, found = report_files(store.folder), []
-    with fault_log("SIGKILL of a report") as fault:
+    with open_fault("SIGKILL of a report") as fault:
         for _ in range(REPETITIONS):
             for name, content in old.items():
                 (store.folder / name).write_bytes(content)
@@ -487,7 +469,7 @@ def test_reports_that_are_killed_leave_whole_ones(tmp_path, conditions, fault_lo
             assert list(store.folder.rglob(".*")) == []
 
 
-def test_damaged_notebooks_and_pages_are_made_anew(tmp_path, conditions, fault_log):
+def test_damaged_notebooks_and_pages_are_made_anew(tmp_path, conditions):
     """With the bytes that they had."""
     store = tiny_store(tmp_path / ODD)
     store.write(make_record(conditions[0]))
@@ -495,7 +477,7 @@ def test_damaged_notebooks_and_pages_are_made_anew(tmp_path, conditions, fault_l
     paths = [store.folder / name for name in report_files(store.folder)]
     paths.append(store.folder / "notebooks-cost" / "07_cost.ipynb")
     whole = [path.read_bytes() for path in paths]
-    with fault_log(
+    with open_fault(
         "Notebook or page damaged", "one notebook, the page and the PDF at once"
     ) as fault:
         for _ in range(FEW):
@@ -506,12 +488,12 @@ def test_damaged_notebooks_and_pages_are_made_anew(tmp_path, conditions, fault_l
                 assert [path.read_bytes() for path in paths] == whole
 
 
-def test_a_full_disk_leaves_the_report_of_before(disk, conditions, fault_log, capfd):
+def test_a_full_disk_leaves_the_report_of_before(disk, conditions, capfd):
     store = tiny_store(disk / ODD)
     assert cli.main(report_command(store.folder)) == 0
     old = report_files(store.folder)
     store.write(make_record(conditions[0]))
-    with fault_log("Disk full under a report") as fault:
+    with open_fault("Disk full under a report") as fault:
         for _ in range(FEW):
             with fault.attempt():
                 filler = fill(disk, fault.random.randrange(20_000))

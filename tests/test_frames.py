@@ -1,7 +1,6 @@
 """Frames of runs and curves, predictions as arrays, captions."""
 
 import numpy as np
-import pandas as pd
 import pytest
 from conftest import make_data_record, make_record
 
@@ -63,14 +62,6 @@ def test_runs_in_training_are_told_from_pending_ones(results):
     with lock(results.store.state / f"{name}.lock"):
         assert results.runs["state"].iloc[-1] == "running"
     assert results.runs["state"].iloc[-1] == "pending"
-
-
-def test_runs_that_diverged_have_no_accuracy(results, monkeypatch):
-    monkeypatch.setattr("cifarlib.runs.frames._state", lambda record: "diverged")
-    row = results.runs.iloc[0]
-    assert row["state"] == "diverged"
-    assert row["time_s"] > 0
-    assert pd.isna(row[["epoch", "train_top1", "test_top3", "gap"]]).all()
 
 
 def test_curves_have_what_was_evaluated_by_epoch_and_set(results):

@@ -1,8 +1,6 @@
 """Merging build folders: checked, never silently resolved, nothing lost."""
 
-import errno
 import json
-from pathlib import Path
 
 import pytest
 from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_conditions, tiny_store
@@ -69,27 +67,6 @@ def test_a_damaged_record_of_theirs_is_named_and_left(ours, theirs, conditions):
     assert any("does not match its digest" in fault for fault in merged.damaged)
     assert ours.run_ids() == [good.run_id]
     assert path.read_bytes() == before
-
-
-def test_files_that_macos_left_are_no_records_of_theirs(ours, theirs, conditions):
-    path = theirs.write(make_record(conditions[0]))
-    path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
-    merged = merge_into(ours, theirs)
-    assert merged.taken == [f"{ONE} (seed 42)"]
-    assert merged.damaged == []
-
-
-def test_a_folder_that_cannot_be_read_is_not_called_empty(ours, theirs, capsys, monkeypatch):
-    iterdir = Path.iterdir
-
-    def refuse(self):
-        if self == theirs.runs:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return iterdir(self)
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    assert cli.main(["merge", str(theirs.folder), "--out", str(ours.folder), *SET_TINY]) == 2
-    assert f"{theirs.runs} cannot be read (Permission denied)" in capsys.readouterr().err
 
 
 def test_a_damaged_record_of_ours_gives_way(ours, theirs, conditions):

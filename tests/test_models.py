@@ -52,21 +52,6 @@ def test_each_part_gives_the_shape_of_figure_3(network):
     assert shapes["pool"] == (512, 1, 1)
 
 
-def test_first_weights_are_he_with_fan_out(network):
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.out_channels * module.kernel_size[0] * module.kernel_size[1]
-            deviation = module.weight.std().item()
-            assert deviation == pytest.approx(math.sqrt(2 / fan_out), rel=0.08)
-            assert not module.bias.any()
-        elif isinstance(module, nn.BatchNorm2d):
-            assert (module.weight == 1).all()
-            assert not module.bias.any()
-    # The last layer, too: fan-out 10, so σ = 0.447 and a first loss far above ln 10.
-    assert network.fc.weight.std().item() == pytest.approx(math.sqrt(2 / 10), rel=0.05)
-    assert not network.fc.bias.any()
-
-
 def test_first_weights_are_what_listing_1_draws_from_the_seed():
     """Layers made in Listing 1's order draw the same numbers from the same generator."""
     torch.manual_seed(42)
@@ -108,15 +93,6 @@ def test_the_published_architectures_have_ten_classes(name, size):
 # -- past the paper ---------------------------------------------------------------------------
 
 
-def test_first_weights_may_be_scaled():
-    plain = models.build_model(RESIDUAL, dropout=0.0, seed=1).state_dict()
-    changed = RESIDUAL.model_copy(update={"last_layer_scale": 0.125, "branch_scale": 0.5})
-    ours = models.build_model(changed, dropout=0.0, seed=1).state_dict()
-    scales = {"fc.weight": 0.125} | {f"stage{i}.block2.norm.weight": 0.5 for i in (1, 2, 3)}
-    for name, value in plain.items():
-        assert torch.equal(ours[name], value * scales.get(name, 1)), name
-
-
 def test_a_branch_of_scale_zero_would_never_learn():
     """Why ``branch_scale`` is above 0: the ReLU behind the branch passes no gradient there."""
     model = models.build_model(RESIDUAL, dropout=0.0, seed=1)
@@ -125,13 +101,6 @@ def test_a_branch_of_scale_zero_would_never_learn():
     assert not model.stage1.block2.norm.weight.grad.any()
     assert not model.stage1.block1.conv.weight.grad.any()
     assert model.stage2.block2.norm.weight.grad.any()
-
-
-def test_batch_norms_have_the_momentum_that_is_asked_for():
-    for momentum in (0.1, 0.4):
-        config = RESIDUAL.model_copy(update={"batch_norm_momentum": momentum})
-        model = models.build_model(config, dropout=0.0, seed=1)
-        assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {momentum}
 
 
 @pytest.fixture(scope="module")

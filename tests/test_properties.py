@@ -267,21 +267,6 @@ def test_zero_has_no_sign(content):
     assert other.model_dump_json() == plain.model_dump_json()
 
 
-@given(CONFIGS)
-@settings(max_examples=20)
-def test_the_order_of_fields_does_not_matter(content):
-    backwards = dict(reversed(list(content.items())))
-    ids = {run_id(validate(RunConfig, c, "a test")) for c in (content, backwards)}
-    assert len(ids) == 1
-
-
-@given(st.integers(0, 10), st.integers(0, 2**64))
-@settings(max_examples=20)
-def test_another_engine_is_another_run(engine, more):
-    config = tiny_conditions()[0].config
-    assert (run_id(config, engine) == run_id(config, more)) == (engine == more)
-
-
 # ---------------------------------------------------------------------------------------------
 # Scales that somebody wrote
 # ---------------------------------------------------------------------------------------------
@@ -349,20 +334,7 @@ def test_odd_yaml_is_refused_in_a_sentence(tmp_path, text):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "!!int ''",
-        "!!bool x",
-        "9" * 5000,
-        "{2020-13-45: 1}",
-        "[" * 3000,
-        "{a: 1, a: 2}",
-        "!!python/name:os.system",
-        "[1",
-        "\0",
-    ],
-)
+@pytest.mark.parametrize("value", ["!!bool x", "[" * 3000, "{a: 1, a: 2}", "\0"])
 @pytest.mark.parametrize("option", ["--set", "--parameter"])
 def test_odd_values_on_the_command_line_are_refused_in_a_sentence(tmp_path, capsys, option, value):
     command = ["report", option, f"seeds={value}", "--out", str(tmp_path)]
@@ -414,23 +386,6 @@ def test_other_values_raise_nothing_but_our_errors(tmp_path, key, value):
 # ---------------------------------------------------------------------------------------------
 
 RECORD = encode(make_record(tiny_conditions()[0]))
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, len(RECORD) - 1), st.binary(max_size=3)), min_size=1, max_size=3
-    )
-)
-@settings(max_examples=100)
-def test_mutated_records_are_refused_or_unchanged(changes):
-    content = RECORD
-    for place, piece in changes:
-        content = content[:place] + piece + content[place + max(1, len(piece)) :]
-    try:
-        found = decode(RunRecord, content, "a record")
-    except RecordError:
-        return
-    assert encode(found) == RECORD  # what was changed was blank
 
 
 PLACES = sorted(flatten(json.loads(RECORD)))

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 from conftest import DEADLINE, SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
 
 from cifarlib import cli, data
@@ -40,7 +39,7 @@ needs_ray = pytest.mark.skipif(
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-pytestmark = pytest.mark.xdist_group("ray")  # one process has the cluster
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]  # one process has the cluster
 
 LONG = ("epochs.200=6",)
 NAMES = ("stage1-long/9", "stage1-long/13", "stage1-base/1")  # 6, 6 and 1 epochs
@@ -355,17 +354,10 @@ def test_what_ends_a_whole_sweep_names_the_node(tmp_path):
     assert message.text == f"{socket.gethostname()}: the disk is full"
 
 
-@pytest.fixture
-def one_thread(monkeypatch):
-    """As on a node, whose process is the task's alone."""
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_a_node_hands_a_run_back_when_its_time_is_over_and_goes_on_from_there(tmp_path):
+def test_a_node_hands_a_run_back_when_its_time_is_over_and_goes_on_from_there(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which a node sets
     (condition,) = tiny_conditions(NAMES[0])
     job = RunJob(condition.run_id, condition.name, condition.config, keep_weights=True)
     packed = pickle.dumps(job)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pydantic
 import pytest
 from conftest import (
@@ -21,7 +20,7 @@ from conftest import (
 from cifarlib import config
 from cifarlib.config import ENGINE, run_id
 from cifarlib.errors import ConfigError, RecordError
-from cifarlib.runs import results, schema
+from cifarlib.runs import schema
 from cifarlib.runs import store as files
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import RunRecord as Record
@@ -76,13 +75,6 @@ def test_a_data_record_comes_back_as_it_was_written(store):
     store.write(written)
     assert store.read_data("synthetic") == written
     assert store.read_data("cifar10") is None
-
-
-def test_reading_packed_values_does_not_change_a_record(record):
-    other = decode(Record, encode(record), "it")
-    assert len(other.result.predictions.classes) == len(other.result.predictions.confidence)
-    assert other == record
-    assert encode(other) == encode(record)
 
 
 def test_no_record_is_none(store):
@@ -229,14 +221,14 @@ def test_a_flipped_bit_never_passes_for_another_record(record):
     whole = encode(record)
     random = np.random.default_rng(0)
     refused = 0
-    for position in random.integers(0, 8 * len(whole), 1500).tolist():
+    for position in random.integers(0, 8 * len(whole), 400).tolist():
         damaged = bytearray(whole)
         damaged[position // 8] ^= 1 << position % 8
         try:  # the case of an exponent's e and white space change nothing
             assert decode(Record, bytes(damaged), "it") == record
         except RecordError:
             refused += 1
-    assert refused > 1490
+    assert refused > 390
 
 
 @pytest.mark.parametrize(
@@ -483,10 +475,10 @@ def test_a_diverged_run_has_no_accuracy_but_its_course(store, conditions):
     assert lost.run_id not in results.records
     assert results.diverged == {lost.run_id: lost}
     assert results.every_record == {lost.run_id: lost}
-    row = results.stage(conditions[0].stage).iloc[0]
-    assert row["done"]
-    assert row["diverged"]
-    assert np.isnan(row["test_top1"])
+    row = results.runs.iloc[0]
+    assert row["state"] == "diverged"
+    assert row["time_s"] > 0
+    assert row[["epoch", "train_top1", "test_top3", "gap"]].isna().all()
 
 
 def test_processor_time_stands_for_a_runs_cost(conditions):
@@ -576,44 +568,6 @@ def test_a_condition_is_found_by_the_papers_run_number(store):
     assert results.find("stage2-dropout", 9, dropout=0.5).config.dropout == 0.5
     with pytest.raises(ConfigError, match="no run 37"):
         results.find("stage1-base", 37)
-
-
-def test_a_stage_as_a_table_has_a_row_for_each_condition(store, conditions):
-    condition = conditions[4]
-    written = make_record(condition)
-    store.write(written)
-    frame = open_results("smoke", TINY, store.folder).stage("stage1-base")
-    assert list(frame["run"]) == list(range(1, 37))
-    assert list(frame[frame["done"]].index) == [4]
-    row = frame.loc[4]
-    for split in config.SPLITS:
-        for k in (1, 2, 3):
-            assert row[f"{split}_top{k}"] == written.accuracy(split, k)
-    assert row["train_test_difference"] == row["train_top1"] - row["test_top1"]
-    assert row["time_s"] == written.timing.train_s + written.timing.evaluation_s
-    assert (row["best_epoch"], row["epochs_trained"]) == (written.reported_epoch, 1)
-    assert row["learning_rate"] == condition.config.learning_rate
-    outcomes = frame.columns[frame.columns.get_loc("diverged") + 1 :]
-    assert frame.drop(index=4)[outcomes].isna().all(axis=None)
-
-
-def test_a_table_without_any_record_has_the_same_columns(store, conditions):
-    none = results.summarize(conditions[:36], {})
-    some = results.summarize(conditions[:36], {c.run_id: make_record(c) for c in conditions[:2]})
-    assert list(none.columns) == list(some.columns)
-    assert not none["done"].any()
-    assert isinstance(none, pd.DataFrame)
-
-
-def test_every_seed_has_its_own_row(store):
-    overrides = (*TINY, "seeds=[1, 2, 3]")
-    conditions = tiny_conditions(overrides=("seeds=[1, 2, 3]",))
-    second = next(c for c in conditions if c.config.seed == 2)
-    store.write(make_record(second))
-    frame = open_results("smoke", overrides, store.folder).stage("stage1-base")
-    assert len(frame) == 3 * 36
-    assert list(frame["seed"][:3]) == [1, 2, 3]
-    assert list(frame["done"][:3]) == [False, True, False]
 
 
 def test_the_reported_epoch_follows_the_protocol(record):

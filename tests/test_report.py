@@ -2,8 +2,6 @@ import base64
 import itertools
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -21,6 +19,8 @@ from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore
 from cifarlib.study import Condition
+
+pytestmark = pytest.mark.integration
 
 DEFAULTS = 'scale = "smoke"\noverrides = []\nbuild = ""  # empty: build/<scale>'
 DRAWING = (
@@ -378,7 +378,7 @@ def test_a_changed_scale_does_not_replace_the_scales_own_report(
 def test_names_of_much_changed_scales_stay_short_and_apart(monkeypatch, tmp_path):
     monkeypatch.setattr(paths, "BUILD", tmp_path)
     first, second = (
-        report.name_suffix(open_results("smoke", [f"seeds={[*range(60), last]}"]))
+        report.name_suffix(open_results("smoke", [f"seeds={[*range(10**8, 10**8 + 12), last]}"]))
         for last in (100, 200)
     )
     assert len(first) == len(second) == assembly.MOST_LETTERS
@@ -496,16 +496,3 @@ def test_all_runs_recorded_is_said(tmp_path):
     assert {stage["pending"] for stage in told["stages"]} == {0}
     assert {stage["cost"] for stage in told["stages"]} == {"–"}
     assert dict(told["provenance"])["Devices"] == ["A <b>bold</b> processor (cpu)"]
-
-
-@pytest.mark.parametrize(
-    "module", ["report", "pages.front", "records", "config", "published", "sweep"]
-)
-def test_no_torch_is_imported(module):
-    code = f"import sys, cifarlib.{module}; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_importing_the_report_is_quick():
-    code = "import sys, cifarlib.report; assert not {'nbconvert', 'papermill'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -250,17 +250,15 @@ def show(results):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A folder with a record of every condition of the paper, and of all edited studies."""
+    """A folder with a record of every condition of the paper, and of the edited studies."""
     store = RecordStore(tmp_path_factory.mktemp("recorded"))
     store.write(make_data_record("cifar10"))
     scale = load_scale("lite", LITE)
-    for change in EDITS:
-        for condition in expand(edited(change), scale):
-            if not store.run_path(condition.run_id).exists():
-                store.write(make_record(condition))
-    for condition in expand_paper(load_study(), scale):
-        if not store.run_path(condition.run_id).exists():
-            store.write(make_record(condition))
+    conditions = {c.run_id: c for c in expand_paper(load_study(), scale)}
+    for change in (all_at_once, pad_more):
+        conditions |= {c.run_id: c for c in expand(edited(change), scale)}
+    for condition in conditions.values():
+        store.write(make_record(condition))
     return store.folder
 
 

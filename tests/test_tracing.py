@@ -57,6 +57,7 @@ def test_tracing_leaves_the_model_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_sweep_describes_the_network_once(tmp_path, network, capsys):
     store = RecordStore(tmp_path)
     for said in ("residual network: described", "nothing is missing"):

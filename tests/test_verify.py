@@ -111,6 +111,7 @@ def test_a_run_that_fails_is_not_passed_over(tmp_path, made_up):
         verify.verify(results, conditions[1:], device="cpu", workers=1)
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_run_that_was_trained_here_comes_out_the_same(tmp_path, capsys):
     options = [*SET_TINY, "--set", "precision=bf16", "--out", str(tmp_path), "--device", "cpu"]
     tiny_store(tmp_path)

@@ -12,14 +12,14 @@ from cifarlib import data
 from cifarlib.config import AverageConfig, RunConfig
 from cifarlib.errors import RecordError
 from cifarlib.runs import weights, worker
-from cifarlib.runs.generalise import KeptNetwork
+from cifarlib.runs.evaluate import evaluate
 from cifarlib.runs.schema import RunRecord
+from cifarlib.runs.shift import NewImages
 from cifarlib.runs.store import RecordStore
-from cifarlib.runs.weights import KeptWeights, read_weights, write_weights
+from cifarlib.runs.weights import KeptWeights, build_network, read_weights, write_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.integration
 
-CPU = torch.device("cpu")
 LARGER = (
     "data={name: synthetic, train_size: 40, validation_size: 20, test_size: 200}",
     "seeds=[43]",  # whose best epoch is the first
@@ -79,19 +79,15 @@ def test_kept_weights_give_the_recorded_predictions(change, base, trained, tmp_p
     if change:
         store = tiny_store(tmp_path)
         record = train(change(base), store)
-    network = KeptNetwork(record, store.weights_path(record.run_id), CPU)
-    assert {value.dtype for value in network.kept.weights.values()} <= {torch.float32, torch.int64}
-    assert network.count_differing() == 0
     if change is None:
         assert record.result.predictions.epoch < record.result.history.epochs
     test = data.load_splits(record.config.data).test
-    logits = network.compute(test.images)
-    confidence = np.rint(logits.softmax(dim=1).amax(dim=1).numpy() * 255) / 255
-    assert np.array_equal(confidence, record.result.predictions.confidence)
-    if record.result.flip_averaged:
-        both = logits + network.compute(test.images, mirrored=True)
-        right = int((both.argmax(dim=1).numpy() == test.labels).sum())
-        assert right == record.result.flip_averaged.test
+    again = NewImages(test.images, test.labels, "ab" * 32)
+    found = evaluate(record, store.weights_path(record.run_id), again, "cpu")
+    shown = record.result.predictions
+    assert found.confusion == shown.confusion["test"]
+    assert np.array_equal(found.correct_images, shown.classes == test.labels)
+    assert np.array_equal(found.confidences, shown.confidence)
 
 
 def test_keeping_weights_changes_no_result_and_is_not_the_default(base, trained, tmp_path):
@@ -161,9 +157,9 @@ def test_weights_of_another_training_or_network_are_refused(trained, kept, tmp_p
     path = tmp_path / f"{record.run_id}.pt"
     write_weights(path, kept)
     with pytest.raises(RecordError, match="does not fit the network of its run"):
-        KeptNetwork(record, path, CPU)
+        build_network(record, path)
     (condition,) = tiny_conditions("stage1-long/9", overrides=LARGER)
     made_up = make_record(condition)
     assert made_up.run_id == record.run_id
     with pytest.raises(RecordError, match="another training of its run: its last layer"):
-        KeptNetwork(made_up, store.weights_path(record.run_id), CPU)
+        build_network(made_up, store.weights_path(record.run_id))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import paths
-from cifarlib.config import DATASETS, SPLITS
+from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs.locks import held
 from cifarlib.runs.schema import DataRecord, NetworkRecord, RunRecord
@@ -111,10 +111,6 @@ class Results:
         """A stage's title; its name where the study has left it out."""
         return self.study.stages[stage].title if stage in self.study.stages else stage
 
-    def stage(self, name: str) -> "pd.DataFrame":
-        """What ``select`` gives of one stage, with outcomes, as ``summarize`` gives them."""
-        return summarize(self.select(name), self.every_record)
-
     def record(self, condition: Condition) -> RunRecord | None:
         """A condition's record, None while it is pending or where it diverged."""
         return self.records.get(condition.run_id)
@@ -207,36 +203,3 @@ def open_results(
     paper = expand_paper(loaded, checked)
     opened = Results(loaded, Path(scale).stem, checked, overrides, store, conditions, tuple(paper))
     return opened.reread()
-
-
-def summarize(conditions: Iterable[Condition], records: dict[str, RunRecord]) -> "pd.DataFrame":
-    """One row for each condition, with its settings and, where its run is recorded, the outcome.
-
-    Accuracies are top-1 to 3 in % at the reported epoch; missing outcomes are NA, and so are
-    those of a diverged run.
-    """
-    import pandas as pd
-
-    rows = []
-    for condition in conditions:
-        row: dict[str, Any] = {"stage": condition.stage, "run": condition.run}
-        row |= condition.settings
-        row |= {"seed": condition.config.seed, "run_id": condition.run_id, "name": condition.name}
-        record = records.get(condition.run_id)
-        row["done"] = record is not None
-        row["diverged"] = record is not None and record.result.diverged
-        if record and not record.result.diverged:
-            row |= {
-                "epochs_trained": record.result.history.epochs,
-                "best_epoch": record.reported_epoch,
-                "time_s": record.seconds,
-            }
-            for split in SPLITS:
-                for k in (1, 2, 3):
-                    row[f"{split}_top{k}"] = record.accuracy(split, k)
-            row["train_test_difference"] = row["train_top1"] - row["test_top1"]
-        rows.append(row)
-    frame = pd.DataFrame(rows)
-    outcomes = ["epochs_trained", "best_epoch", "time_s", "train_test_difference"]
-    outcomes += [f"{split}_top{k}" for split in SPLITS for k in (1, 2, 3)]
-    return frame.reindex(columns=[*frame.columns.drop(outcomes, errors="ignore"), *outcomes])

@@ -210,13 +210,10 @@ def is_allowed(place: str, allowed: dict[str, str]) -> bool:
 # ---------------------------------------------------------------------------------------------
 
 
-def render(build: Path) -> Path:
-    """The page of the frozen records, in an empty folder."""
-    from cifarlib import report
-
+def unpack(build: Path) -> None:
+    """Put the frozen records into an empty folder."""
     with tarfile.open(RECORDS) as archive:
         archive.extractall(build / "runs", filter="data")
-    return report.render("smoke", build=build)
 
 
 def find_differences(shown: dict[str, Any], without: Sequence[str] = ()) -> list[Difference]:
@@ -239,7 +236,10 @@ def main() -> int:
     if options.build:
         return finish(options, extract(options.build))
     with tempfile.TemporaryDirectory() as folder:
-        render(Path(folder))
+        from cifarlib import report
+
+        unpack(Path(folder))
+        report.render("smoke", build=folder)
         return finish(options, extract(Path(folder)))
 
 
