@@ -77,8 +77,13 @@ def typeset(notebook: "NotebookNode", front: dict[str, Any]) -> bytes:
 
 
 def _gather(notebook: "NotebookNode") -> Iterator[Piece]:
-    """What a reader sees of a notebook, in order; code, parameters and warnings are left out."""
+    """What a reader sees of a notebook, in order; code, parameters and warnings are left out.
+
+    So are cells tagged ``screen``.
+    """
     for cell in notebook.cells:
+        if "screen" in cell.metadata.get("tags", []):
+            continue
         chapter = cell.metadata.get("notebook", "the notebook")
         first = next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
         about = {
@@ -101,7 +106,7 @@ def _gather(notebook: "NotebookNode") -> Iterator[Piece]:
 
 def _read_output(data: dict[str, Any], alt: str, about: dict[str, Any]) -> Piece:
     """The richest form of an output that can be set."""
-    if content := data.get(CONTENT):
+    if (content := data.get(CONTENT)) and content["kind"] != "answer":
         if content["kind"] == "table":
             return Piece("table", content=content | _lay_out(content), **about)
         if content["kind"] in ("claim", "doubt"):
