@@ -197,7 +197,7 @@ def _number_sections(soup: "BeautifulSoup") -> None:
         number = ""
         if heading.name == "h2":
             chapter, sections = str(heading["id"]), 0
-            if "unnumbered" not in heading.get("class", []):
+            if "unnumbered" not in heading.get("class", []) and not heading.find_parent("header"):
                 chapters += 1
                 number = str(chapters)
         elif heading.find_parent(class_="cells"):
