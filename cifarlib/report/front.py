@@ -83,7 +83,7 @@ def describe(
 
 
 def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
-    columns = ["run_id", "done", "test", "chosen", "epochs", "time", "device", "commit"]
+    columns = ["run_id", "done", "test", "chosen", "epochs", "seconds", "device", "commit"]
     rows = [
         ["; ".join(run["names"]), *(str(run.get(column, "")) for column in columns)]
         for stage in stages
