@@ -106,8 +106,8 @@ def test_links_and_images_resolve(open_page):
             .filter((id) => id && !document.getElementById(decodeURIComponent(id))),
         undrawn: [...document.querySelectorAll(".plot use")]
             .filter((u) => !document.querySelector(u.getAttribute("href"))).length,
-        unnamed: [...document.querySelectorAll(".plot > svg:not([aria-label])")].length,
-        drawings: document.querySelectorAll(".plot > svg").length,
+        unnamed: [...document.querySelectorAll(".plot svg:not([aria-label])")].length,
+        drawings: document.querySelectorAll(".plot svg").length,
         links: document.links.length })""")
     assert (found["dangling"], found["undrawn"], found["unnamed"]) == ([], 0, 0)
     assert found["drawings"] > 5
@@ -277,6 +277,14 @@ def test_a_phone_does_not_scroll_sideways(open_page):
         .map((e) => e.outerHTML.slice(0, 80))""")
     assert wide == []
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+
+
+def test_a_phone_stays_where_a_link_leads(open_page):
+    page = open_page(width=390, height=844)
+    page.get_by_role("link", name="Contents", exact=True).click()
+    page.locator("nav.contents a", has_text="Past the paper").click()
+    page.wait_for_timeout(300)  # ms, for what a scroll sets off
+    assert is_in_sight(page.locator("#chapter-08_beyond"))
 
 
 def test_without_javascript_nothing_is_missing(open_page):

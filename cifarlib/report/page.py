@@ -141,8 +141,9 @@ def inline_drawings(page: str) -> str:
         width = 1.15 * float(tag.partition(' width="')[2].partition("pt")[0])  # fills the column
         size = tag.partition(" viewBox=")[2].split('"')[1]
         return (
-            f'<svg{ground} viewBox="{size}" style="width: min(100%, {width:.0f}pt)" role="img" '
-            f'aria-label="{image[1]}">{rest}'
+            f'<div class="scroll drawing" tabindex="0"><svg{ground} viewBox="{size}" '
+            f'style="width: min(100%, {width:.0f}pt)" role="img" aria-label="{image[1]}">'
+            f"{rest}</div>"
         )
 
     page = DRAWING.sub(draw, page)

@@ -20,6 +20,7 @@
   // The section being read is marked in the contents.
   const links = new Map([...document.querySelectorAll(".contents a")].map((a) => [decodeURIComponent(a.hash.slice(1)), a]));
   const headings = [...links.keys()].map((id) => document.getElementById(id)).filter(Boolean);
+  const contents = document.querySelector(".contents");
   let marked = null;
   const mark = () => {
     const passed = headings.filter((h) => h.getBoundingClientRect().top < innerHeight * 0.3);
@@ -27,7 +28,7 @@
     if (current === marked) return;
     marked?.removeAttribute("aria-current");
     current?.setAttribute("aria-current", "true");
-    current?.scrollIntoView?.({ block: "nearest", behavior: "instant" });
+    if (getComputedStyle(contents).position === "fixed") current?.scrollIntoView({ block: "nearest", behavior: "instant" });
     marked = current;
   };
   let waiting = false;
