@@ -107,7 +107,7 @@ def _take_page(soup: "BeautifulSoup", build: Build) -> None:
         build.tables[_number(figure)] = _read_table(figure)
     for figure in soup.select("figure.plot[id]"):
         drawn = str(figure.svg or "pending")
-        build.figures[_number(figure)] = hashlib.sha256(str(drawn).encode()).hexdigest()
+        build.figures[_number(figure)] = hashlib.sha256(drawn.encode()).hexdigest()
     for row in soup.select("table.runs tbody tr"):
         build.runs[row.code.get_text()] = _text(row.th)
     for term in soup.select("section.provenance > dl > div"):
