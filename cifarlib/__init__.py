@@ -9,7 +9,7 @@ A reproducible report around one study. For a notebook::
     cl.compare(cl.paper.table("VII"), results.runs, on=[...])   # paper | ours | difference
     cl.stats, cl.judge                                          # statistics, judges of claims
     cl.show.table(...), cl.show.figure(...)                     # numbered, linked to their runs
-    cl.claim(...), cl.doubt(...)                                # verdicts
+    cl.claim(...), cl.doubt(...), cl.answer(...)                # verdicts, and what follows
     cl.train("stage1-daa1/13", results, learning_rate=0.002)    # one's own run
     cl.grid("stage1-daa1/13", results, dropout=[0, 0.3])        # one's own grid, kept as a study
     cl.explore                                                  # linked charts, pairs, mistakes
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cifarlib.analysis.compare import compare
     from cifarlib.explore.training import grid, train
     from cifarlib.report import plots, show, style
-    from cifarlib.report.show import claim, doubt
+    from cifarlib.report.show import answer, claim, doubt
     from cifarlib.report.verdicts import read_verdicts
     from cifarlib.runs.results import open_results
 
@@ -39,6 +39,7 @@ STARTED = time.monotonic()
 __version__ = "0.1.0"
 
 _PUBLIC = {  # name: where it is; a module where no name follows the colon
+    "answer": "cifarlib.report.show:answer",
     "claim": "cifarlib.report.show:claim",
     "compare": "cifarlib.analysis.compare:compare",
     "doubt": "cifarlib.report.show:doubt",
@@ -56,8 +57,8 @@ _PUBLIC = {  # name: where it is; a module where no name follows the colon
 }
 
 __all__ = [
-    "claim", "compare", "doubt", "explore", "grid", "judge", "open_results", "paper", "plots",
-    "read_verdicts", "show", "stats", "style", "train",
+    "answer", "claim", "compare", "doubt", "explore", "grid", "judge", "open_results", "paper",
+    "plots", "read_verdicts", "show", "stats", "style", "train",
 ]  # fmt: skip
 
 

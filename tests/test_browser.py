@@ -5,16 +5,18 @@ import io
 from urllib.parse import unquote
 
 import lab
+import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import TINY, make_record, make_verdicts, tiny_conditions, tiny_store
 
-from cifarlib import explore
+from cifarlib import explore, paths
 from cifarlib.report import assembly, front
 from cifarlib.runs import further
 from cifarlib.runs.results import open_results
 
 ALL = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}  # of axe-core
+REGION = {"type": "rule", "values": ["region"]}
 CONTRAST = {"type": "rule", "values": ["color-contrast"]}
 
 pytestmark = [
@@ -91,11 +93,13 @@ def test_links_and_images_resolve(open_page):
     found = page.evaluate("""() => ({
         dangling: [...document.querySelectorAll("a[href^='#']")].map((a) => a.hash.slice(1))
             .filter((id) => id && !document.getElementById(decodeURIComponent(id))),
-        broken: [...document.images].filter((i) => !i.complete || !i.naturalWidth).length,
-        unnamed: [...document.images].filter((i) => !i.alt.trim()).length,
-        images: document.images.length, links: document.links.length })""")
-    assert (found["dangling"], found["broken"], found["unnamed"]) == ([], 0, 0)
-    assert found["images"] > 5
+        undrawn: [...document.querySelectorAll(".plot use")]
+            .filter((u) => !document.querySelector(u.getAttribute("href"))).length,
+        unnamed: [...document.querySelectorAll(".plot svg:not([aria-label])")].length,
+        drawings: document.querySelectorAll(".plot svg").length,
+        links: document.links.length })""")
+    assert (found["dangling"], found["undrawn"], found["unnamed"]) == ([], 0, 0)
+    assert found["drawings"] > 5
     assert found["links"] > 120
 
 
@@ -146,6 +150,47 @@ def test_a_table_can_be_saved_as_csv(open_page):
     assert "Test, ours" in head
 
 
+def test_a_chapters_notebook_can_be_downloaded(open_page):
+    page = open_page()
+    fold = page.locator(".cell:has(#table-VII) details.source")
+    fold.locator("summary").click()
+    assert "of 02_stage1.ipynb" in fold.inner_text()
+    with page.expect_download() as waiting:
+        fold.locator("a.notebook").click()
+    assert waiting.value.suggested_filename == "02_stage1.ipynb"
+    saved = nbformat.read(waiting.value.path(), as_version=4)
+    own = nbformat.read(paths.NOTEBOOKS / "02_stage1.ipynb", as_version=4)
+    for one, other in zip(saved.cells, own.cells, strict=True):
+        assert (one.cell_type, one.source) == (other.cell_type, other.source)
+        assert one.metadata.get("tags", []) == other.metadata.get("tags", [])
+
+
+def test_runs_are_explored_by_keyboard_and_mouse(open_page):
+    page = open_page(at="#chapter-11_explore")
+    explorer = page.locator(".explorer")
+    dots = explorer.locator("path[aria-roledescription='circle']")
+    pair, (first, second, stage) = explorer.locator(".pair"), explorer.locator("select").all()[:3]
+    assert "Choose two runs" not in pair.inner_text()
+    every = dots.count()
+    stage.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(
+        "n => document.querySelectorAll(\"[aria-roledescription='circle']\").length < n", arg=every
+    )
+    before = first.input_value(), second.input_value()
+    first.focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function("([e, run]) => e.value !== run", arg=[first.element_handle(), before[0]])
+    pair.get_by_text(first.input_value(), exact=True).first.wait_for()
+    dots.nth(2).click(modifiers=["Shift"])
+    page.wait_for_function(
+        "([e, run]) => e.value !== run", arg=[second.element_handle(), before[1]]
+    )
+    link = pair.get_by_role("link", name=second.input_value(), exact=True).first
+    link.click()
+    assert page.locator(link.get_attribute("href")).is_visible()
+
+
 def test_a_row_opens_its_run(open_page):
     page = open_page()
     link = page.locator("#table-VII tbody a[href^='#run-']").first
@@ -184,7 +229,9 @@ def test_colours_switch_and_are_remembered(open_page):
 # ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("scheme", "rules"), [("light", ALL), ("dark", CONTRAST)])
+@pytest.mark.parametrize(
+    ("scheme", "rules"), [("light", ALL), ("light", REGION), ("dark", CONTRAST)]
+)
 def test_nothing_stands_in_the_way_of_assistive_technology(open_page, scheme, rules):
     page = open_page(scheme=scheme)
     page.evaluate("""() => {
@@ -219,12 +266,21 @@ def test_a_phone_does_not_scroll_sideways(open_page):
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
 
 
+def test_a_phone_stays_where_a_link_leads(open_page):
+    page = open_page(width=390, height=844)
+    page.get_by_role("link", name="Contents", exact=True).click()
+    page.locator("nav.contents a", has_text="Past the paper").click()
+    page.wait_for_timeout(300)  # ms, for what a scroll sets off
+    assert is_in_sight(page.locator("#chapter-08_beyond"))
+
+
 def test_without_javascript_nothing_is_missing(open_page):
     page = open_page(script=False)
     assert is_in_sight(page.locator("nav.contents a").first)
     assert page.locator("#table-VII tbody tr").count() == 32
     assert page.locator("#table-VII tbody tr").last.is_visible()
     assert page.locator("button").count() == 0  # none that would do nothing
+    assert "need JavaScript" in page.locator(".explorer").inner_text()
     source = page.locator("#table-VII a.csv").get_attribute("href")
     assert "Test, ours" in unquote(source)
     anchor = page.locator("div[id^='run-']").nth(40).get_attribute("id")
@@ -244,6 +300,7 @@ def test_it_prints_on_paper(open_page, tmp_path):
     for words in ("What decides the accuracy", "Table VII", "Figure 5", "Provenance"):
         assert words in text
     assert "Switch to" not in text
+    assert "Explore the runs" not in text.partition("Table VII")[2]  # only in the contents
     assert not [number for number, page in enumerate(pages) if len(page) < 100]  # no empty page
 
 

@@ -45,7 +45,7 @@ def execute(folder, share: float):
         store.write(make_network_record())
     shown, names = run_chapter("08_beyond.ipynb", **SCALE, build=str(folder))
     numbered = {f"{c['kind']} {c['number']}": c for c in shown if "number" in c}
-    claims = {c["id"]: c for c in shown if c["kind"] == "claim"}
+    claims = {c["id"]: c for c in shown if c["kind"] in ("claim", "answer")}
     said = [c["text"] for c in shown if c["kind"] == "text"]
     return open_results(*SCALE.values(), folder, "beyond"), numbered | claims, said, names
 
@@ -76,6 +76,7 @@ def test_an_empty_chapter_past_the_paper_is_pending(tmp_path):
     assert set(shown["table X11"]["rows"][0]) <= {"pending", "–"}  # the text leads there
     assert said[0].startswith("0 of the ")
     assert "nan" not in " ".join(said)
+    assert all("is pending" in shown[f"answer-{place}"]["text"] for place in (3, 5))
 
 
 def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path):
@@ -98,6 +99,13 @@ def test_rows_of_the_recipe_name_what_was_trained(full):
         )
         assert row[2] == str(config.epochs)
     assert "Recipe and cutout of 8 pixels" in said[1]
+
+
+def test_the_first_screen_is_told_what_the_recipe_reaches(full):
+    results, shown, *_ = full
+    reached = [results.record(c).accuracy("test") for c in results.select("recipe-whole")]
+    assert f"recipe the same network reaches {np.mean(reached):.2f} %" in shown["answer-5"]["text"]
+    assert f"({len(reached)} seeds)" in shown["answer-5"]["text"]
 
 
 def test_gains_of_the_steps_are_paired_by_seed(full):

@@ -20,8 +20,8 @@ OURS = pd.DataFrame({
 def test_compare_joins_rows_by_their_settings_and_averages_seeds():
     frame = compare(PAPER, OURS, on=["batch_size"])
     assert frame.columns.tolist() == [
-        ("", "Run"), ("", "Batch"), ("Epoch", "paper"), ("Epoch", "ours"),
-        ("Test", "paper"), ("Test", "ours"), ("Test", "diff."),
+        ("", "Run"), ("", "Batch"), ("Test", "paper"), ("Test", "ours"), ("Test", "diff."),
+        ("Epoch", "paper"), ("Epoch", "ours"),
     ]  # fmt: skip
     assert frame["Test", "ours"].tolist()[:2] == [60.5, 71.0]
     assert frame["Test", "diff."].tolist()[:2] == [0.5, 10.0]

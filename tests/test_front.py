@@ -9,9 +9,12 @@ from conftest import make_record, make_verdicts
 from nbformat.v4 import new_code_cell as code
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 
+import cifarlib as cl
+from cifarlib import paper
 from cifarlib.paper import tables as published
 from cifarlib.report import assembly as report
 from cifarlib.report import front, notebooks
+from cifarlib.report.verdicts import COLUMNS
 from cifarlib.runs import provenance
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
@@ -83,6 +86,27 @@ def test_nothing_is_counted_on_other_data_than_cifar10(begun):
     assert "these data are not CIFAR-10" in page.select_one(".onward").get_text()
 
 
+def test_answers_open_the_title_page_in_their_order(tmp_path):
+    results = open_results("lite", [], tmp_path)
+    shown = [
+        cl.answer(n, f"{n} <b>points</b>.", results).content | {"chapter": "x"} for n in (2, 1)
+    ]
+    told = front.describe(results, "", pd.DataFrame(shown, columns=list(COLUMNS)))
+    answers = show(told, '<p id="answer-1"></p>').select(".answers li")
+    assert [answer.get_text().split(".")[0] for answer in answers] == [
+        "1 <b>points</b>",
+        "2 <b>points</b>",
+    ]
+    assert answers[0].a["href"] == "#answer-1"
+    assert answers[1].a is None  # that chapter is not there
+
+
+def test_other_data_than_cifar10_answer_nothing(begun):
+    shown = cl.answer(1, "12 points.", begun)
+    assert shown.content is None
+    assert "12" not in shown.html
+
+
 def test_doubts_are_summed_up(tmp_path):
     results = open_results("lite", [], tmp_path)
     shown = make_verdicts("confirmed", "refuted", "confirmed", "undecidable", kind="doubt")
@@ -116,7 +140,9 @@ def test_the_papers_best_is_its_table(begun):
     best = front.describe(begun, "")["best"]
     assert str(best) == str(published.read_table(15)["test_top1"].iloc[0])
     text = " ".join(show(front.describe(begun, "")).get_text().split())
-    assert f"its best test accuracy is {best} %" in text
+    assert f"reached {best} % at best" in text
+    assert paper.source["title"] in text
+    assert paper.source["author"] in text
 
 
 def test_claims_link_to_their_place_and_markup_stays_text(tmp_path):

@@ -103,14 +103,3 @@ def test_a_run_made_otherwise_in_a_further_study_is_refused(opened, tmp_path, ca
     options = [*SET_TINY, "--set", "epochs.10=1", "--out", str(tmp_path)]
     assert cli.main(["report", *options]) == 2
     assert recorded.name in capsys.readouterr().err
-
-
-def test_the_title_page_says_what_the_recipe_reaches(tmp_path):
-    beyond = further.open_further("smoke", OVERRIDES, tmp_path)["beyond"]
-    results = open_results("smoke", OVERRIDES, tmp_path)
-    assert front.describe(results, OPTIONS, others={"beyond": beyond})["beyond"] == ""
-    record = make_record(beyond.select("recipe-whole")[0])
-    RecordStore(tmp_path).write(record)
-    others = further.narrow(further.open_further("smoke", OVERRIDES, tmp_path), results)
-    said = front.describe(results, OPTIONS, others=others)["beyond"]
-    assert f"reaches {record.accuracy('test'):.2f} % of the test images (1 seed" in said

@@ -4,16 +4,18 @@ import math
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import papermill
 import pytest
+from bs4 import BeautifulSoup
 from conftest import make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from cifarlib import paths, report
 from cifarlib.errors import ConfigError, ReportError
-from cifarlib.report import assembly, front, notebooks, show
+from cifarlib.report import assembly, front, notebooks, page, show
 from cifarlib.report.verdicts import read_verdicts
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import RunRecord
@@ -250,7 +252,7 @@ def test_outputs_are_shown_and_parameters_left_out(html):
     assert '<pre class="stream">a &lt; b' in html
     assert "noted" in html
     assert "&lt;i&gt;text&lt;/i&gt;" in html
-    assert "empty: build/" not in html  # the parameters cell
+    assert "empty: build/" not in BeautifulSoup(html, "html.parser").get_text()  # parameters
     assert "# Parameters" not in html  # the injected one
     assert html.count('<details class="source">') == 7
     assert html.index("held: True") < html.index("What was run")  # tagged `front`
@@ -271,6 +273,25 @@ def test_headings_are_nested_numbered_and_listed(html):
         "what-was-run", "the-data", "results", "the-data-results",
         "more-more", "more-more-results", "provenance", "runs",
     ]  # fmt: skip
+
+
+def test_charts_take_the_pages_ink_and_share_their_letters():
+    shown = []
+    for number in ("1", "2"):
+        figure, axis = plt.subplots()
+        axis.plot([1, int(number)], color="#262626")
+        shown.append(show.figure(figure, number, "Title", alt="A <line>.").html)
+    soup = BeautifulSoup(f"<main>{''.join(shown)}</main>", "html.parser")
+    drawn = BeautifulSoup(page.inline_drawings(str(soup)), "html.parser")
+    one, other = drawn.select("figure svg")
+    assert one["aria-label"] == "A <line>."
+    assert "#262626" not in str(one)
+    assert "var(--text)" in str(one)
+    ids = [tag["id"] for tag in drawn.find_all(id=True)]
+    assert len(ids) == len(set(ids))
+    used = {tag["href"][1:] for drawing in (one, other) for tag in drawing("use")}
+    assert used <= set(ids)
+    assert {tag["id"] for tag in drawn.select("svg.letters path")} & used
 
 
 def test_ids_of_drawings_are_kept_apart(html):

@@ -78,6 +78,15 @@ def test_the_best_of_a_column_is_marked():
     assert re.findall("<strong>(.*?)</strong>", shown.html) == ["61.0"]
 
 
+def test_a_long_table_is_ruled_off_by_group_and_its_differences_are_shaded():
+    frame = pd.DataFrame({("", "Batch"): [32] * 7 + [64] * 7, ("Test", "diff."): range(-8, 6)})
+    frame.attrs["group"] = ("", "Batch")
+    rows = show.table(frame, "IV", "Title").html.partition("<tbody>")[2].split("</tr>")[:-1]
+    assert [n for n, row in enumerate(rows) if 'class="group"' in row] == [7]
+    assert 'style="--by:1.00;--tone:var(--less)"' in rows[0]
+    assert 'style="--by:0.50;--tone:var(--more)"' in rows[12]
+
+
 def test_the_first_cell_leads_to_the_runs_behind_its_row():
     frame = FRAME.copy()
     frame.attrs["runs"] = [("0123456789abcdef",), (), ("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb")]

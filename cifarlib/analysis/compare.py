@@ -25,7 +25,7 @@ LABELS = {
 }
 """Columns of runs and of the paper's tables, as a printed table names them."""
 
-OUTCOMES = ("epoch", "time_s", "train_top1", "validation_top1", "test_top1", "gap")
+OUTCOMES = ("test_top1", "validation_top1", "train_top1", "gap", "epoch", "time_s")
 
 WITHOUT_DIFFERENCE = ("epoch", "time_s")  # of different machines, or of no meaning
 
@@ -45,7 +45,7 @@ def compare(
     its rows. Columns have two levels, (quantity, paper | ours | diff.); the frame's index is the
     paper's. ``attrs["runs"]`` and ``attrs["states"]`` hold, by index label, the ids of the runs
     behind a row, and what a missing value of ours is: pending, running, or diverged where no seed
-    of the setting came to an end.
+    of the setting came to an end; ``attrs["group"]`` is the column by which rows form groups.
     """
     keys = list(on)
     values = list(values) or [name for name in OUTCOMES if name in paper and name in ours]
@@ -64,7 +64,7 @@ def compare(
         if name not in WITHOUT_DIFFERENCE:
             columns[label(name), "diff."] = means[name] - columns[label(name), "paper"]
     frame = pd.concat(columns, axis=1)
-    frame.attrs |= _look_up(paper[keys], groups)
+    frame.attrs |= _look_up(paper[keys], groups) | {"group": ("", LABELS["batch_size"])}
     return frame
 
 

@@ -46,6 +46,10 @@ class Judgement:
     reason: str = ""  # a sentence
     runs: tuple[str, ...] = ()
 
+    def say(self) -> str:
+        """The value with its interval: “+6.3 points (95 %: +5.1 to +7.5)”."""
+        return f"{self.ours} (95 %: {self.interval})" if self.interval else self.ours
+
     def opposite(self) -> "Judgement":
         """The judgement on the claim's negation: “not in proportion”."""
         swapped: dict[str, Verdict] = {"held": "did not hold", "did not hold": "held"}

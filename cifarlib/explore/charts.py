@@ -16,7 +16,7 @@ import pandas as pd
 
 from cifarlib.config import DATASETS, SplitName
 from cifarlib.errors import ConfigError
-from cifarlib.explore.collection import collect, to_frame
+from cifarlib.explore.collection import OWN, collect, to_frame
 from cifarlib.runs.frames import SETTINGS, RunPredictions
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import RunRecord
@@ -31,13 +31,16 @@ FILTERS = ("stage", "model", "optimizer", "augmentation", "batch_size", "learnin
 ALL = "(all)"
 
 
-def linked(results: Results, first: str = "", second: str = "") -> alt.VConcatChart:
+def linked(
+    results: Results, first: str = "", second: str = "", *, own: bool = True
+) -> alt.VConcatChart:
     """Settings, accuracies, curves and confusion matrices of all recorded runs, linked.
 
-    ``first`` and ``second`` name the runs that are chosen at first, the two best unless given.
+    ``first`` and ``second`` name the runs that are chosen at first, the two best unless given;
+    without ``own`` only runs of the two studies are shown.
     Raises ``ConfigError`` where no run is recorded.
     """
-    charts = Charts(results, first, second)
+    charts = Charts(results, first, second, own)
     with warnings.catch_warnings():  # altair says that it joins the parameters, as is meant here
         warnings.filterwarnings("ignore", "Automatically deduplicated")
         middle = charts.accuracy() | charts.curves()
@@ -78,8 +81,9 @@ def describe_run(run: dict[str, Any], record: RunRecord, results: Results) -> di
 class Charts:
     """The charts of one set of runs, their menus, and the rows that they are drawn from."""
 
-    def __init__(self, results: Results, first: str = "", second: str = ""):
+    def __init__(self, results: Results, first: str = "", second: str = "", own: bool = True):
         conditions, records = collect(results)
+        conditions = [c for c in conditions if own or c.stage != OWN]
         runs = to_frame(results, conditions, records).dropna(subset="test_top1")
         if runs.empty:
             raise ConfigError(f"no run is recorded in {results.store.folder}; run `cifarlib sweep`")

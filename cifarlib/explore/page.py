@@ -1,11 +1,11 @@
 """Charts as HTML that needs no network: with Vega inside, for a notebook and for the page."""
 
-import html
 import json
 from functools import cache
 from typing import Any
 
 import altair as alt
+from IPython.display import HTML
 
 from cifarlib import paths
 from cifarlib.errors import ConfigError
@@ -13,12 +13,12 @@ from cifarlib.explore.charts import linked
 from cifarlib.runs.results import Results
 
 
-def render(results: Results) -> str:
-    """The linked charts of all recorded runs as a part of the report's page."""
+def render(results: Results) -> HTML:
+    """The linked charts of the studies' recorded runs as a part of the report's page."""
     try:
-        return embed(linked(results).to_dict())
-    except ConfigError as error:
-        return f'<p class="pending">{html.escape(str(error))}</p>'
+        return HTML(embed(linked(results, own=False).to_dict()))
+    except ConfigError:
+        return HTML('<p class="pending">No run is recorded yet.</p>')
 
 
 def embed(spec: dict[str, Any]) -> str:

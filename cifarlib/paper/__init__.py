@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     claims: Mapping[str, Statement]
     doubts: Mapping[str, Statement]
     listings: Mapping[str, Fact]
+    source: Mapping[str, Any]
 
-__all__ = ["claims", "doubts", "listings", "read_normalization", "table"]
+__all__ = ["claims", "doubts", "listings", "read_normalization", "source", "table"]
 
 
 def __getattr__(name: str) -> Any:
-    """``claims`` and ``doubts`` by id, ``listings`` by a short name, read on first use."""
+    """``claims``, ``doubts``, ``listings`` and ``source``, read on first use."""
+    if name == "source":
+        from cifarlib import paths
+        from cifarlib.checking import read_yaml
+
+        return read_yaml(paths.PUBLISHED / "source.yaml")
     if name == "listings":
         from cifarlib.paper.facts import read_listings
 

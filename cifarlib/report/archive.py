@@ -149,7 +149,7 @@ def _project_files() -> Iterator[Path]:
     yield from (path for name in PROJECT if (path := paths.ROOT / name).is_file())
     yield from sorted(paths.PARAMS.rglob("*.yaml"))
     yield from sorted(paths.PARAMS.rglob("*.csv"))
-    yield from sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+    yield from sorted([*paths.NOTEBOOKS.glob("*.ipynb"), *paths.NOTEBOOKS.glob("*.yaml")])
     yield from sorted(paths.BENCH.glob("*.json"))  # the report shows it
 
 

@@ -127,8 +127,8 @@ def _take_page(soup: "BeautifulSoup", build: Build) -> None:
         build.verdicts[str(box["id"])] = Verdict(_text(box.select_one(".stated")), said)
         build.places[str(box["id"])] = _place(box)
     for figure in soup.select("figure.plot[id]"):
-        drawn = figure.img["src"] if figure.img else "pending"
-        build.figures[_number(figure)] = hashlib.sha256(str(drawn).encode()).hexdigest()
+        drawn = str(figure.svg or "pending")
+        build.figures[_number(figure)] = hashlib.sha256(drawn.encode()).hexdigest()
     for row in soup.select("table.runs tbody tr"):
         build.runs[row.code.get_text()] = _text(row.th)
     for term in soup.select("section.provenance > dl > div"):

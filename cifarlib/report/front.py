@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from cifarlib import __version__
+from cifarlib import __version__, paper
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE
-from cifarlib.formatting import say_count
 from cifarlib.paper.tables import read_table
 from cifarlib.report import run_folds
 from cifarlib.report.tables import link_csv
@@ -61,10 +60,10 @@ def describe(
         "banner_title": label,
         "banner": banner,
         "counts": _count_runs(done, total),
+        "paper": paper.source,
         "best": read_table(15)["test_top1"].iloc[0],
         "facts": _facts(results),
         **_count_shown(shown, results.real),
-        "beyond": _sum_up_beyond((others or {}).get("beyond")),
         "faults": everything.faults,
         "mixed": [found.sentence for found in mixture.find_mixtures(everything)],
         "stages": _stage_rows(results),
@@ -83,26 +82,8 @@ def describe(
     }
 
 
-def _sum_up_beyond(other: Results | None) -> str:
-    """What the recipe past the paper reaches; nothing while none of its runs is recorded."""
-    from cifarlib.analysis.statistics import outcome
-
-    if other is None or not any(other.record(c) for c in other.select("recipe-whole")):
-        return ""
-    runs = other.runs
-    runs = runs[runs["stage"] == "recipe-whole"].dropna(subset="test_top1")
-    found, best = outcome(runs).estimate, read_table(15)["test_top1"].iloc[0]
-    interval = found.interval()
-    seeds = say_count(found.n, "seed") + (f", 95 %: {interval.say(2)}" if interval else "")
-    return (
-        f"Past the paper: trained by another recipe for {runs['epochs'].iloc[0]} epochs, its "
-        f"network reaches {found.mean:.2f} % of the test images ({seeds}); its own best model has "
-        f"{best:.2f} %."
-    )
-
-
 def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
-    columns = ["run_id", "done", "test", "chosen", "epochs", "time", "device", "commit"]
+    columns = ["run_id", "done", "test", "chosen", "epochs", "seconds", "device", "commit"]
     rows = [
         ["; ".join(run["names"]), *(str(run.get(column, "")) for column in columns)]
         for stage in stages
@@ -147,11 +128,12 @@ def _count(number: int, noun: str) -> str:
 
 
 def _count_shown(shown: "pd.DataFrame | None", real: bool) -> dict[str, Any]:
-    """What the title page says of claims and doubts."""
+    """What the title page says of answers, claims and doubts."""
     if shown is None:
-        return {"verdicts": [], "pending": "", "audit": ""}
-    claims, doubts = (shown[shown["kind"] == kind] for kind in ("claim", "doubt"))
+        return {"answers": [], "verdicts": [], "pending": "", "audit": ""}
+    answers, claims, doubts = (shown[shown["kind"] == k] for k in ("answer", "claim", "doubt"))
     return {
+        "answers": answers.sort_values("id")[["id", "text"]].to_dict("records"),
         "verdicts": _sum_up(claims),
         "pending": _count_open(claims),
         "audit": _count_doubts(doubts) if real else "",

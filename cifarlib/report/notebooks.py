@@ -265,23 +265,29 @@ class _Kernels:
 
 
 def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
-    """One notebook of all cells of executed ones, parameters left out.
+    """One notebook of all cells of executed ones; the source of parameters goes to the next cell.
 
-    Each comes with its path. Raises ``ReportError`` for a failed cell.
+    Each comes with its path. A cell's metadata name its notebook and its ``number`` there. Raises
+    ``ReportError`` for a failed cell.
     """
     import nbformat
 
     cells = []
     for path, notebook in notebooks:
         name = Path(path).name
-        for cell in notebook.cells:
-            if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+        parameters = ""
+        own = [c for c in notebook.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+        for number, cell in enumerate(own, start=1):
+            if "parameters" in cell.metadata.get("tags", []):
+                parameters = cell.source
                 continue
             if any(output.output_type == "error" for output in cell.get("outputs", [])):
                 raise ReportError(
                     f"{path}: the cell {_first_line(cell.source)!r} failed; correct it"
                 )
             cell.metadata["notebook"] = name
+            cell.metadata["number"] = number
+            cell.metadata["parameters"], parameters = parameters, ""
             cell.metadata["first"] = not cells or cells[-1].metadata["notebook"] != name
             cell["id"] = f"cell-{len(cells)}"
             cells.append(cell)

@@ -1,7 +1,9 @@
 """One HTML page out of an executed notebook: numbered, linked, checked, and in need of nothing."""
 
+import base64
 import re
 import typing
+import zlib
 from collections import Counter
 from typing import Any
 
@@ -14,6 +16,17 @@ if typing.TYPE_CHECKING:
 
 TITLE = "What decides the accuracy of a small residual network on CIFAR-10?"
 LARGEST = 5_000_000  # bytes of the page
+PLAIN = re.compile(r'<span class="(?:n|p|o|w|bp|fm|nd|ne|py)">([^<]*)</span>')  # no colour
+DRAWING = re.compile(r'<img alt="([^"]*)" src="data:image/svg\+xml;base64,([^"]+)"/>')
+NEEDLESS = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>| xmlns\S*|\n", re.S)
+LETTER = re.compile(r'<path id="(DejaVu[^"]+)"([^>]*)/>')  # as matplotlib defines it
+REFERENCE = re.compile(r'(?<=["(]#)([\w.-]+)')
+TONES = (  # of matplotlib's colours, and what they are on the page
+    ("000000|1a1a1a|262626|333333|404040|4c4c4c|4d4d4d|595959", "text"),
+    ("ffffff", "page"),
+    ("cccccc", "line"),
+    ("d9d9d9|e0e0e0|e5e5e5|e6e6e6", "faint"),
+)
 
 
 def make_page(
@@ -33,7 +46,7 @@ def make_page(
     from bs4 import BeautifulSoup
 
     page, _ = _exporter().from_notebook_node(notebook, {"front": front, "title": title})
-    soup = BeautifulSoup(page, "html.parser")
+    soup = BeautifulSoup(PLAIN.sub(r"\1", page), "html.parser")
     _separate_drawings(soup)
     _box_tables(soup)
     _label_words(soup)
@@ -44,7 +57,7 @@ def make_page(
     _name_runs(soup, front)
     _drop_links(soup if partial else soup.select_one("header.front"))
     _check_page(soup)
-    content = str(soup).encode()
+    content = inline_drawings(str(soup)).encode()
     if len(content) > LARGEST:
         sizes = {str(cell["data-notebook"]): 0 for cell in soup.select("[data-notebook]")}
         for cell in soup.select("[data-notebook]"):
@@ -99,6 +112,46 @@ def _separate_drawings(soup: "BeautifulSoup") -> None:
                     tag[key] = re.sub(r"(^#|url\(['\"]?#)([^'\")\s]+)", rename, value)
 
 
+def inline_drawings(page: str) -> str:
+    """A page in which each figure of matplotlib's is drawn in the page's own ink and ground.
+
+    So charts are legible on dark ground. They are also small, for letters are defined once, at the
+    page's head. What has no axes, or cells of colour, keeps its white ground.
+    """
+    letters: dict[str, str] = {}
+
+    def draw(image: re.Match[str]) -> str:
+        source = base64.b64decode(image[2]).decode()
+        if "Matplotlib" not in source:
+            return image[0]
+        drawing = NEEDLESS.sub("", source)
+        letters.update(LETTER.findall(drawing))
+        drawing = LETTER.sub("", drawing).replace("xlink:href", "href")
+        drawing = re.sub(r' transform="translate\((\S+) 0\)"/>', r' x="\1"/>', drawing)
+        chart = "matplotlib.axis" in drawing and not re.search("QuadMesh|<image", drawing)
+        for colour, tone in TONES if chart else ():
+            drawing = re.sub(rf"#(?:{colour})\b", f"var(--{tone})", drawing)
+        own, used = f"d{zlib.crc32(image[2].encode()):x}-", set(REFERENCE.findall(drawing))
+        drawing = REFERENCE.sub(lambda m: m[0] if m[1] in letters else own + m[1], drawing)
+        drawing = re.sub(
+            r' id="([^"]*)"', lambda m: f' id="{own}{m[1]}"' if m[1] in used else "", drawing
+        )
+        ground = "" if chart else ' class="white"'
+        tag, _, rest = drawing.partition(">")
+        width = 1.15 * float(tag.partition(' width="')[2].partition("pt")[0])  # fills the column
+        size = tag.partition(" viewBox=")[2].split('"')[1]
+        return (
+            f'<div class="scroll drawing" tabindex="0"><svg{ground} viewBox="{size}" '
+            f'style="width: min(100%, {width:.0f}pt)" role="img" aria-label="{image[1]}">'
+            f"{rest}</div>"
+        )
+
+    page = DRAWING.sub(draw, page)
+    shapes = "".join(f'<path id="{name}"{shape}/>' for name, shape in sorted(letters.items()))
+    glyphs = f'<svg class="letters" aria-hidden="true"><defs>{shapes}</defs></svg>'
+    return page.replace("<main", f"{glyphs}<main", 1) if letters else page
+
+
 def _box_tables(soup: "BeautifulSoup") -> None:
     """Put tables that have no box of their own into one that scrolls."""
     for table in soup.find_all("table"):
@@ -145,7 +198,7 @@ def _number_sections(soup: "BeautifulSoup") -> None:
         number = ""
         if heading.name == "h2":
             chapter, sections = str(heading["id"]), 0
-            if "unnumbered" not in heading.get("class", []):
+            if "unnumbered" not in heading.get("class", []) and not heading.find_parent("header"):
                 chapters += 1
                 number = str(chapters)
         elif heading.find_parent(class_="cells"):

@@ -10,10 +10,10 @@ from cifarlib.runs.results import Results
 from cifarlib.runs.schema import RunRecord
 
 QUESTION = (
-    "A 2023 study trained 115 conditions of a small residual network on CIFAR-10 and compared it "
-    "with two larger ones. Every condition is run again here, and each result stands beside the "
-    "published one: optimiser, learning rate, weight decay, batch size, augmentation, dropout, "
-    "length of training, and a larger or pre-trained network in its place."
+    "{author} ({year}, “{title}”) trained a small residual network on CIFAR-10 under many "
+    "conditions of optimiser, learning rate, weight decay, batch size, augmentation, dropout and "
+    "length of training. Every condition is run again here, and each result stands beside the "
+    "published one."
 )
 
 
@@ -39,14 +39,14 @@ def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[
 
 
 def _summarise(front: dict[str, Any]) -> list[str]:
-    """The question, and in one paragraph what came out of claims and audit."""
+    """The question, its answers, and in one paragraph what came out of claims and audit."""
     told = [front.get("pending", "")]
     if audit := front.get("audit"):
         told.append(f"The paper against itself and the data: {audit}.")
-    return [
-        front.get("lead", QUESTION),
-        *filter(None, [" ".join(filter(None, told)), front.get("beyond", "")]),
-    ]
+    question = front.get("lead") or QUESTION.format(**front["paper"])
+    answers = [answer["text"] for answer in front.get("answers", [])]
+    paragraphs = [question, *answers, " ".join(filter(None, told)), front.get("beyond", "")]
+    return [text for text in paragraphs if text]
 
 
 def _last_record(results: Results) -> datetime | None:

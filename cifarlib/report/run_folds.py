@@ -206,6 +206,7 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
         "confusion": list(zip(data.classes, predictions.confusion["test"], strict=True)),
         "confusion_epoch": predictions.epoch,
         "time": duration(record.seconds),
+        "seconds": round(record.seconds, 1),
         "origin": _describe_origin(record),
         "device": record.provenance.device,
         "commit": (record.provenance.commit or "–")[:12] + ("*" if record.provenance.dirty else ""),

@@ -67,6 +67,18 @@ def text(sentences: str) -> Shown:
     return Shown(f'<p class="computed">{html.escape(sentences)}</p>', sentences)
 
 
+def answer(place: int, sentence: str, results: Results) -> Shown:
+    """A computed sentence that answers the title's question, shown where its evidence is.
+
+    The first screen repeats these sentences in the order of ``place``. Images that are not
+    CIFAR-10's answer nothing.
+    """
+    said = sentence if results.real else NO_ANSWER
+    line = f'<p class="computed answer" id="answer-{place}">{html.escape(said)}</p>'
+    content = {"kind": "answer", "id": f"answer-{place}", "text": sentence}
+    return Shown(line, said, content if results.real else None)
+
+
 # ---------------------------------------------------------------------------------------------
 # Tables
 # ---------------------------------------------------------------------------------------------
@@ -188,6 +200,7 @@ SIGNS = {
 """Every verdict on a claim or a doubt, and its sign."""
 
 NEEDS_IMAGES = "The images are not CIFAR-10's: no claim is judged on them."
+NO_ANSWER = "The images are not CIFAR-10's: they do not answer the title's question."
 NEEDS_BUDGET = "An absolute number needs the paper's budget."
 
 

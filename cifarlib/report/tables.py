@@ -17,6 +17,7 @@ from cifarlib.formatting import fixed, signed
 PENDING = "pending"
 ABSENT = "–"  # neither the paper nor the study has it
 LONG = 32  # characters from which a column of words is broken into lines
+MANY = 12  # rows from which groups of them are ruled off
 WIDE = 12  # columns from which a table is set closer
 WORDY = 3  # columns of long words from which they are set narrower
 DECIMALS = {"Epoch": 0, "Time, s": 1}  # of a group of columns, whatever the table's decimals
@@ -119,6 +120,7 @@ def table_html(
     missing = frame.isna().to_numpy()
     words = [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
     behind = rows_behind(frame)
+    first, shades = _first_of_groups(frame), _shades(frame)
     folded = _folded(frame)
     for column in folded:
         words[column] = f"{words[column]} folds".strip()
@@ -136,13 +138,36 @@ def table_html(
             if column == 0:
                 text = link_runs(text, behind[row])
             beside = _settings([line[c] for c in folded]) if column == 0 else ""
-            cells.append(f"<td{_class(*kind)}{beside}>{text}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+            shade = shades.get((row, column), "")
+            cells.append(f"<td{_class(*kind)}{beside}{shade}>{text}</td>")
+        rows.append(f"<tr{_class('group' if row in first else '')}>{''.join(cells)}</tr>")
     head = _head(frame, words, _settings([frame.columns[c][-1] for c in folded]))
     wide = "wide" if frame.shape[1] > WIDE else ""
     wordy = "wordy" if sum("long" in kind for kind in words) > WORDY else ""
     kind = _class("data", wide, wordy)
     return f"<table{kind}><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _first_of_groups(frame: pd.DataFrame) -> set[int]:
+    """Rows above which a rule is drawn: ``frame.attrs["group"]`` names a column, and it changes."""
+    column = frame.attrs.get("group")
+    if column not in frame.columns or len(frame) <= MANY:
+        return set()
+    changes = frame[column].ne(frame[column].shift()).to_numpy()
+    return set(changes.nonzero()[0][1:])
+
+
+def _shades(frame: pd.DataFrame) -> dict[tuple[int, int], str]:
+    """How strongly each difference is shaded, as a share of its column's largest."""
+    shades = {}
+    for place, column in enumerate(frame.columns):
+        if column_kind(column) == "difference":
+            values = pd.to_numeric(frame[column], errors="coerce")
+            for row, share in enumerate(values / (values.abs().max() or 1)):
+                if share == share:
+                    tone = "more" if share > 0 else "less"
+                    shades[row, place] = f' style="--by:{abs(share):.2f};--tone:var(--{tone})"'
+    return shades
 
 
 def _folded(frame: pd.DataFrame) -> list[int]:

@@ -31,9 +31,6 @@ STANDARDS = ["ua-1", "a-2a"]  # accessible, and fit for archives
 LINE = 40  # characters that a column of sentences holds in a line, about
 NARROW = 12  # characters that it holds at least
 ROOM = 118  # characters side by side on a page, about
-TALL = 44  # lines from which a table does not fit on one page
-PROSE = 250  # characters for each table and figure from which a chapter is set in two columns
-SHORT = 2000  # characters of a chapter that is not worth a change of columns
 
 NUMBER = re.compile(r"[+−-]?[\d,]*\.?\d+(e[+−-]?\d+)?( ?%)?")
 IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
@@ -77,8 +74,13 @@ def typeset(notebook: "NotebookNode", front: dict[str, Any]) -> bytes:
 
 
 def _gather(notebook: "NotebookNode") -> Iterator[Piece]:
-    """What a reader sees of a notebook, in order; code, parameters and warnings are left out."""
+    """What a reader sees of a notebook, in order; code, parameters and warnings are left out.
+
+    So are cells tagged ``screen``.
+    """
     for cell in notebook.cells:
+        if "screen" in cell.metadata.get("tags", []):
+            continue
         chapter = cell.metadata.get("notebook", "the notebook")
         first = next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
         about = {
@@ -101,7 +103,7 @@ def _gather(notebook: "NotebookNode") -> Iterator[Piece]:
 
 def _read_output(data: dict[str, Any], alt: str, about: dict[str, Any]) -> Piece:
     """The richest form of an output that can be set."""
-    if content := data.get(CONTENT):
+    if (content := data.get(CONTENT)) and content["kind"] != "answer":
         if content["kind"] == "table":
             return Piece("table", content=content | _lay_out(content), **about)
         if content["kind"] in ("claim", "doubt"):
@@ -147,17 +149,13 @@ def _plain(text: str) -> str:
 
 
 def _lay_out(content: dict[str, Any]) -> dict[str, Any]:
-    """How a table's columns stand: numbers flush right, words left, sentences broken into lines.
-
-    ``whole`` is true where the table does not fit on one page, so that it has to break.
-    """
+    """How a table's columns stand: numbers flush right, words left, sentences broken into lines."""
     columns = list(zip(*content["rows"], strict=True)) or [()] * len(content["columns"])
     heads = [name for _, name in content["columns"]]
     return {
         "id": anchor("table", content["number"]),
         "numeric": [_is_numeric(column) for column in columns],
         "widths": _share_width(heads, columns),
-        "whole": sum(1 + max(map(len, row)) // LINE for row in content["rows"]) > TALL,
     }
 
 
@@ -326,7 +324,7 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
     lines += ["#show: report.with(content.front)"]
     places: list[tuple[int, str]] = []
 
-    def add(number: int, columns: int) -> None:
+    def add(number: int) -> None:
         piece, content = pieces[number], pieces[number].content
         places.append((len(lines) + 1, piece.place))
         if piece.kind in ("prose", "html"):
@@ -335,48 +333,26 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
         else:
             item = f"content.pieces.at({number})"
             image = f', image("{name}", alt: {item}.alt)' if (name := content.get("file")) else ""
-            lines.append(f"#show-{piece.kind}({item}, {columns}{image})")
+            lines.append(f"#show-{piece.kind}({item}{image})")
 
-    columns = 0
     if "label" in front:
         lines.append("#title-page(content.front)[")
         for number, piece in enumerate(pieces):
             if piece.front:
-                add(number, 1)
-        columns = 2
-        lines += ["]", "#set page(columns: 2)", "#what-was-run(content.front)"]
+                add(number)
+        lines += ["]", "#pagebreak()", "#what-was-run(content.front)"]
     chapter = None
     for number, piece in enumerate(pieces):
         if piece.front and "label" in front:
             continue
         if piece.chapter != chapter:
             chapter = piece.chapter
-            members = [piece for piece in pieces if piece.chapter == chapter]
-            wanted = _count_columns(members)
-            # A late figure may stand in the next chapter, but not within a table of many pages.
-            if columns == 2 or (columns and any(p.content.get("whole") for p in members)):
-                lines.append("#place.flush()")
-            if wanted != columns:  # begins a page
-                lines.append(f"#set page(columns: {wanted})")
-            columns = wanted
             lines.append(f'#[#metadata(none)#label("{name_chapter(chapter)}")]')
-        add(number, columns)
+        add(number)
     lines.append("#place.flush()")
     if "label" in front:
-        lines += ["#set page(columns: 1)"] * (columns != 1) + ["#appendix(content.front)"]
+        lines += ["#appendix(content.front)"]
     return "\n".join(lines), places
-
-
-def _count_columns(pieces: Sequence[Piece]) -> int:
-    """How many columns a chapter is set in.
-
-    In two columns wide tables and figures float to the head and foot of pages. That reads well
-    between much prose; with little, they would drift away from it. Nor can they break.
-    """
-    shown = [piece for piece in pieces if piece.kind in ("table", "figure")]
-    prose = sum(len(piece.markup) for piece in pieces if piece.kind == "prose")
-    tall = any(piece.content.get("whole") for piece in shown)
-    return 1 if tall or prose < max(PROSE * len(shown), SHORT) else 2
 
 
 def compile_pdf(

@@ -18,10 +18,10 @@ COLUMNS = (
 
 
 def read_verdicts(executed: Iterable[Path] | Path) -> pd.DataFrame:
-    """Every claim and doubt that executed notebooks show, a row each, in their order.
+    """Every claim, doubt and answer that executed notebooks show, a row each, in their order.
 
-    ``executed`` are notebooks, or a folder of them. ``kind`` is claim or doubt, ``chapter`` the
-    notebook's name. Raises ``ReportError`` for a claim or doubt that is shown twice.
+    ``executed`` are notebooks, or a folder of them. ``kind`` is claim, doubt or answer,
+    ``chapter`` the notebook's name. Raises ``ReportError`` for one that is shown twice.
     """
     paths = sorted(executed.glob("*.ipynb")) if isinstance(executed, Path) else executed
     rows = []
@@ -29,7 +29,7 @@ def read_verdicts(executed: Iterable[Path] | Path) -> pd.DataFrame:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 content = output.get("data", {}).get(CONTENT, {})
-                if content.get("kind") in ("claim", "doubt"):
+                if content.get("kind") in ("claim", "doubt", "answer"):
                     rows.append(content | {"chapter": path.name})
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     double = frame[frame.duplicated(["kind", "id"])]

@@ -20,6 +20,7 @@
   // The section being read is marked in the contents.
   const links = new Map([...document.querySelectorAll(".contents a")].map((a) => [decodeURIComponent(a.hash.slice(1)), a]));
   const headings = [...links.keys()].map((id) => document.getElementById(id)).filter(Boolean);
+  const contents = document.querySelector(".contents");
   let marked = null;
   const mark = () => {
     const passed = headings.filter((h) => h.getBoundingClientRect().top < innerHeight * 0.3);
@@ -27,7 +28,7 @@
     if (current === marked) return;
     marked?.removeAttribute("aria-current");
     current?.setAttribute("aria-current", "true");
-    current?.scrollIntoView?.({ block: "nearest", behavior: "instant" });
+    if (getComputedStyle(contents).position === "fixed") current?.scrollIntoView({ block: "nearest", behavior: "instant" });
     marked = current;
   };
   let waiting = false;
@@ -38,7 +39,11 @@
   }, { passive: true });
 
   // A table sorts by a click on a column's head, and can be taken away as CSV.
-  const number = (text) => { const match = text.replace(/[−–]/g, "-").replace(/,/g, "").match(/^\s*[-+]?\d*\.?\d+(e[-+]?\d+)?/i); return match ? parseFloat(match[0]) : NaN; };
+  const units = { min: 60, h: 3600, d: 86400 };
+  const number = (text) => {
+    const match = text.replace(/[−–]/g, "-").replace(/,/g, "").match(/^\s*([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\s*(min|h|d)?\b/i);
+    return match ? parseFloat(match[1]) * (units[match[2]] ?? 1) : NaN;
+  };
   const compare = (a, b) => {
     const [x, y] = [number(a), number(b)];
     if (!Number.isNaN(x) && !Number.isNaN(y)) return x - y;
@@ -87,6 +92,27 @@
       });
     }
   }
+
+  // A chapter's notebook, to be downloaded: put together from its cells on the page.
+  const cell = (type, source, tags, more = {}) => ({ cell_type: type, metadata: tags.length ? { tags } : {}, source, ...more });
+  const code = (source, tags) => cell("code", source, tags, { execution_count: null, outputs: [] });
+  document.addEventListener("click", (event) => {
+    const name = event.target.closest?.("a.notebook")?.textContent;
+    if (!name) return;
+    event.preventDefault();
+    const places = [...document.querySelectorAll(".cell")].filter((c) => c.dataset.notebook === name);
+    const cells = places.sort((a, b) => a.dataset.number - b.dataset.number).flatMap((place) => {
+      const { dataset } = place, tags = [...place.classList].filter((c) => c.startsWith("tag-")).map((c) => c.slice(4));
+      const source = place.querySelector("details.source pre")?.textContent.replace(/\n$/, "");
+      const own = dataset.source === undefined ? code(source ?? "", tags) : cell("markdown", dataset.source, tags);
+      return dataset.parameters ? [code(dataset.parameters, ["parameters"]), own] : [own];
+    });
+    const kernelspec = { display_name: "Python 3 (ipykernel)", language: "python", name: "python3" };
+    const content = JSON.stringify({ cells, metadata: { kernelspec }, nbformat: 4, nbformat_minor: 4 }, null, 1);
+    const href = URL.createObjectURL(new Blob([content], { type: "application/x-ipynb+json" }));
+    Object.assign(document.createElement("a"), { href, download: name }).click();
+    URL.revokeObjectURL(href);
+  });
 
   mark();
   const reveal = () => {
