@@ -45,8 +45,7 @@ def _summarise(front: dict[str, Any]) -> list[str]:
         told.append(f"The paper against itself and the data: {audit}.")
     question = front.get("lead") or QUESTION.format(**front["paper"])
     answers = [answer["text"] for answer in front.get("answers", [])]
-    paragraphs = [question, *answers, " ".join(filter(None, told)), front.get("beyond", "")]
-    return [text for text in paragraphs if text]
+    return [text for text in (question, *answers, " ".join(filter(None, told))) if text]
 
 
 def _last_record(results: Results) -> datetime | None:
