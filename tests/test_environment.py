@@ -206,3 +206,7 @@ def test_the_page_is_compared_before_it_is_published():
 
 def read_workflow(name: str) -> dict:
     return yaml.safe_load((paths.ROOT / ".github/workflows" / f"{name}.yml").read_text("utf-8"))
+
+
+def test_the_published_page_loads_quickly():
+    assert (paths.BUILD / "lite" / "report.html").stat().st_size < 5_000_000

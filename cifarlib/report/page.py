@@ -15,7 +15,6 @@ if typing.TYPE_CHECKING:
     from nbformat import NotebookNode
 
 TITLE = "What decides the accuracy of a small residual network on CIFAR-10?"
-LARGEST = 5_000_000  # bytes of the page
 PLAIN = re.compile(r'<span class="(?:n|p|o|w|bp|fm|nd|ne|py)">([^<]*)</span>')  # no colour
 DRAWING = re.compile(r'<img alt="([^"]*)" src="data:image/svg\+xml;base64,([^"]+)"/>')
 NEEDLESS = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style.*?</style>| xmlns\S*|\n", re.S)
@@ -40,8 +39,8 @@ def make_page(
 
     ``front`` is what ``front.describe`` gives. A cell tagged ``front`` is shown on the title page.
     Where the page is ``partial``, a link to what is nowhere on it becomes plain text. Raises
-    ``ReportError`` for a dangling link, an id that stands there twice, anything that would be
-    loaded from elsewhere, and a page of more than 5 MB.
+    ``ReportError`` for a dangling link, an id that stands there twice, and anything that would be
+    loaded from elsewhere.
     """
     from bs4 import BeautifulSoup
 
@@ -57,16 +56,7 @@ def make_page(
     _name_runs(soup, front)
     _drop_links(soup if partial else soup.select_one("header.front"))
     _check_page(soup)
-    content = inline_drawings(str(soup)).encode()
-    if len(content) > LARGEST:
-        sizes = {str(cell["data-notebook"]): 0 for cell in soup.select("[data-notebook]")}
-        for cell in soup.select("[data-notebook]"):
-            sizes[str(cell["data-notebook"])] += len(str(cell))
-        raise ReportError(
-            f"the report would have {len(content) / 1e6:.1f} MB, more than {LARGEST / 1e6:.0f}; "
-            f"draw less in {max(sizes, key=lambda name: sizes[name])}, the largest part"
-        )
-    return content
+    return inline_drawings(str(soup)).encode()
 
 
 def _exporter() -> Any:
