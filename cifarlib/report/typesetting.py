@@ -30,6 +30,7 @@ TEMPLATE = paths.TEMPLATES / "typst"
 STANDARDS = ["ua-1", "a-2a"]  # accessible, and fit for archives
 LINE = 40  # characters that a column of sentences holds in a line, about
 NARROW = 12  # characters that it holds at least
+MOST_LINES = 1000  # of an output that is text
 ROOM = 118  # characters side by side on a page, about
 
 NUMBER = re.compile(r"[+−-]?[\d,]*\.?\d+(e[+−-]?\d+)?( ?%)?")
@@ -144,8 +145,11 @@ def _name_file(content: bytes, suffix: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without the terminal's colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip()
+    """Text without the terminal's colours; long words may break, and the PDF has its first lines."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip().splitlines()
+    if (more := len(lines) - MOST_LINES) > 0:
+        lines[MOST_LINES:] = [f"… {more:,} more lines, in the HTML report"]
+    return re.sub(rf"(\S{{{LINE}}})(?=\S)", "\\1\u200b", "\n".join(lines))
 
 
 def _lay_out(content: dict[str, Any]) -> dict[str, Any]:
