@@ -145,7 +145,7 @@ def _name_file(content: bytes, suffix: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without the terminal's colours; long words may break, and the PDF has its first lines."""
+    """Text without the terminal's colours, its first lines only; a long word may break."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip().splitlines()
     if (more := len(lines) - MOST_LINES) > 0:
         lines[MOST_LINES:] = [f"… {more:,} more lines, in the HTML report"]
