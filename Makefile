@@ -28,6 +28,8 @@ PYTHON ?= python3
 
 STUDY := --scale $(SCALE) $(if $(DATA),--set data.name=$(DATA)) $(if $(OUT),--out '$(OUT)')
 BIN   := .venv/bin
+# A file's tests stay in one process, which makes its fixtures once; the slow files come first.
+TESTS := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 ifneq ($(filter reproduce,$(MAKECMDGOALS)),)
   $(if $(RUN),,$(error name a recorded run: make reproduce RUN=stage1-daa1/13))
@@ -39,10 +41,10 @@ report: .venv/.report
 	$(BIN)/cifarlib report $(STUDY)
 
 test: .venv/.installed
-	$(BIN)/pytest -n auto --dist loadgroup -m 'not long'
+	$(TESTS) -m 'not long'
 
 unit: .venv/.installed
-	$(BIN)/pytest -n auto --dist loadgroup -m unit
+	$(TESTS) -m unit
 
 smoke: .venv/.installed
 	$(BIN)/cifarlib sweep --scale smoke --device $(DEVICE)

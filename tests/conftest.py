@@ -3,6 +3,7 @@
 import base64
 import multiprocessing.forkserver
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from golden import compare
 from cifarlib import paths
 from cifarlib.config import DATASETS, ENGINE, SPLITS, run_id
 from cifarlib.errors import DataError
-from cifarlib.runs import executors, sweep, worker
+from cifarlib.runs import executors, locks, sweep, worker
 from cifarlib.runs.schema import (
     DataRecord,
     History,
@@ -75,8 +76,6 @@ def pytest_collection_modifyitems(items):
             raise pytest.UsageError(f"{item.nodeid} is in more than one tier: {marked}")
         if not marked:
             item.add_marker("integration" if STARTED & {*item.fixturenames} else "unit")
-        if "report" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("report"))  # one process renders it
     items.sort(key=lambda item: item.get_closest_marker("unit") is not None)
 
 
@@ -375,15 +374,22 @@ def without_torch(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def report(without_torch, tmp_path_factory) -> Path:
+def report(without_torch, tmp_path_factory, worker_id) -> Path:
     """The build folder of the only whole report that is rendered: of the frozen records.
 
-    They are real runs at scale smoke, of a study that has begun. The command finds no torch.
+    They are real runs at scale smoke, of a study that has begun. The command finds no torch. One
+    of the test processes renders it, the others wait.
     """
-    folder = tmp_path_factory.mktemp("report")
-    compare.unpack(folder)
-    done = without_torch("report", "--scale", "smoke", "--out", str(folder))
-    assert done.returncode == 0, done.stderr
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+    folder = shared / "report"
+    with locks.lock(shared / "report.lock", patient=True):
+        if not (folder / "report.html").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            compare.unpack(folder)
+            done = without_torch("report", "--scale", "smoke", "--out", str(folder))
+            assert done.returncode == 0, done.stderr
     return folder
 
 

@@ -1,6 +1,7 @@
 """Measurements of speed: what is compared is what it says, and no number is a time's check."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,16 +80,11 @@ def test_two_processes_train_side_by_side(monkeypatch, fork_server):
 
 
 def test_precision_pairs_seeds(monkeypatch):
-    accuracies = iter([50.0, 51.0, 52.0, 52.5])  # fp32, bf16 of one seed, then of the next
+    correct = iter([100, 102, 104, 105])  # fp32, bf16 of one seed, then of the next
 
     def fit(config, inputs, device):
-        class Split:
-            @staticmethod
-            def accuracy(epoch):
-                assert epoch == config.epochs
-                return next(accuracies)
-
-        return type("F", (), {"result": type("R", (), {"history": type("H", (), {"test": Split})})})
+        test = SimpleNamespace(top1={config.epochs: next(correct)}, images=200)
+        return SimpleNamespace(result=SimpleNamespace(history=SimpleNamespace(test=test)))
 
     monkeypatch.setattr(bench, "fit", fit)
     found = bench.measure_precision("synthetic", seeds=(1, 2))

@@ -21,7 +21,6 @@ CONTRAST = {"type": "rule", "values": ["color-contrast"]}
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.xdist_group("report"),
     pytest.mark.skipif(lab.find_browser() is None, reason="no Chromium or Chrome is installed"),
 ]
 

@@ -149,7 +149,7 @@ def test_good_data_are_described(command):
     assert [line.split()[0] for line in out[2:]] == ["mean", "std"]
 
 
-@pytest.mark.usefixtures("inline")
+@pytest.mark.usefixtures("forked")
 def test_cuda_without_a_gpu_is_said(command, tmp_path):
     import torch
 

@@ -150,6 +150,7 @@ def test_papermill_describes_each_parameter_of_a_chapter(path):
     assert all(one["help"] for one in described.values())
 
 
+@pytest.mark.integration
 def test_a_chapter_trains_under_papermill_and_a_report_leaves_that_out(tmp_path):
     """One run of the chapter is missing."""
     store = RecordStore(tmp_path / "build")

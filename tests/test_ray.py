@@ -39,7 +39,7 @@ needs_ray = pytest.mark.skipif(
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("ray")]  # one process has the cluster
+pytestmark = pytest.mark.long
 
 LONG = ("epochs.200=6",)
 NAMES = ("stage1-long/9", "stage1-long/13", "stage1-base/1")  # 6, 6 and 1 epochs
