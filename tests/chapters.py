@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import matplotlib.pyplot as plt
+from IPython.display import DisplayObject
 
 from cifarlib import paths
 
@@ -20,6 +21,8 @@ def run_chapter(name: str, **parameters: Any) -> tuple[list[dict[str, Any]], dic
     shown: list[dict[str, Any]] = []
 
     def content_of(value: Any) -> dict[str, Any]:
+        if isinstance(value, DisplayObject):  # Markdown or HTML
+            return {"kind": "text", "text": value.data}
         return value.content or {"kind": "text", "text": value.text}
 
     def display(value: Any, display_id: bool = False) -> SimpleNamespace:
