@@ -141,7 +141,9 @@ def test_injected_parameters_are_checked(injected, said):
     parameters.check_injected(["", DECLARED, "# Parameters\noverrides = \"['seeds=[1]']\"\n"])
 
 
-@pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("0[1-9]*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(paths.NOTEBOOKS.glob("0[1-9]_*.ipynb")), ids=lambda p: p.stem
+)
 def test_papermill_describes_each_parameter_of_a_chapter(path):
     described = papermill.inspect_notebook(path)
     first = {"scale": "str", "overrides": "list[str]", "build": "str", "train": "bool"}
