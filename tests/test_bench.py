@@ -28,6 +28,7 @@ def test_the_study_proportions_are_kept():
     assert configuration(precision="fp32").precision == "fp32"
 
 
+@pytest.mark.integration
 def test_the_paper_style_loop_trains_the_same_network_on_the_same_images():
     config = configuration(precision="fp32")
     inputs = load_inputs(config, bench.CPU)

@@ -40,6 +40,7 @@ def test_a_way_that_fails_leaves_the_others(monkeypatch):
     assert (measured["way"], measured["images_per_s"]) == ("eager", 123.0)
 
 
+@pytest.mark.integration
 def test_runs_are_measured_eager_and_at_once():
     assert bench_cuda._measure_eager(FEW, 32) > 0
     assert bench_cuda._measure_runs(FEW, 32, 2) > 0

@@ -161,6 +161,7 @@ DRAWS = 300
 MOST = stats.ALPHA * DRAWS + 3 * math.sqrt(DRAWS * stats.ALPHA * (1 - stats.ALPHA))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("name", calibration.NULLS)
 def test_judges_give_at_most_5_percent_false_verdicts_on_null_data(name):
     held, not_held = calibration.count_verdicts(calibration.NULLS[name], DRAWS, seed=7)

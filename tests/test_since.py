@@ -87,6 +87,7 @@ def pages(tmp_path_factory):
     return pages
 
 
+@pytest.mark.integration
 def test_a_page_says_what_has_changed_and_again_the_same(pages):
     first, second, third = pages
     assert b"Since the last render" not in first[0]
@@ -95,6 +96,7 @@ def test_a_page_says_what_has_changed_and_again_the_same(pages):
     assert second == third
 
 
+@pytest.mark.integration
 def test_diff_tells_the_changes_of_any_two_pages(pages, tmp_path, capsys):
     from cifarlib import cli
 

@@ -21,6 +21,8 @@ from cifarlib.runs.schema import to_result
 from cifarlib.study import expand, load_scale, load_study
 from cifarlib.training import ImageSet, Inputs, fit
 
+pytestmark = pytest.mark.integration
+
 CPU = torch.device("cpu")
 
 
