@@ -1,6 +1,8 @@
 """Searches that stop runs early, replayed over made-up curves."""
 
 import logging
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -104,3 +106,20 @@ def test_courses_are_the_records_validation_accuracies_without_runs_stopped_earl
     assert courses.loc[conditions[2].run_id].tolist() == pytest.approx(expected)
     store.write(make_record(conditions[2], trained=2))
     assert replay.tabulate_courses(open_results("smoke", (), tmp_path).curves).empty  # too few
+
+
+KERNEL_WITHOUT_WIDGETS = """
+import sys, types
+sys.modules["ipywidgets"] = None
+import IPython
+IPython.get_ipython = lambda: types.SimpleNamespace(config={"IPKernelApp": {}})
+import numpy as np
+from cifarlib.analysis import replay
+replay._run_asha(np.array([[1.0, 2.0], [2.0, 1.0]]), range(2))
+"""
+
+
+def test_a_replay_says_nothing_where_widgets_are_not_installed():
+    command = [sys.executable, "-c", KERNEL_WITHOUT_WIDGETS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

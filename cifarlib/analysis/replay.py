@@ -5,10 +5,12 @@ one until then. ``courses`` are frames of validation top-1 in %, a row a run and
 Costs are epochs trained, as a share of training every run to its end.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from tqdm import TqdmWarning
 
 from cifarlib.analysis.statistics import BOOTSTRAP_SEED, LEVEL
 
@@ -92,7 +94,8 @@ def halve_asynchronously(known: np.ndarray) -> list[np.ndarray]:
 
 
 def _run_asha(known: np.ndarray, order: Iterable[int]) -> np.ndarray:
-    import optuna
+    with warnings.catch_warnings(category=TqdmWarning, action="ignore"):
+        import optuna  # whose progress bars miss ipywidgets, in a kernel without: we show none
 
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
