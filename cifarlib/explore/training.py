@@ -6,10 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from cifarlib.checking import suggest
-from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import OWN, collect, tabulate, write_note
-from cifarlib.runs.further import list_conditions
+from cifarlib.runs.further import find_condition, list_conditions
 from cifarlib.runs.grids import make_grid, open_study
 from cifarlib.runs.in_notebook import say_cost, train_or_raise
 from cifarlib.runs.results import Results, open_results
@@ -72,12 +70,9 @@ def grid(
 
 def choose_conditions(start: str, results: Results, settings: dict[str, Any]) -> list[Condition]:
     """A condition by name with every combination of the settings' values."""
-    known = list(list_conditions(results))[::-1]
-    by_name = {condition.name: (study, condition) for study, condition in known}
-    by_id = {condition.run_id: condition for _, condition in known}
-    if start not in by_name:
-        raise ConfigError(f"no condition is named {start!r}; {suggest(start, by_name)}")
+    found = find_condition(results, start)
+    by_id = {condition.run_id: condition for _, condition in reversed([*list_conditions(results)])}
     values = (value if isinstance(value, list) else [value] for value in settings.values())
     points = (dict(zip(settings, point, strict=True)) for point in itertools.product(*values))
-    chosen = (change(*by_name[start], point) for point in points)
+    chosen = (change(*found, point) for point in points)
     return list({c.run_id: by_id.get(c.run_id, c) for c in chosen}.values())

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 RATE_COLOURS = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
-DECAY_STYLES = {0.001: "-", 0.0001: (0, (3, 1.5))}
 BATCH_MARKS = {
     32: ("#1a1a1a", "o"),
     64: ("#6b6b6b", "s"),

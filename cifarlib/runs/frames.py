@@ -33,8 +33,6 @@ OUTCOMES = (
     "flip_top1",
 )  # fmt: skip
 
-STATES = ("recorded", "diverged", "running", "pending")
-
 
 def tabulate_runs(
     conditions: Iterable[Condition],

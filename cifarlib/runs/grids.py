@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from cifarlib.checking import cut, parse_value, read_bytes, suggest, validate
+from cifarlib.checking import cut, parse_value, read_bytes, validate
 from cifarlib.errors import ConfigError
-from cifarlib.runs.further import list_conditions
+from cifarlib.runs.further import find_condition, list_conditions, scale_for
 from cifarlib.runs.results import Results
 from cifarlib.runs.store import write_atomically
 from cifarlib.study import (
@@ -60,11 +60,7 @@ def make_grid(
     the one asked for, or one made of start and settings. Raises ``ConfigError`` for what cannot be
     run, before anything is written.
     """
-    known = list(list_conditions(results))
-    found = next(((s, c) for s, c in known if c.name == start), None)
-    if found is None:
-        names = dict.fromkeys(c.name for _, c in known)
-        raise ConfigError(f"no condition is named {start!r}; {suggest(start, names)}")
+    found = find_condition(results, start)
     if not settings:
         raise ConfigError("a grid needs a setting to vary; add one such as --grid dropout=0,0.3")
     if "seed" in settings:
@@ -163,9 +159,7 @@ def keep(text: str, folder: Path) -> str:
 
 def at_scale(results: Results, study: Study) -> Results:
     """Another study over the same records at the same scale, nothing of it read yet."""
-    epochs = study.epochs.get(results.scale_name, {}) | results.scale.epochs
-    scale = results.scale.model_copy(update={"epochs": epochs})
-    return replace(results, study=study, scale=scale, conditions=[], paper=())
+    return replace(results, study=study, scale=scale_for(results, study), conditions=[], paper=())
 
 
 def open_study(results: Results, name: str) -> Results:

@@ -16,7 +16,7 @@ from cifarlib.errors import ConfigError, DataError, MissingPackageError, RunErro
 from cifarlib.formatting import say_count, say_list
 from cifarlib.runs.executors import Outcome
 from cifarlib.runs.further import list_conditions
-from cifarlib.runs.parameters import TRAINING, check_injected
+from cifarlib.runs.parameters import TRAINING, check_injected, find_shell
 from cifarlib.runs.progress import Prices, cores, duration, parse_budget, uses_cuda
 from cifarlib.runs.progress_line import ProgressLine
 from cifarlib.runs.results import Results
@@ -183,8 +183,7 @@ def is_watched() -> bool:
 
 def _shell() -> Any:
     """IPython's shell where this process is a notebook's kernel."""
-    module = sys.modules.get("IPython")
-    shell = module.get_ipython() if module else None
+    shell = find_shell()
     return shell if hasattr(shell, "kernel") else None
 
 

@@ -70,6 +70,12 @@ def _fits(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
+def find_shell() -> Any:
+    """IPython's shell, where this process has one."""
+    module = sys.modules.get("IPython")
+    return module.get_ipython() if module else None
+
+
 def check_injected(sources: Sequence[str] | None = None) -> None:
     """Check what papermill injected into the notebook whose cell runs; ``ConfigError`` as above.
 
@@ -78,8 +84,7 @@ def check_injected(sources: Sequence[str] | None = None) -> None:
     ``papermill -p`` does.
     """
     if sources is None:
-        module = sys.modules.get("IPython")
-        shell = module.get_ipython() if module else None
+        shell = find_shell()
         sources = shell.user_ns.get("In", ()) if shell else ()
     for declared, injected in itertools.pairwise(sources):
         if injected.startswith(INJECTED):

@@ -96,22 +96,15 @@ def serve(
             carry_out(job, store, connection, device, threads, checkpoint_every, deadline)
 
 
-def serve_lanes(
-    connections: Sequence[Connection],
-    folder: Path,
-    device: str,
-    threads: int,
-    checkpoint_every: int | None,
-    deadline: float | None = None,
-) -> None:
-    """Several workers in one process, which share its CUDA device: a thread for each."""
+def serve_lanes(connections: Sequence[Connection], *settings: Any) -> None:
+    """Several workers in one process, which share its CUDA device: a thread for each.
+
+    ``settings`` are the arguments of ``serve`` after its connection.
+    """
     with contextlib.suppress(Exception):  # what is wrong with them, each worker says itself
         import cifarlib.gpu.lanes  # noqa: F401  (once, before threads that would all import torch)
     workers = [
-        threading.Thread(
-            target=serve, args=(connection, folder, device, threads, checkpoint_every, deadline)
-        )
-        for connection in connections
+        threading.Thread(target=serve, args=(connection, *settings)) for connection in connections
     ]
     for worker in workers:
         worker.start()
