@@ -118,7 +118,8 @@ def render(
         front = describe(results, options, _read_verdicts(executed), parts, others)
         front |= {"lead": LEAD} if study else {}
         paper = describe_paper(further.join(results, others), front, title)
-        html = make_page(_merge(executed), front, title=title, partial=bool(parts))
+        merged = _merge(executed)
+        html = make_page(merged, front, title=title, partial=bool(parts))
         everything = further.join(results, others).every_record
         shown_now = since.take(read_page(html.decode(), Build(str(page), everything), page))
         kept = results.store.state / f"rendered{suffix}.json"
@@ -128,9 +129,8 @@ def render(
         if provenance.is_tracked(page):  # what is published comes of its records alone
             changes = {}
         if changes:
-            merged = since.insert(_merge(executed), changes)
+            merged = since.insert(merged, changes)
             html = make_page(merged, front, title=title, partial=bool(parts))
-        merged = since.insert(_merge(executed), changes)
         pdf = typeset(merged, paper | {"partial": bool(parts)})
         write_atomically(page.with_suffix(".pdf"), pdf)
         write_atomically(page, html)
