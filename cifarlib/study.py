@@ -40,6 +40,7 @@ from cifarlib.config import (
     EvaluationConfig,
     ProtocolConfig,
     RunConfig,
+    ValidationStepSchedule,
     flatten,
     run_id,
 )
@@ -115,6 +116,9 @@ Kind = Literal["engine", "data", "device_class", "dirty"]
 """In what the records of one report may differ only where its scale says so."""
 
 
+_Percent = Annotated[float, Field(gt=0, lt=100)]
+
+
 class Scale(Strict):
     """How much of a study to run (``params/<scale>.yaml``)."""
 
@@ -126,6 +130,8 @@ class Scale(Strict):
     evaluation: EvaluationConfig
     protocol: ProtocolConfig
     name: str = ""  # in params/; empty for a file of one's own and where --set changes it
+    # % validation top-1 at which a schedule acts: the paper's: ours
+    thresholds: dict[_Percent, _Percent] = Field(default={})
     mixed: tuple[Kind, ...] = ()  # what may differ between records of one report (mixture.py)
 
     @property
@@ -583,7 +589,7 @@ def _run_config(
     *,
     translated: bool,
 ) -> RunConfig:
-    """``translated``: whether epochs are the paper's, for which the scale says what they become."""
+    """``translated``: whether epochs and thresholds are the paper's, and become the scale's own."""
     content: dict[str, Any] = {
         "protocol": scale.protocol.model_dump(),
         "data": scale.data.model_dump(),
@@ -608,6 +614,9 @@ def _run_config(
             content["early_stopping"] = max(
                 1, round(published.early_stopping * content["epochs"] / published.epochs)
             )
+        if isinstance(published.schedule, ValidationStepSchedule):
+            threshold = published.schedule.threshold
+            content["schedule"]["threshold"] = scale.thresholds.get(threshold, threshold)
     if resize := published.resize:
         size = round(scale.image_size * resize.size / resize.crop)
         content["resize"] |= {"size": size, "crop": scale.image_size}

@@ -299,3 +299,15 @@ def test_a_condition_of_ones_own_is_trained_by_its_name(tmp_path, made_up, capsy
     outcome = sweep([condition], results.store, workers=1)
     assert outcome.done == 1
     assert f"{name}: test" in capsys.readouterr().err
+
+
+def test_a_scale_says_what_stands_for_a_threshold_of_accuracy():
+    """Where validation accuracy cannot exceed the paper's 89 %, a schedule would never act."""
+    study = load_study()
+    for overrides, expected in (((), 89.0), (("thresholds.89=73.5",), 73.5)):
+        scale = load_scale("smoke", overrides, study)
+        schedules = {c.stage: c.config.schedule for c in expand(study, scale) if c.run == 13}
+        assert schedules["stage2-improved"].threshold == expected
+        assert schedules["stage1-long"].name == "constant"
+    with pytest.raises(ConfigError, match="thresholds"):
+        load_scale("smoke", ("thresholds.89=110",), study)
