@@ -3,6 +3,7 @@
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cifarlib import __version__, paper
@@ -51,6 +52,13 @@ def describe(
     stages = run_folds.describe_all(results, options)
     for name, other in (others or {}).items():
         stages += run_folds.describe_all(other, f"{options} --study {name}")
+    if (own := results.own_budget) is not results and (known := own.every_record):
+        recorded = [condition for condition in own.known if condition.run_id in known]
+        own = replace(own, conditions=recorded, paper=())
+        stages += [
+            stage | {"title": f"At the paper's own budget: {stage['title']}"}
+            for stage in run_folds.describe_all(own, "--scale full")
+        ]
     everything = further.join(results, others or {})
     only = "" if "--study " in options else "".join(f" --only {part}" for part in parts)
     return {

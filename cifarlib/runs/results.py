@@ -4,7 +4,7 @@ import importlib
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,28 @@ class Results:
         running = held(self.store.state)
         conditions = self.select(*self.stages)
         return tabulate_runs(conditions, self.every_record, protocol=protocol, running=running)
+
+    def absolute(self, rule: str) -> "tuple[Results, pd.DataFrame]":
+        """The runs for a claim about an absolute number, and the results that they belong to.
+
+        ``rule`` is a query on ``runs``. They are those at the paper's own budget, where all of them
+        are recorded there (``own_budget``), else those at this scale.
+        """
+        for results in (self.own_budget, self):
+            found = results.runs.query(rule)
+            if found["state"].isin(["recorded", "diverged"]).all():
+                break
+        return results, found
+
+    @cached_property
+    def own_budget(self) -> "Results":
+        """The same study at the paper's own budget: from the folder ``full`` beside this one.
+
+        These results themselves where they are no less, or not of CIFAR-10.
+        """
+        if not (self.real and self.reduced):
+            return self
+        return open_results("full", build=self.store.folder.parent / "full")
 
     @property
     def curves(self) -> "pd.DataFrame":

@@ -1,0 +1,48 @@
+"""Claims about absolute numbers: the paper's own budget decides, where it is recorded."""
+
+import json
+
+import pytest
+from chapters import run_chapter
+from conftest import make_record
+
+from cifarlib.report import front
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A build folder at ``lite`` without runs, beside one at ``full`` with the best model."""
+    folder = tmp_path_factory.mktemp("build")
+    condition = open_results("full", [], folder / "full").find("stage2-improved", 13)
+    RecordStore(folder / "full").write(make_record(condition))
+    return folder / "lite", condition.run_id
+
+
+def test_a_claim_is_judged_on_the_papers_own_budget_alone(recorded):
+    folder, run = recorded
+    shown, _ = run_chapter("04_stage3.ipynb", scale="lite", build=str(folder))
+    claims = {content["id"]: content for content in shown if content["kind"] == "claim"}
+    judged = claims["best-accuracy"]
+    assert judged["verdict"] == "not distinguishable"  # one seed
+    assert judged["runs"] == [run]
+    assert not judged["provisional"]
+    assert claims["resnet-kaiming-accuracy"]["verdict"] == "pending"
+
+
+def test_the_page_lists_the_runs_of_the_papers_own_budget(recorded):
+    folder, run = recorded
+    told = front.describe(open_results("lite", [], folder), "--scale lite")
+    (listed,) = [one for one in told["runs"] if one["run_id"] == run]
+    assert listed["done"]
+    assert "--scale full" in listed["command"]
+    assert json.dumps(told["run_stages"]).count("At the paper's own budget") == 1
+
+
+def test_stand_in_images_and_the_papers_own_budget_have_no_other(tmp_path):
+    for scale in ("smoke", "full"):
+        results = open_results(scale, [], tmp_path / scale)
+        assert results.own_budget is results
