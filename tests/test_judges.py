@@ -58,9 +58,26 @@ def test_equal_holds_inside_a_margin_only():
     assert judges.equal([5.0, 5.1, 4.9], 1.0).verdict == "did not hold"
 
 
-def test_opposite_swaps_held_and_did_not_hold_only():
-    assert judges.positive([1.0, 1.1, 0.9]).opposite().verdict == "did not hold"
-    assert judges.positive([1.0, -1.0]).opposite().verdict == "not distinguishable"
+def test_a_run_that_diverged_keeps_no_claim_pending():
+    """Nothing more comes of it: the others are judged, and it is not the best."""
+    grid = pd.DataFrame(
+        [
+            {"rate": rate, "batch": batch, "seed": 42, "run_id": f"{rate}{batch}", "test_top1": top}
+            for rate, tops in enumerate(
+                [(50.0, 51.0, 50.5), (60.0, 61.0, 60.7), (70.0, 71.0, None)]
+            )
+            for batch, top in enumerate(tops)
+        ]
+    )
+    for state, verdict in (("pending", "pending"), ("diverged", "held")):
+        ended = grid["test_top1"].notna()
+        runs = grid.assign(state=ended.map({True: "recorded", False: state}))
+        assert judges.effect(runs, "test_top1", ["rate", "batch"], "rate").verdict == verdict
+    scores = stats.ended(runs).groupby("run_id")["test_top1"].apply(list)
+    assert judges.best(scores, "21", NOISE).verdict == "not distinguishable"
+    assert judges.best(scores, "22", NOISE).verdict == "did not hold"
+    lost, other = runs[runs["run_id"] == "22"], runs[runs["run_id"] == "21"]
+    assert stats.contrast(lost, other).estimate.missing == 0
 
 
 def test_best_beats_every_other_one():

@@ -50,11 +50,6 @@ class Judgement:
         """The value with its interval: “+6.3 points (95 %: +5.1 to +7.5)”."""
         return f"{self.ours} (95 %: {self.interval})" if self.interval else self.ours
 
-    def opposite(self) -> "Judgement":
-        """The judgement on the claim's negation: “not in proportion”."""
-        swapped: dict[str, Verdict] = {"held": "did not hold", "did not hold": "held"}
-        return replace(self, verdict=swapped.get(self.verdict, self.verdict))
-
 
 def fact(holds: bool, ours: str, reason: str = "", runs: Sequence[str] = ()) -> Judgement:
     """A claim about a count or another number that has no noise."""
@@ -215,13 +210,15 @@ def best(
 ) -> Judgement:
     """One setting has the largest outcome of all, or the ``smallest``.
 
-    ``outcomes`` are each setting's values, one for each seed, or one number each; ``noise`` is
-    that of a single run. Held where it is better than every other one by a test of its own; not
-    where one is better than it, by Holm's method over the others.
+    ``outcomes`` are each setting's values, one for each seed, or one number each, without settings
+    that diverged; ``noise`` is that of a single run. Held where it is better than every other one
+    by a test of its own; not where one is better than it, by Holm's method over the others.
     """
     values = {key: np.atleast_1d(np.asarray(found, float)) for key, found in outcomes.items()}
     if missing := sum(bool(np.isnan(found).any()) for found in values.values()):
         return pending(f"{len(values) - missing} of {len(values)} settings are recorded.")
+    if chosen not in values:
+        return fact(False, f"{noun}{chosen} diverged", "A run that diverged has no outcome.")
     sign = -1 if smallest else 1
     means = {key: float(found.mean()) for key, found in values.items()}
     ranked = sorted(means, key=lambda key: -sign * means[key])
@@ -376,6 +373,7 @@ def explains_more(
     difference of two ω² is above 0 (``statistics.omega_difference``), not where one is below 0 by
     Holm's method.
     """
+    grid = stats.ended(grid)
     if waiting := _wait_for_grid(grid, outcome):
         return waiting
     runs = _runs(grid)
@@ -413,6 +411,7 @@ def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) 
 
     A test that finds nothing does not refute: the claim then is not distinguishable.
     """
+    grid = stats.ended(grid)
     if waiting := _wait_for_grid(grid, outcome):
         return waiting
     found = stats.variance_explained(grid, outcome, factors, term if ":" in term else "").loc[term]

@@ -190,7 +190,7 @@ def outcome(runs: pd.DataFrame, value: str = "test_top1", noise: Noise | None = 
     Fewer than three seeds are judged by the ``noise`` of other settings' seeds, if it is known.
     """
     known = runs[value].dropna()
-    found = estimate(known, missing=int((runs[value].isna() & ~_lost(runs)).sum()))
+    found = estimate(known, missing=int(ended(runs)[value].isna().sum()))
     if noise and 0 < len(known) < ENOUGH:
         error = noise.sd / math.sqrt(len(known))
         found = replace(found, error=error, df=noise.df, identical=False, by=noise.say())
@@ -208,7 +208,7 @@ def contrast(
     Fewer than three common seeds are judged by the ``noise`` of two runs of one setting, if it is
     known; without it a single pair decides nothing.
     """
-    both = first.merge(second, on="seed", suffixes=("_first", "_second"))
+    both = ended(first).merge(ended(second), on="seed", suffixes=("_first", "_second"))
     differences = both[f"{value}_first"] - both[f"{value}_second"]
     found = estimate(differences.dropna(), missing=int(differences.isna().sum()))
     if noise and 0 < found.n < ENOUGH:
@@ -218,6 +218,11 @@ def contrast(
 
 
 ENOUGH = 3  # seeds from which on their own spread is used
+
+
+def ended(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs without those that diverged, of which nothing more comes."""
+    return runs[~_lost(runs)]
 
 
 def _lost(runs: pd.DataFrame) -> "pd.Series[bool]":
