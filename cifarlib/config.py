@@ -189,13 +189,15 @@ class ModelConfig(Strict):
     branch_scale: float = later(1.0, gt=0, le=1)
     whitening: WhiteningConfig | None = later(None)
     batch_norm_momentum: float = later(0.1, gt=0, le=1)  # share of the newest batch
+    # Convolutions behind the first begin as the identity, as far as there are inputs (Jordan, 2024)
+    partial_identity: bool = later(False)
 
     @pydantic.model_validator(mode="after")
     def _known(self) -> "ModelConfig":
         if self.name == "residual" and self.initialization == "imagenet":
             raise ValueError("the residual network has no ImageNet weights; use kaiming")
         if self.name != "residual":
-            for field in ("last_layer_scale", "branch_scale", "whitening"):
+            for field in ("last_layer_scale", "branch_scale", "whitening", "partial_identity"):
                 if getattr(self, field) != type(self).model_fields[field].default:
                     raise ValueError(f"{field} is for the residual network only; leave it out")
         return self
@@ -297,6 +299,9 @@ class AverageConfig(Strict):
 
     decay: float = Field(ge=0, lt=1)  # share of the average that is kept at each update
     every: int = Field(default=1, ge=1)  # steps between updates
+    # Lookahead (Zhang and others, 2019; Jordan, 2024): training goes on from the average. The share
+    # that is kept rises to ``decay`` with the cube of the steps taken.
+    lookahead: bool = later(False)
 
 
 class ProtocolConfig(Strict):
@@ -316,6 +321,7 @@ class EvaluationConfig(Strict):
     train_every: int = Field(ge=0)
     test_every: int = Field(ge=0)
     flip_averaged: bool = later(False)  # report what images and their mirror images give together
+    crop_averaged: bool = later(False)  # ... and what they give with two shifts by a pixel (Jordan)
 
 
 class RunConfig(Strict):
@@ -331,6 +337,7 @@ class RunConfig(Strict):
     learning_rate: float = Field(gt=0, le=100)
     weight_decay: float = Field(ge=0, le=10)  # L2 for SGD and Adam, decoupled for AdamW and Muon
     decayed: Literal["all", "weights"] = later("all")  # weights: no bias and no batch norm
+    batch_norm_bias_factor: float = later(1.0, gt=0, le=1000)  # their rate, in the run's rate
     schedule: Annotated[
         ConstantSchedule
         | ValidationStepSchedule
@@ -341,6 +348,9 @@ class RunConfig(Strict):
         Field(discriminator="name"),
     ]
     average: AverageConfig | None = later(None)
+    # Share of the training images, those with the smallest loss, that the last epoch leaves out; it
+    # grows in a straight line from none in the first.
+    progressive_dropping: float = later(0.0, ge=0, lt=1)
     batch_size: int = Field(ge=1, le=50_000)  # images
     epochs: int = Field(ge=1, le=10_000)
     early_stopping: int | None = Field(ge=1)  # epochs without better validation top-1

@@ -143,8 +143,13 @@ def _depart(model: nn.Module, config: ModelConfig) -> None:
             module.momentum = config.batch_norm_momentum
     if isinstance(model, ResidualNetwork):
         model.fc.weight.mul_(config.last_layer_scale)
-        for stage in (model.stage1, model.stage2, model.stage3):
+        stages = (model.stage1, model.stage2, model.stage3)
+        for stage in stages:
             stage.block2.norm.weight.mul_(config.branch_scale)
+        if config.partial_identity:
+            blocks = [block for stage in stages for block in (stage.block1, stage.block2)]
+            for block in (model.stem2, *blocks):
+                nn.init.dirac_(block.conv.weight[: block.conv.in_channels])
 
 
 WHITENING_EPSILON = 5e-4  # added to the variances, so that noise is not blown up

@@ -26,9 +26,10 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | Togethe
     optimiser's, and in fp32 fifty steps of this network grow that to some per cent of the loss.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    biases = [m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     settings = config.optimizer
     if not isinstance(settings, MuonConfig):
-        return _build_plain(config, settings, parameters)
+        return _build_plain(config, settings, parameters, biases)
     filters = [p for p in parameters if p.ndim == 4]
     others = [p for p in parameters if p.ndim != 4]
     muon = Muon(
@@ -41,9 +42,9 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | Togethe
         normalized=settings.normalized,
         dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
     )
-    rest = _build_plain(config, settings.rest, others)
+    rest = _build_plain(config, settings.rest, others, biases)
     for group in rest.param_groups:
-        group["rate_factor"] = settings.rest_factor
+        group["rate_factor"] = settings.rest_factor * group.get("rate_factor", 1.0)
     return Together(muon, rest)
 
 
@@ -54,14 +55,27 @@ def set_rate(optimizer: "Optimizer | Together", rate: float) -> None:
 
 
 def _build_plain(
-    config: RunConfig, settings: SGDConfig | AdamConfig, parameters: list[nn.Parameter]
+    config: RunConfig,
+    settings: SGDConfig | AdamConfig,
+    parameters: list[nn.Parameter],
+    biases: list[nn.Parameter],
 ) -> Optimizer:
-    """SGD, Adam or AdamW; weights apart from the rest where only they decay."""
+    """SGD, Adam or AdamW; in groups where only weights decay or ``biases`` have their own rate.
+
+    What such a bias decays by in a step does not grow with its rate.
+    """
     groups: list[Any] = parameters
-    if config.decayed == "weights":
-        weights = [p for p in parameters if p.ndim > 1]
-        others = [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+    factor, decay = config.batch_norm_bias_factor, config.weight_decay
+    apart = set(map(id, biases)) if factor != 1 else set()
+    if config.decayed == "weights" or apart:
+        rest = [p for p in parameters if id(p) not in apart]
+        weights = [p for p in rest if p.ndim > 1]
+        others = [p for p in rest if p.ndim <= 1]
+        undecayed = 0.0 if config.decayed == "weights" else decay
+        groups = [{"params": weights}, {"params": others, "weight_decay": undecayed}]
+    if apart:
+        fast = [p for p in parameters if id(p) in apart]
+        groups.append({"params": fast, "weight_decay": undecayed / factor, "rate_factor": factor})
     shared: dict[str, Any] = {
         "lr": config.learning_rate,
         "weight_decay": config.weight_decay,

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,6 +78,12 @@ def _generator(config: RunConfig, purpose: str, epoch: int) -> torch.Generator:
 # ---------------------------------------------------------------------------------------------
 
 
+def images_in_epoch(config: RunConfig, images: int, epoch: int) -> int:
+    """How many of the training images an epoch, counted from 1, sees: all but the easiest."""
+    share = config.progressive_dropping * (epoch - 1) / max(1, config.epochs - 1)
+    return round(images * (1 - share))
+
+
 class Feed:
     """Batches of a run's images, transformed and normalised on the device."""
 
@@ -103,12 +110,22 @@ class Feed:
             draws = replace(draws, flip=first if epoch % 2 else ~first)
         return order.to(self.inputs.train.labels.device), draws
 
-    def training(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One epoch's batches of images and labels."""
+    def training(
+        self, epoch: int, losses: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """One epoch's batches of images and labels, and which images these are.
+
+        ``losses`` are those of each image when it was seen last, by which images are left out.
+        """
         images = self.inputs.train
         order, draws = self.plan(epoch)
+        if losses is not None:
+            hardest = losses.argsort(descending=True, stable=True)
+            kept = torch.zeros_like(losses, dtype=torch.bool)
+            kept[hardest[: images_in_epoch(self.config, len(images), epoch)]] = True
+            order = order[kept[order]]
         for where in order.split(self.config.batch_size):
-            yield self.view(images.images[where], draws[where]), images.labels[where]
+            yield self.view(images.images[where], draws[where]), images.labels[where], where
 
     def evaluation(self, images: ImageSet, purpose: str, epoch: int) -> Iterator[Tensor]:
         """A set's batches in its own order: as they are, or as published, augmented."""
@@ -256,6 +273,7 @@ class Result:
     chosen: dict[str, int]  # epoch, by selection rule: validation, test, last
     predictions: Predictions
     flip_averaged: dict[str, int] | None  # correct images by set, each averaged with its mirror
+    crop_averaged: dict[str, int] | None  # ... and with both, shifted by a pixel
     diverged: bool  # did the last epoch's training or validation loss cease to be finite?
 
 
@@ -321,6 +339,9 @@ class Run:
         self.feed = Feed(config, inputs, channels_last)
         self.optimizer = build_optimizer(config, self.model)
         self.average = None if config.average is None else _start_average(config, self.model)
+        self.losses: Tensor | None = None  # of each training image, when it was seen last
+        if config.progressive_dropping:
+            self.losses = torch.full((len(inputs.train),), torch.inf, device=device)
         self.history: dict[str, Any] = {
             "learning_rate": [],
             "training_loss": [],
@@ -367,6 +388,7 @@ class Run:
             "seconds": self.seconds,
             "resumed": self.resumed,
             **average,
+            **({} if self.losses is None else {"losses": self.losses}),
         }
 
     def restore(self, state: State) -> None:
@@ -374,6 +396,8 @@ class Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.losses is not None:
+            self.losses.copy_(state["losses"])
         self.history, self.best = state["history"], state["best"]
         self.seconds, self.resumed = state["seconds"], state["resumed"] + 1
 
@@ -395,22 +419,43 @@ class Run:
     def _train_epoch(self, epoch: int, on_batch: Callable[[int], None] | None) -> float:
         torch.manual_seed(derive_seed(self.config.seed, "dropout", epoch))
         self.model.train()
-        steps = -(-len(self.inputs.train) // self.config.batch_size)
+        images = len(self.inputs.train)
+        steps = -(-images // self.config.batch_size)  # of an epoch with all images
+        taken = -(-images_in_epoch(self.config, images, epoch) // self.config.batch_size)
         total = torch.zeros((), device=self.device)
-        for step, (images, labels) in enumerate(self.feed.training(epoch)):
-            self.set_learning_rate((epoch - 1) * steps + step, steps)
+        for step, (batch, labels, where) in enumerate(self.feed.training(epoch, self.losses)):
+            place = (epoch - 1) * steps + step * steps // taken  # where all images would be
+            self.set_learning_rate(place, steps)
             with autocast(self.config, self.device):
-                loss = self.loss(self.model(images), labels)
+                logits = self.model(batch)
+                loss = self.loss(logits, labels)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            every = self.config.average.every if self.config.average else 0
-            if self.average and ((epoch - 1) * steps + step + 1) % every == 0:
-                self.average.update_parameters(self.model)
+            if self.losses is not None:
+                each = nn.functional.cross_entropy(logits.detach(), labels, reduction="none")
+                self.losses[where] = each
+            self._update_average(place + 1, self.config.epochs * steps)
             total += loss.detach()
             if on_batch:
                 on_batch(len(labels))
-        return total.item() / steps
+        return total.item() / taken
+
+    def _update_average(self, done: int, steps: int) -> None:
+        """After ``done`` of a run's ``steps``: average the weights, where that is due."""
+        if self.average is None or self.config.average is None:
+            return
+        if done % self.config.average.every:
+            return
+        if not self.config.average.lookahead:
+            self.average.update_parameters(self.model)
+            return
+        keep = self.config.average.decay * (done / steps) ** 3
+        averages = self.average.module.state_dict().values()
+        for average, value in zip(averages, self.model.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - keep)
+                value.copy_(average)
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What a training step lowers."""
@@ -475,16 +520,33 @@ class Run:
         """The evaluated network's logits (n, 10) of batches of images."""
         return compute_logits(self.evaluated, batches, self.config, self.device)
 
-    def _average_flips(self, logits: dict[str, Tensor], epoch: int) -> dict[str, int]:
-        """Correct images by the mean logits of each image and its mirror image."""
+    def _average_views(
+        self, logits: dict[str, Tensor], epoch: int, *, shifts: bool
+    ) -> dict[str, int]:
+        """Correct images by the mean logits of each image and its mirror image.
+
+        With ``shifts`` they count half; the other half are both of the image shifted by a pixel up
+        and left, and down and right, with reflected borders (Jordan, 2024).
+        """
         correct = {}
-        with self.timed("evaluation"):
+        with self.timed("evaluation"), torch.no_grad():
             for name in ("validation", "test"):
                 images: ImageSet = getattr(self.inputs, name)
-                batches = self.feed.evaluation(images, f"evaluation/{name}", epoch)
-                both = logits[name] + self._forward(batch.flip(3) for batch in batches)
+                both = logits[name] + self._view_logits(images, name, epoch, _mirror)
+                if shifts:
+                    for shift in (-1, 1):
+                        both += (
+                            self._view_logits(images, name, epoch, partial(_shift, by=shift)) / 2
+                        )
+                        moved = partial(_shift, by=shift, mirrored=True)
+                        both += self._view_logits(images, name, epoch, moved) / 2
                 correct[name] = metrics.top_k_correct(both, images.labels)[0]
         return correct
+
+    def _view_logits(
+        self, images: ImageSet, name: str, epoch: int, view: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        return self._forward(map(view, self.feed.evaluation(images, f"evaluation/{name}", epoch)))
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -533,10 +595,18 @@ class Run:
                 self.history["validation"]["loss"][-1],
             ),
             flip_averaged=(
-                self._average_flips(logits, shown) if self.config.evaluation.flip_averaged else None
+                self._average_views(logits, shown, shifts=False)
+                if self.config.evaluation.flip_averaged
+                else None
+            ),
+            crop_averaged=(
+                self._average_views(logits, shown, shifts=True)
+                if self.config.evaluation.crop_averaged
+                else None
             ),
         )
-        trained = self.epoch * len(self.inputs.train)
+        epochs, images = range(1, self.epoch + 1), len(self.inputs.train)
+        trained = sum(images_in_epoch(self.config, images, epoch) for epoch in epochs)
         alone = self.device.type == "cpu"  # on a card, several runs share a process
         timing = Timing(
             train_s=round(self.seconds["train"], 3),
@@ -553,6 +623,18 @@ def _start_average(config: RunConfig, model: nn.Module) -> AveragedModel:
     assert config.average is not None
     average = get_ema_multi_avg_fn(config.average.decay)
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
+def _mirror(batch: Tensor) -> Tensor:
+    return batch.flip(3)
+
+
+def _shift(batch: Tensor, by: int, mirrored: bool = False) -> Tensor:
+    """Images (n, 3, h, w) shifted diagonally by a pixel, their borders reflected."""
+    padded = nn.functional.pad(batch, (1, 1, 1, 1), mode="reflect")
+    height, width = batch.shape[2:]
+    moved = padded[:, :, 1 + by : 1 + by + height, 1 + by : 1 + by + width]
+    return moved.flip(3) if mirrored else moved
 
 
 def _copy_weights(model: nn.Module) -> dict[str, Tensor]:

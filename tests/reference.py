@@ -52,17 +52,30 @@ def run(config: Any, inputs: Any, pretrained: dict[str, Any]) -> Outcome:
     best = {"validation": -1, "test": -1}
     taken = 0
     steps = math.ceil(len(inputs.train) / config.batch_size)
+    hardness = [math.inf] * len(inputs.train)  # loss of each image when it was seen last
     for epoch in range(config.epochs + 1):
         losses, rate = [], None
         torch.manual_seed(seed_of(config, "dropout", epoch))
         model.train()
-        for images, labels in batches(config, inputs, epoch) if epoch else ():
+        seen = batches(config, inputs, epoch, hardness)
+        parts = list(seen) if epoch else []
+        for number, (images, labels, chosen) in enumerate(parts):
+            taken = (epoch - 1) * steps + math.floor(number * steps / len(parts))
             counts = [correct[0] for correct in out.correct["validation"][1:]]
             accuracy = [100 * count / len(inputs.validation) for count in counts]
             rate = rate_at(config, taken, config.epochs * steps, accuracy)
-            losses.append(step(images, labels, rate))
+            each = step(images, labels, rate)
+            losses.append(step.loss)
+            for k, loss in zip(chosen, each, strict=True):
+                hardness[k] = loss
             taken += 1
-            if config.average and taken % config.average.every == 0:
+            if config.average and config.average.lookahead:
+                if taken % config.average.every == 0:
+                    kept = config.average.decay * (taken / (config.epochs * steps)) ** 3
+                    both = zip(average or first, state(model), strict=True)
+                    average = [kept * old + (1 - kept) * new for old, new in both]
+                    load(model, average)
+            elif config.average and taken % config.average.every == 0:
                 decay = 0.0 if average is None else config.average.decay
                 average = [
                     decay * old + (1 - decay) * new
@@ -144,7 +157,10 @@ def draw(config: Any, count: int, purpose: str, epoch: int) -> list[dict[str, An
     ]
 
 
-def batches(config: Any, inputs: Any, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    config: Any, inputs: Any, epoch: int, hardness: list[float] | None = None
+) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+    """Images, labels and places of each batch, without the images of least ``hardness``."""
     count = len(inputs.train)
     order = list(range(count))
     if config.protocol.shuffle:
@@ -154,10 +170,14 @@ def batches(config: Any, inputs: Any, epoch: int) -> Iterator[tuple[Tensor, Tens
     if config.augmentation.alternating_flip:
         for one, at_first in zip(draws, draw(config, count, "augmentation", 1), strict=True):
             one["flip"] = at_first["flip"] == (epoch % 2 == 1)
-    for start in range(0, count, config.batch_size):
+    if config.progressive_dropping:
+        share = config.progressive_dropping * (epoch - 1) / (config.epochs - 1)
+        hardest = sorted(range(count), key=lambda k: -hardness[k])[: round(count * (1 - share))]
+        order = [k for k in order if k in hardest]
+    for start in range(0, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
         images = [see(config, inputs, inputs.train.images[k], draws[k]) for k in chosen]
-        yield torch.stack(images), inputs.train.labels[chosen]
+        yield torch.stack(images), inputs.train.labels[chosen], chosen
 
 
 def see(config: Any, inputs: Any, image: Tensor, drawn: dict[str, Any] | None) -> Tensor:
@@ -254,6 +274,12 @@ def build(config: Any, inputs: Any, pretrained: dict[str, Any]) -> nn.Module:
         model[-1].weight *= settings.last_layer_scale
         for stage in (2, 3, 4):
             model[stage].second[1].weight *= settings.branch_scale
+        if settings.partial_identity:
+            for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]:
+                if conv.kernel_size == (3, 3):
+                    for k in range(conv.in_channels):
+                        conv.weight[k] = 0
+                        conv.weight[k, k, 1, 1] = 1
     if settings.whitening:
         images = [see(config, inputs, image, None) for image in inputs.train.images]
         whiten(model[0][0], torch.stack(images), settings.whitening.frozen)
@@ -335,7 +361,7 @@ class Rounded:
 
 
 class Step:
-    """One step of training on a batch; gives its loss."""
+    """One step of training on a batch; gives the loss of each image, without smoothing."""
 
     def __init__(self, config: Any, model: nn.Module, rounding: Rounding):
         self.config, self.model, self.rounding = config, model, rounding
@@ -343,17 +369,17 @@ class Step:
         self.muon = config.optimizer if config.optimizer.name == "muon" else None
         self.filters = [p for p in trained if self.muon and p.ndim == 4]
         self.momenta = [torch.zeros_like(p) for p in self.filters]
-        decayed, free = [], []
+        norms = [m.bias for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        factor = config.batch_norm_bias_factor
+        groups = []
         for p in trained:
             if not (self.muon and p.ndim == 4):
-                (decayed if config.decayed == "all" or p.ndim > 1 else free).append(p)
-        groups = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": free, "weight_decay": 0.0},
-        ]
+                decay = config.weight_decay if config.decayed == "all" or p.ndim > 1 else 0.0
+                times = factor if any(p is bias for bias in norms) else 1
+                groups.append({"params": [p], "weight_decay": decay / times, "times": times})
         self.plain = plain_optimizer(self.muon.rest if self.muon else config.optimizer, groups)
 
-    def __call__(self, images: Tensor, labels: Tensor, rate: float) -> float:
+    def __call__(self, images: Tensor, labels: Tensor, rate: float) -> list[float]:
         logs = self.model(images).log_softmax(1)
         smoothing = self.config.label_smoothing
         targets = functional.one_hot(labels, 10) * (1 - smoothing) + smoothing / 10
@@ -361,12 +387,13 @@ class Step:
         self.model.zero_grad()
         loss.backward()
         for group in self.plain.param_groups:
-            group["lr"] = rate * (self.muon.rest_factor if self.muon else 1)
+            group["lr"] = rate * (self.muon.rest_factor if self.muon else 1) * group["times"]
         self.plain.step()
         with torch.no_grad():
             for filters, momentum in zip(self.filters, self.momenta, strict=True):
                 self.turn(filters, momentum, rate)
-        return loss.item()
+        self.loss = loss.item()
+        return functional.nll_loss(logs, labels, reduction="none").tolist()
 
     def turn(self, filters: Tensor, momentum: Tensor, rate: float) -> None:
         """A step of Muon."""
@@ -437,14 +464,22 @@ def rate_at(config: Any, step: int, steps: int, accuracy: list[float]) -> float:
 def evaluate(
     config: Any, inputs: Any, model: nn.Module, name: str, epoch: int
 ) -> tuple[Tensor, int]:
-    """Logits (n, 10) of a set, and how many images are correct with those of their mirror image."""
+    """Logits (n, 10) of a set, and how many images are correct with those of their other views."""
     model.eval()
     images = see_all(config, inputs, name, epoch)
     logits = model(images)
-    if not config.evaluation.flip_averaged:
+    views = [images, images.flip(3)]
+    if config.evaluation.crop_averaged:
+        for shift in (0, 2):
+            moved = functional.pad(images, (1,) * 4, "reflect")
+            moved = moved[:, :, shift : shift + images.shape[2], shift : shift + images.shape[3]]
+            views += [moved, moved.flip(3)]
+    elif not config.evaluation.flip_averaged:
         return logits, 0
     labels = getattr(inputs, name).labels
-    return logits, count_correct(logits + model(images.flip(3)), labels)[0]
+    weights = [0.25, 0.25] + [0.125] * (len(views) - 2)  # half for the images as they are
+    both = sum(weight * model(view) for weight, view in zip(weights, views, strict=True))
+    return logits, count_correct(both, labels)[0]
 
 
 def see_all(config: Any, inputs: Any, name: str, epoch: int) -> Tensor:

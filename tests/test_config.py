@@ -130,6 +130,7 @@ LATER = {
         {"whitening": {"frozen": True}},
         {"whitening": {"frozen": False}},
         {"batch_norm_momentum": 0.2},
+        {"partial_identity": True},
     ],
     "label_smoothing": [0.1],
     "optimizer": [
@@ -147,8 +148,15 @@ LATER = {
         {"name": "triangular", "start": 0.2, "peak": 0.25, "final": 0.0},
         {"name": "triangular", "start": 0.2, "peak": 0.25, "final": 0.1},
     ],
-    "average": [{"decay": 0.9}, {"decay": 0.99}, {"decay": 0.9, "every": 5}],
-    "evaluation": [{"flip_averaged": True}],
+    "batch_norm_bias_factor": [64.0],
+    "average": [
+        {"decay": 0.9},
+        {"decay": 0.99},
+        {"decay": 0.9, "every": 5},
+        {"decay": 0.9, "lookahead": True},
+    ],
+    "progressive_dropping": [0.3],
+    "evaluation": [{"flip_averaged": True}, {"crop_averaged": True}],
 }
 """What a run can say since engine 2 was recorded, each with values that are no default."""
 

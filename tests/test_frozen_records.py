@@ -35,6 +35,11 @@ LATER = {
     "decayed": "all",
     "average": None,
     "evaluation.flip_averaged": False,
+    "model.partial_identity": False,
+    "batch_norm_bias_factor": 1.0,
+    "average.lookahead": False,
+    "progressive_dropping": 0.0,
+    "evaluation.crop_averaged": False,
 }
 
 

@@ -87,6 +87,7 @@ MODEL = record(
     branch_scale=POSITIVE_SHARE,
     whitening=st.none() | record(frozen=st.booleans()),
     batch_norm_momentum=POSITIVE_SHARE,
+    partial_identity=st.booleans(),
 )
 BASE_OPTIMIZER = st.one_of(
     record(name=st.just("sgd"), momentum=BELOW_ONE, nesterov=st.booleans()),
@@ -147,6 +148,7 @@ def make_consistent(content: dict[str, Any]) -> dict[str, Any]:
     else:
         content["dropout"] = 0.0
         model |= {"last_layer_scale": 1.0, "branch_scale": 1.0, "whitening": None}
+        model |= {"partial_identity": False}
     images, batch = content["data"]["train_size"], content["batch_size"]
     if model["name"] != "residual" and (batch == 1 or images % batch == 1):
         content["batch_size"] = images
@@ -174,7 +176,9 @@ CONFIGS = record(
     weight_decay=st.floats(0, 10),
     decayed=st.sampled_from(["all", "weights"]),
     schedule=SCHEDULE,
-    average=st.none() | record(decay=BELOW_ONE, every=st.integers(1, 50)),
+    batch_norm_bias_factor=st.sampled_from([1.0, 64.0]),
+    average=st.none() | record(decay=BELOW_ONE, every=st.integers(1, 50), lookahead=st.booleans()),
+    progressive_dropping=BELOW_ONE,
     batch_size=st.integers(1, 50_000),
     epochs=st.integers(1, 10_000),
     early_stopping=st.none() | st.integers(1, 500),
@@ -183,6 +187,7 @@ CONFIGS = record(
         train_every=st.integers(0, 9),
         test_every=st.integers(0, 9),
         flip_averaged=st.booleans(),
+        crop_averaged=st.booleans(),
     ),
     precision=st.sampled_from(["fp32", "bf16"]),
     seed=st.integers(0, 2**32 - 1),

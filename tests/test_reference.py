@@ -109,6 +109,14 @@ OPTIMIZERS = {
         "decayed": "weights",
     },
     "decay of weights": {"decayed": "weights", "weight_decay": 0.1},
+    "fast biases": {"weight_decay": 0.1, "batch_norm_bias_factor": 8.0},
+    "fast biases beside Muon": {
+        "optimizer": MUON,
+        "learning_rate": 0.02,
+        "weight_decay": 0.1,
+        "decayed": "weights",
+        "batch_norm_bias_factor": 8.0,
+    },
 }
 
 # So that the last batch norms see 16 values of a channel or more; with a few, they are steep.
@@ -127,10 +135,12 @@ NETWORKS = {
         "model": RESIDUAL
         | {"last_layer_scale": 0.14, "branch_scale": 0.1, "batch_norm_momentum": 0.4},
     },
+    "partial identity": {"model": RESIDUAL | {"partial_identity": True}},
     "whitening": {"model": RESIDUAL | {"whitening": {"frozen": False}}},
     "frozen whitening": {"model": RESIDUAL | {"whitening": {"frozen": True}}},
     "average": {"average": {"decay": 0.6, "every": 2}},
     "average of every step": {"average": {"decay": 0.6}},
+    "lookahead": {"average": {"decay": 0.8, "every": 2, "lookahead": True}, "epochs": 2},
 }
 
 VIEWS = {
@@ -197,6 +207,15 @@ LOSSES_AND_RATES = {
         "epochs": 2,
     },
     "early stopping": {"early_stopping": 1, "learning_rate": 1e-12, "epochs": 9},
+    "progressive dropping": {
+        "progressive_dropping": 0.5,
+        "label_smoothing": 0.2,
+        "schedule": {"name": "triangular", "start": 0.2, "peak": 0.3, "final": 0.05},
+        "batch_size": 2,
+        "learning_rate": 1e-4,
+        "epochs": 3,
+    },
+    "six views": {"evaluation": {"train_every": 0, "test_every": 1, "crop_averaged": True}},
     "evaluation": {
         "evaluation": {"train_every": 2, "test_every": 0, "flip_averaged": True},
         "epochs": 2,
@@ -277,8 +296,7 @@ def test_fit_is_a_plain_loop_in_float64(name, inputs, pretrained):
         assert chosen["last"] == len(expected.learning_rate) - 1
         for rule in ("validation", config.protocol.selection):
             assert chosen[rule] == expected.chosen[rule]
-        if config.evaluation.flip_averaged:
-            averaged = fitted.result.flip_averaged
+        if averaged := fitted.result.flip_averaged or fitted.result.crop_averaged:
             assert averaged["validation"] == expected.mirrored[expected.shown]["validation"]
             assert averaged["test"] == expected.mirrored[expected.shown]["test"]
     shown = fitted.result.predictions.epoch
@@ -326,8 +344,9 @@ def test_images_are_those_of_torchvision_and_pillow(name, inputs):
         feed = training.Feed(config, inputs, channels_last=False)
         for epoch in (1, 2) if augmented else ():
             pairs = zip(feed.training(epoch), reference.batches(config, inputs, epoch), strict=True)
-            for (images, labels), (expected, expected_labels) in pairs:
+            for (images, labels, where), (expected, expected_labels, places) in pairs:
                 assert torch.equal(labels, expected_labels)
+                assert where.tolist() == places
                 assert_same_images(images, expected)
         evaluated = torch.cat(list(feed.evaluation(inputs.test, "evaluation/test", 1)))
         assert_same_images(evaluated, reference.see_all(config, inputs, "test", 1))

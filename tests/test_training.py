@@ -91,7 +91,7 @@ def test_the_first_published_loss_is_8_23():
     except DataError as error:
         pytest.skip(f"CIFAR-10 is not here: {error}")
     feed = training.Feed(run, inputs, channels_last=False)
-    images, labels = next(feed.training(epoch=1))
+    images, labels, _ = next(feed.training(epoch=1))
     model = build_model(run.model, 0.0, seed=42).train()
     loss = nn.functional.cross_entropy(model(images), labels).item()
     assert loss == pytest.approx(8.23, abs=0.005)
@@ -208,6 +208,13 @@ OPTIONS = {
         "learning_rate": 0.1,
         "average": {"decay": 0.9, "every": 2},
         "model__whitening": {"frozen": True},
+    },
+    "lookahead and dropped images": {
+        "model__partial_identity": True,
+        "average": {"decay": 0.9, "every": 2, "lookahead": True},
+        "batch_norm_bias_factor": 8.0,
+        "progressive_dropping": 0.5,
+        "evaluation__crop_averaged": True,
     },
     "muon and adamw": {
         "optimizer": {

@@ -53,11 +53,13 @@ MOMENTS = {
 
 def supports(config: RunConfig) -> bool:
     """Whether a program can carry out a run: not with Muon, not where some parameters alone
-    decay, and not where weights are averaged."""
+    decay or have another rate, not where weights are averaged or images left out."""
     return (
         not isinstance(config.optimizer, MuonConfig)
         and config.decayed == "all"
+        and config.batch_norm_bias_factor == 1
         and config.average is None
+        and not config.progressive_dropping
     )
 
 

@@ -30,7 +30,7 @@ SETTINGS = (
 
 OUTCOMES = (
     "trained", "epoch", "time_s", *(f"{s}_top{k}" for s in SPLITS for k in (1, 2, 3)), "gap",
-    "flip_top1",
+    "flip_top1", "crop_top1",
 )  # fmt: skip
 
 
@@ -47,8 +47,8 @@ def tabulate_runs(
     them, ``epochs`` as configured, ``seed``, ``run_id``, ``state``; then ``trained`` epochs, the
     chosen ``epoch``, ``time_s``, top-1 to 3 of each set at that epoch (``test_top1``), ``gap``,
     training less test top-1, and, where it was asked for, ``flip_top1``, test top-1 by the mean
-    logits of each image and its mirror image. ``protocol`` is the scale's, ``running`` the ids of
-    runs in training.
+    logits of each image and its mirror image, and ``crop_top1``, by those of six views.
+    ``protocol`` is the scale's, ``running`` the ids of runs in training.
     """
     rows = []
     for condition in conditions:
@@ -89,8 +89,10 @@ def _outcomes(record: "RunRecord") -> dict[str, Any]:
     row["epoch"] = record.reported_epoch
     row |= {f"{split}_top{k}": record.accuracy(split, k) for split in SPLITS for k in (1, 2, 3)}
     row |= {"gap": row["train_top1"] - row["test_top1"]}
-    if averaged := record.result.flip_averaged:
-        row["flip_top1"] = 100 * averaged.test / record.result.history.test.images
+    result = record.result
+    for name, averaged in (("flip", result.flip_averaged), ("crop", result.crop_averaged)):
+        if averaged:
+            row[f"{name}_top1"] = 100 * averaged.test / result.history.test.images
     return row
 
 

@@ -85,7 +85,7 @@ def work(config: RunConfig) -> float:
     size = config.resize.crop if config.resize else 32
     forward = FORWARD_GFLOP[config.model.name] * (size / 32) ** 2
     data, evaluation = config.data, config.evaluation
-    images = 3.0 * config.epochs * data.train_size
+    images = 3.0 * config.epochs * data.train_size * (1 - config.progressive_dropping / 2)
     for every, count in (
         (evaluation.train_every, data.train_size),
         (1, data.validation_size),

@@ -194,6 +194,7 @@ class Result(Strict):
     chosen: dict[Literal["validation", "test", "last"], int]  # epoch, by each selection rule
     predictions: Predictions
     flip_averaged: FlipAveraged | None = None  # from the weights of the predictions; if asked for
+    crop_averaged: FlipAveraged | None = None  # the same with both shifted by a pixel, too
     diverged: bool = False  # did the last epoch's training or validation loss cease to be finite?
 
 
@@ -256,9 +257,9 @@ class RunRecord(Strict):
             _require(split.images == counted == images, f"as many {name} images as configured")
             reported = (c[self.reported_epoch] for c in (split.top1, split.top2, split.top3))
             _require(None not in reported, f"{name} accuracies at the reported epoch")
-            if result.flip_averaged and name != "train":
-                averaged = getattr(result.flip_averaged, name)
-                _require(averaged <= images, f"no more correct {name} images than there are")
+            for averaged in filter(None, (result.flip_averaged, result.crop_averaged)):
+                right = getattr(averaged, name, 0)  # none of the training images
+                _require(right <= images, f"no more correct {name} images than there are")
         _require(None not in history.validation.top1, "a validation accuracy after every epoch")
         if self.engine >= AGREEING:
             self._agrees()
