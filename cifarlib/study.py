@@ -12,9 +12,9 @@ import copy
 import itertools
 import json
 import math
-import operator
 import re
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -95,7 +95,8 @@ class Stage(Strict):
     fixed: dict[str, Any] = Field(default={})
     grid: dict[str, list[Any]] = Field(default={})
     list_: list[dict[str, Any]] = Field(default=[], alias="list")
-    cumulated: bool = False  # each item of the list adds to the ones before
+    # Each item of the list adds to the ones before; one with ``kept: false`` is tried and dropped.
+    cumulated: bool = False
     at: dict[str, dict[str, Any]] = Field(default={})  # by scale of params/; epochs as they stand
 
 
@@ -410,6 +411,16 @@ def _at_scale(
     return conditions
 
 
+def _list_items(stage: Stage) -> Iterator[dict[str, Any]]:
+    """The settings of each item of a stage's list, with those of the kept ones before it."""
+    kept: dict[str, Any] = {}
+    for item in stage.list_ or [{}]:
+        settings = kept | {key: value for key, value in item.items() if key != "kept"}
+        yield settings
+        if stage.cumulated and item.get("kept", True):
+            kept = settings
+
+
 def _stage_points(
     study: Study,
     name: str,
@@ -436,10 +447,7 @@ def _stage_points(
         dict(zip(stage.grid, values, strict=True))
         for values in itertools.product(*stage.grid.values())
     ]
-    items = stage.list_ or [{}]
-    if stage.cumulated:
-        items = list(itertools.accumulate(items, operator.or_))
-    points = [item | point for item in items for point in points]
+    points = [item | point for item in _list_items(stage) for point in points]
     found: list[tuple[int, dict[str, Any], dict[str, Any]]]
     if stage.from_ is None:
         found = [
