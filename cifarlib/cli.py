@@ -358,19 +358,23 @@ def _generalise(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from cifarlib.report import difference, since
+    from cifarlib.report import difference
 
     first, second = map(difference.read, (options.first, options.second))
-    sections = difference.compare(first, second)
-    for line in difference.tell(sections, 0 if options.all else difference.SHOWN):
-        print(line)
-    if changes := since.compare(since.take(first), since.take(second)):
-        print("In short")
-        for chapter, lines in sorted(changes.items()):
-            print("\n".join(f"  {f'{chapter}: ' if chapter else ''}{line}" for line in lines))
-    for line in difference.missing_pages(first, second):
-        print(line, file=sys.stderr)
-    return 1 if sections else 0
+    changes = difference.compare(first, second)
+    lines = difference.tell(changes, 0 if options.all else difference.LISTED)
+    if summary := difference.sum_up(first, second):
+        lines.append("In short")
+        lines += [
+            f"  {chapter or 'in all'}: {s}"
+            for chapter, said in sorted(summary.items())
+            for s in said
+        ]
+    print("\n".join(lines))
+    for place, shown in ((options.first, first), (options.second, second)):
+        if not shown.page:
+            print(f"{place} has no report.html: only records are compared", file=sys.stderr)
+    return 1 if changes else 0
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -1,188 +1,245 @@
-"""The difference of two builds, from their records and their pages."""
+"""What differs between two builds, and between a report and the render before it."""
 
-import re
 import shutil
 
+import nbformat
 import pytest
-from conftest import make_record
+from conftest import TINY, make_record, tiny_conditions, tiny_store
 
-from cifarlib import cli
-from cifarlib.errors import ConfigError
-from cifarlib.report import assembly, difference, front
+from cifarlib import cli, report
+from cifarlib.report import difference, since
+from cifarlib.report.difference import FRONT, Shown, Table
+from cifarlib.runs import grids
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
-
-@pytest.fixture(scope="module")
-def build(report, tmp_path_factory):
-    """A page of one of the report's chapters, for speed, over the records of four runs."""
-    folder = tmp_path_factory.mktemp("builds") / "first"
-    recorded = open_results("smoke", [], report)
-    (folder / "runs").mkdir(parents=True)
-    for condition in recorded.conditions[:4]:
-        shutil.copy(recorded.store.run_path(condition.run_id), folder / "runs")
-    told = front.describe(open_results("smoke", [], folder), "--scale smoke")
-    chapter = report / "notebooks" / "03_stage2.ipynb"
-    assembly.assemble([chapter], folder / "report.html", told, partial=True)
-    return folder
+CHAPTER = "02_stage1.ipynb"
+CLAIM = "Rate_decides (V)"
 
 
-@pytest.fixture(scope="module")
-def conditions():
-    return open_results("smoke", []).conditions
-
-
-@pytest.fixture
-def other(build, tmp_path):
-    return shutil.copytree(build, tmp_path / "second")
-
-
-def find(sections, title):
-    return next((s.changes for s in sections if s.title == title), [])
-
-
-def compare(first, second):
-    return difference.compare(difference.read(first), difference.read(second))
-
-
-def edit(folder, old, new, behind=""):
-    """Replace a text of the page once, where it follows another."""
-    page = folder / "report.html"
-    before, mark, text = page.read_text(encoding="utf-8").rpartition(behind or "<html")
-    assert old in text
-    page.write_text(before + mark + text.replace(old, new, 1), encoding="utf-8")
-
-
-def test_a_build_does_not_differ_from_its_copy(build, other, capsys):
-    assert cli.main(["diff", str(build), str(other)]) == 0
-    assert capsys.readouterr().out == "no difference\n"
-
-
-def test_a_page_holds_tables_figures_and_runs(build, conditions):
-    page = difference.read(build / "report.html")
-    assert page.records is None
-    assert "XIII" in page.tables
-    assert [c for c in page.tables["XIII"].columns if c in ("Test, paper", "Test, ours")] == [
-        "Test, paper",
-        "Test, ours",
-    ]
-    assert all(len(row) == len(page.tables["XIII"].columns) for row in page.tables["XIII"].rows)
-    assert page.figures
-    assert set(page.runs) == {c.run_id for c in conditions}
-    assert page.origin["Engine"]
-
-
-def test_runs_that_came_went_and_changed_are_named(build, other, conditions):
-    store = RecordStore(other)
-    first, second = conditions[:2]
-    store.run_path(first.run_id).unlink()
-    added = make_record(next(c for c in conditions if c.name == "stage3/3"))
-    store.write(added)
-    old, new = store.read_run(second.run_id), make_record(second)
-    store.write(new)
-    sections = compare(build, other)
-    runs = find(sections, "Runs")
-    assert f"only in the first: {first.name} ({first.run_id[:8]})" in runs
-    assert any(line.startswith("only in the second: stage3/3") for line in runs)
-    told = " → ".join(f"{record.accuracy('test'):.2f} %" for record in (old, new))
-    assert f"{second.name} ({second.run_id[:8]}): test {told}" in runs
-    (told,) = (line for line in find(sections, "Versions and devices") if "device:" in line)
-    both = sorted((old.provenance.device, new.provenance.device))
-    assert told == f"device: {old.provenance.device} → {', '.join(both)}"
-
-
-def test_other_provenance_alone_is_no_other_result(build, other):
-    store = RecordStore(other)
-    record = store.read_run(store.run_ids()[0])
-    later = record.provenance.model_copy(update={"finished": "2026-01-01T00:00:00+00:00"})
-    store.write(record.model_copy(update={"provenance": later}))
-    assert compare(build, other) == []
-
-
-def test_a_changed_cell_is_told_by_row_and_column(build, other):
-    table = difference.read(build).tables["XIII"]
-    column = table.columns.index("Test, ours")
-    row = next(r for r in table.rows if r[column] not in ("pending", "–"))
-    edit(other, f">{row[column]}<", ">99.9<")
-    changes = find(compare(build, other), "Tables")
-    assert len(changes) == 1
-    assert changes[0].startswith("Table ")
-    assert changes[0].endswith(f"{row[column]} → 99.9")
-
-
-def test_a_page_that_is_cut_off_is_refused(other, capsys):
-    page = other / "report.html"
-    page.write_bytes(page.read_bytes().rpartition(b"</body>")[0])
-    assert cli.main(["diff", str(other), str(other)]) == 2
-    assert f"{page} is damaged; make it again" in capsys.readouterr().err
-
-
-def test_changed_figures_and_origins_are_told(build, other):
-    edit(other, "fill: var(--page)", "fill: red")
-    (torch,) = {
-        record.provenance.versions["torch"]
-        for record in RecordStore(build).read_runs(RecordStore(build).run_ids())[0].values()
-    }
-    edit(other, f"torch {torch}", "torch 9.9.9", behind="<dt>Versions</dt>")
-    sections = compare(build, other)
-    assert len(find(sections, "Figures")) == 1
-    assert find(sections, "Figures")[0].endswith("is drawn differently")
-    (told,) = find(sections, "Provenance")
-    assert re.fullmatch(rf"Versions: .*torch {re.escape(torch)}.* → .*torch 9\.9\.9.*", told)
-
-
-def test_verdicts_are_told_by_claim():
-    columns = ["No.", "Claim", "Paper", "Ours", "Verdict"]
-    pages = [
-        difference.Build("", page=True, tables={"C2": difference.Table(columns, [row])})
-        for row in (
-            ["1", "Rate decides (§V)", "0.9", "0.8", "held"],
-            ["1", "Rate decides (§V)", "0.9", "0.1", "failed"],
-        )
-    ]
-    (section,) = difference.compare(*pages)
-    assert section == difference.Section(
-        "Verdicts", ["Rate decides (§V): held (0.8) → failed (0.1)"]
+def show(test="80.0", said="pending", runs=("a",), torch="2.11", figure="drawing 1", **tables):
+    """One table, figure and claim of a chapter, with an accuracy of 1,000 test images."""
+    table = Table(
+        columns=("Run", "Test, paper", "Test, ours", "Epoch"), rows=(("1", "90.0", test, "3"),)
+    )
+    return Shown(
+        images=1000,
+        names={run: f"stage1-daa1/{run}" for run in runs},
+        texts={
+            "Runs": dict.fromkeys(runs, "test 80.00 %"),
+            "Versions and devices": {"torch": torch},
+            "Verdicts": {CLAIM: said},
+            "Figures": {"Figure 5": figure},
+        },
+        tables={"VII": table} | tables,
+        chapters={"VII": CHAPTER, CLAIM: CHAPTER, "Figure 5": CHAPTER},
     )
 
 
-def test_much_is_cut_unless_all_is_asked_for(build, other, capsys):
-    shutil.rmtree(other / "runs")
-    (other / "runs").mkdir()
-    assert cli.main(["diff", str(build), str(other)]) == 1
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "Runs: 4"
-    sections = [difference.Section("Tables", [f"cell {n}" for n in range(20)])]
-    assert difference.tell(sections)[-1] == "  … and 8 more (--all)"
-    assert len(difference.tell(sections, 0)) == 21
+def changes(first, second):
+    return [str(change) for change in difference.compare(first, second)]
 
 
-def test_without_a_page_only_records_are_compared(build, other, capsys):
-    (other / "report.html").unlink()
-    assert cli.main(["diff", str(build), str(other)]) == 0
-    assert f"{other} has no report.html" in capsys.readouterr().err
+# ---------------------------------------------------------------------------------------------
+# Made-up pages
+# ---------------------------------------------------------------------------------------------
 
 
-def test_records_and_a_page_have_nothing_to_compare(build, other, capsys):
-    (other / "report.html").unlink()
-    for pair in ((build / "report.html", other), (other, build / "report.html")):
-        assert cli.main(["diff", *map(str, pair)]) == 2
-        (said,) = capsys.readouterr().err.splitlines()
-        assert "nothing in common to compare" in said
-        assert f"{other} has no report.html" in said
+def test_equal_pages_do_not_differ():
+    assert difference.compare(show(), show()) == []
+    assert difference.tell([]) == ["no difference"]
+    assert difference.sum_up(show(), show()) == {}
 
 
-@pytest.mark.parametrize("made", ["nothing", "folder", "page", "record"])
-def test_what_is_no_build_is_refused(build, tmp_path, made, capsys):
-    place = tmp_path / "place"
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"test": "80.1"}, "Table VII, row 1, Test, ours: 80.0 → 80.1"),
+        ({"said": "held"}, f"{CLAIM}: pending → held"),
+        ({"torch": "2.12"}, "torch: 2.11 → 2.12"),
+        ({"figure": "drawing 2"}, "Figure 5: drawing 1 → drawing 2"),
+        ({"runs": ()}, "stage1-daa1/a (a): test 80.00 % → absent"),
+        ({"IX": Table(columns=("Run",), rows=())}, "Table IX: absent → shown"),
+    ],
+)
+def test_each_kind_of_change_is_told(changed, told):
+    assert changes(show(), show(**changed)) == [told]
+
+
+def test_rows_are_known_by_as_many_cells_as_tell_them_apart():
+    rows = [("sgd", "32", "1.0"), ("sgd", "64", "2.0")]
+    tables = [
+        Table(columns=("Optimizer", "Batch", "Test"), rows=(rows[0], (*rows[1][:2], value)))
+        for value in ("2.0", "3.0")
+    ]
+    found = changes(show(X=tables[0]), show(X=tables[1]))
+    assert found == ["Table X, row sgd, 64, Test: 2.0 → 3.0"]
+
+
+def test_much_is_cut_unless_all_is_asked_for():
+    found = [difference.Change("Tables", f"cell {n}", "1", "2") for n in range(20)]
+    assert difference.tell(found)[0] == "Tables: 20"
+    assert difference.tell(found)[-1] == "  … and 8 more (--all)"
+    assert len(difference.tell(found, 0)) == 21
+
+
+def test_a_number_moves_by_more_than_noise_or_does_not():
+    noise = 1.96 * (2 * 0.8 * 0.2 / 1000) ** 0.5 * 100  # 3.5 points
+    assert difference.sum_up(show(), show(test=f"{80 + noise - 0.1:.1f}")) == {}
+    assert difference.sum_up(show(), show(test="84.0")) == {
+        CHAPTER: ["moved by more than noise: Table VII, row 1, Test, ours: 80.0 → 84.0 (+4.0)"],
+        FRONT: ["1 number moved by more than noise"],
+    }
+
+
+def test_runs_verdicts_versions_and_what_was_pending_are_summed_up():
+    before = show(test="pending")
+    found = difference.sum_up(before, show(said="held", runs=("a", "b"), torch="2.12"))
+    assert found[CHAPTER] == ["1 number no longer pending", f"{CLAIM}: pending → held"]
+    assert found[FRONT] == [
+        "1 run added (stage1-daa1 1)", "1 number no longer pending", "1 verdict changed",
+        "torch: 2.11 → 2.12",
+    ]  # fmt: skip
+
+
+def test_what_is_kept_is_what_was_rendered_from_other_records(tmp_path):
+    path = tmp_path / "rendered.json"
+    first, second = show(), show(test="84.0")
+    assert since.find_changes(path, first) == {}
+    since.keep(path, first)
+    for _ in range(2):  # again from the same records: the same
+        assert since.find_changes(path, second) == difference.sum_up(first, second)
+        since.keep(path, second)
+    assert since.find_changes(path, first) == difference.sum_up(second, first)
+    path.write_text("[{")
+    assert since.find_changes(path, second) == {}
+
+
+def test_changes_end_their_chapter_and_the_title_page():
+    cells = [nbformat.v4.new_markdown_cell(f"cell {n}") for n in range(3)]
+    for cell, name in zip(cells, ("a.ipynb", "a.ipynb", "b.ipynb"), strict=True):
+        cell.metadata["notebook"] = name
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    since.insert(notebook, {"a.ipynb": ["x_y moved"], FRONT: ["1 run added"]})
+    sources = [cell.source for cell in notebook.cells]
+    assert sources == [
+        "cell 0", "**Since the last render**\n\n- 1 run added", "cell 1",
+        "## Since the last render\n\n- x\\_y moved", "cell 2",
+    ]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------
+# Builds
+# ---------------------------------------------------------------------------------------------
+
+
+def write_page(folder, shown):
+    folder.mkdir(exist_ok=True)
+    page = b"<html><body></script></body></html>"
+    (folder / "report.html").write_bytes(difference.embed(page, shown))
+    return folder / "report.html"
+
+
+def test_a_page_holds_what_it_shows(tmp_path):
+    shown = show(said="</script></html>")
+    path = write_page(tmp_path, shown)
+    assert difference.read(path) == shown
+    assert path.read_bytes().count(b"</script>") == 2
+
+
+def test_runs_without_a_page_are_named_by_their_conditions(tmp_path, capsys):
+    smoke = open_results("smoke", (), tmp_path).conditions
+    kept, gone = smoke[0], next(c for c in smoke if c.name == "stage3/3")
+    for name in ("first", "second"):
+        RecordStore(tmp_path / name).write(make_record(kept))
+    own = tiny_conditions("stage1-daa1/13", overrides=("epochs.40=2",))[0]  # of no scale
+    for condition in (gone, own):
+        RecordStore(tmp_path / "first").write(make_record(condition))
+    assert cli.main(["diff", str(tmp_path / "first"), str(tmp_path / "second")]) == 1
+    told = capsys.readouterr()
+    said = told.out.splitlines()
+    assert said[0] == "Runs: 2"
+    record = make_record(gone)
+    assert any(
+        line.startswith(f"  stage3/3 ({gone.run_id[:8]}): test {record.accuracy('test'):.2f} %")
+        for line in said
+    )
+    assert any(line.startswith("  residual, adamw, learning rate 0.001, ") for line in said)
+    assert "2 runs no longer recorded" in said[-1]
+    assert told.err.count("has no report.html: only records are compared") == 2
+
+
+def test_other_provenance_alone_is_no_other_result(tmp_path):
+    condition = open_results("smoke", (), tmp_path).conditions[0]
+    for name, changed in (("first", {}), ("second", {"finished": "2026-01-01T00:00:00+00:00"})):
+        RecordStore(tmp_path / name).write(make_record(condition, **changed))
+    first, second = (difference.read(tmp_path / name) for name in ("first", "second"))
+    assert difference.compare(first, second) == []
+
+
+@pytest.mark.parametrize("made", ["nothing", "folder", "page", "half a page", "record"])
+def test_what_is_no_build_is_refused(tmp_path, made, capsys):
+    good, place = write_page(tmp_path / "good", show()), tmp_path / "place"
     if made in ("folder", "record"):
         place.mkdir()
     if made == "page":
         place.write_text("<p>hello</p>")
+    if made == "half a page":
+        place.write_bytes(good.read_bytes()[:-9])
     if made == "record":
         (place / "runs").mkdir()
         (place / "runs" / "0123456789abcdef.json").write_text("{")
-    with pytest.raises(ConfigError):
-        difference.read(place)
-    assert cli.main(["diff", str(build), str(place)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert cli.main(["diff", str(good), str(place)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert str(place) in said
+
+
+# ---------------------------------------------------------------------------------------------
+# Rendered pages
+# ---------------------------------------------------------------------------------------------
+
+
+def test_a_report_holds_its_runs_tables_figures_and_verdicts(report, tmp_path, capsys):
+    shown = difference.read(report / "report.html")
+    recorded = open_results("smoke", (), report)
+    assert recorded.records.keys() <= shown.names.keys()
+    assert {"Test, paper", "Test, ours"} <= {*shown.tables["XIII"].columns}
+    assert all(shown.texts[kind] for kind in ("Verdicts", "Figures", "Versions and devices"))
+    assert shown.chapters["XIII"] == "03_stage2.ipynb"
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copy(report / "report.html", copy)
+    shutil.copytree(report / "runs", copy / "runs")
+    assert cli.main(["diff", str(report), str(copy)]) == 0
+    assert capsys.readouterr().out == "no difference\n"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A grid's page while it is pending, then recorded, then rendered again."""
+    folder = tmp_path_factory.mktemp("since")
+    store = tiny_store(folder)
+    results = open_results("smoke", TINY, folder)
+    name = grids.make_grid(results, "stage1-daa1/13", {"dropout": [0.0, 0.3]})
+    pages = []
+    for recorded in (False, True, True):
+        for condition in grids.open_study(results, name).conditions if recorded else ():
+            store.write(make_record(condition))
+        path = report.render("smoke", TINY, folder, study=name)
+        pages.append((path.read_bytes(), path.with_suffix(".pdf").read_bytes()))
+    return pages
+
+
+@pytest.mark.integration
+def test_a_page_says_what_has_changed_and_again_the_same(pages, tmp_path, capsys):
+    first, second, third = pages
+    assert b"Since the last render" not in first[0]
+    assert second[0].count(b"Since the last render") >= 2  # title page and chapter
+    assert b"<li>2 runs added (" in second[0]
+    assert second == third
+    for name, page in zip("ab", pages, strict=False):
+        (tmp_path / f"{name}.html").write_bytes(page[0])
+    assert cli.main(["diff", str(tmp_path / "a.html"), str(tmp_path / "b.html")]) == 1
+    said = capsys.readouterr().out.partition("In short\n")[2]
+    assert "  in all: 2 runs added (" in said
+    assert "  09_own.ipynb: " in said

@@ -20,8 +20,7 @@ import cifarlib
 from cifarlib import paths
 from cifarlib.checking import shown, suggest
 from cifarlib.errors import ConfigError, ReportError
-from cifarlib.report import since
-from cifarlib.report.difference import Build, read_page
+from cifarlib.report import difference, since
 from cifarlib.report.front import describe
 from cifarlib.report.notebooks import (
     check_parameters,
@@ -119,18 +118,17 @@ def render(
         front |= {"lead": LEAD} if study else {}
         paper = describe_paper(further.join(results, others), front, title)
         merged = _merge(executed)
-        html = make_page(merged, front, title=title, partial=bool(parts))
-        everything = further.join(results, others).every_record
-        shown_now = since.take(read_page(html.decode(), Build(str(page), everything), page))
+        names = {run["run_id"]: run["title"] for run in front["runs"]}
+        records = further.join(results, others).every_record.values()
+        shown_now = difference.take(merged, names, records)
         kept = results.store.state / f"rendered{suffix}.json"
         changes = since.find_changes(kept, shown_now)
-        for line in changes.get(since.FRONT, ()):
+        for line in changes.get(difference.FRONT, ()):
             tell(f"since the last render: {line}")
-        if provenance.is_tracked(page):  # what is published comes of its records alone
-            changes = {}
-        if changes:
+        if not provenance.is_tracked(page):  # what is published comes of its records alone
             merged = since.insert(merged, changes)
-            html = make_page(merged, front, title=title, partial=bool(parts))
+        html = make_page(merged, front, title=title, partial=bool(parts))
+        html = difference.embed(html, shown_now)
         pdf = typeset(merged, paper | {"partial": bool(parts)})
         write_atomically(page.with_suffix(".pdf"), pdf)
         write_atomically(page, html)
