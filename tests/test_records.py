@@ -68,26 +68,11 @@ def test_a_record_comes_back_as_it_was_written(store, conditions):
         written = make_record(condition)
         store.write(written)
         assert store.read_run(condition.run_id) == written
-
-
-def test_a_data_record_comes_back_as_it_was_written(store):
-    written = make_data_record("synthetic")
-    store.write(written)
-    assert store.read_data("synthetic") == written
-    assert store.read_data("cifar10") is None
-
-
-def test_no_record_is_none(store):
-    assert store.read_run("0123456789abcdef") is None
-    assert store.run_ids() == []
-
-
-def test_writing_again_replaces(store, conditions, record):
-    store.write(record)
-    newer = record.model_copy(update={"timing": make_record(conditions[0], train_s=1.0).timing})
-    store.write(newer)
-    assert store.read_run(record.run_id) == newer
-    assert store.run_ids() == [record.run_id]
+    data = make_data_record("synthetic")
+    store.write(data)
+    assert store.read_data("synthetic") == data
+    assert data.labels.tolist() == [i % 10 for i in range(2000)]
+    assert store.read_data("cifar10") is store.read_run("0123456789abcdef") is None
 
 
 def test_a_loss_that_is_no_number_is_stored_as_none(store, record):
@@ -136,17 +121,6 @@ def test_predictions_are_packed_and_unpacked(count):
     assert np.abs(packed.confidence - confidence).max() <= 0.5 / 255
     assert packed.weights.shape == (10, 7)
     assert np.abs(packed.weights - weights).max() <= 0.5001 * np.abs(weights).max() / 127
-
-
-@pytest.mark.parametrize("count", [0, 1, 10, 11])
-def test_classes_are_packed_and_unpacked(count):
-    classes = [(7 * i) % 10 for i in range(count)]
-    assert schema.unpack_classes(schema.pack_classes(classes), count).tolist() == classes
-
-
-def test_a_data_record_gives_the_labels_of_its_test_images():
-    data = make_data_record("synthetic")
-    assert data.labels.tolist() == [i % 10 for i in range(2000)]
 
 
 def test_weights_that_are_no_numbers_are_packed_as_zeros():
@@ -217,20 +191,6 @@ def test_a_record_cut_off_anywhere_is_refused(record):
             decode(Record, whole[:length], "it")
 
 
-def test_a_flipped_bit_never_passes_for_another_record(record):
-    whole = encode(record)
-    random = np.random.default_rng(0)
-    refused = 0
-    for position in random.integers(0, 8 * len(whole), 400).tolist():
-        damaged = bytearray(whole)
-        damaged[position // 8] ^= 1 << position % 8
-        try:  # the case of an exponent's e and white space change nothing
-            assert decode(Record, bytes(damaged), "it") == record
-        except RecordError:
-            refused += 1
-    assert refused > 390
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -288,13 +248,13 @@ def test_a_folder_of_records_that_cannot_be_read_is_named(store, record, monkeyp
     ("change", "reason"),
     [
         (lambda c: c.update(dataset="cifar11"), "known data set"),
-        (lambda c: c.update(class_counts={}), "class counts of each set"),
-        (lambda c: c["class_counts"].update(test=[0] * 9), "counts of 10 classes"),
+        (lambda c: c.update(class_counts={}), r"at least 3 items .*\(class_counts\)"),
+        (lambda c: c["class_counts"].update(test=[0] * 9), "at least 10 items"),
         (lambda c: c["class_counts"]["test"].__setitem__(0, 1), "every test image's label"),
         (lambda c: c.update(test_labels="AAAA"), "every test image's label"),
         (lambda c: c.update(pixel_sums=""), "a sum of every pixel"),
-        (lambda c: c["first_loss"].pop("fan_in"), "both first losses"),
-        (lambda c: c.update(examples=[]), "an example of each class"),
+        (lambda c: c["first_loss"].pop("fan_in"), r"at least 2 items .*\(first_loss\)"),
+        (lambda c: c.update(examples=[]), r"at least 10 items .*\(examples\)"),
         (lambda c: c["transforms"].update(original=""), "no empty picture"),
         (lambda c: c["provenance"].update(finished="0001-01-01T00:00:00+14:00"), "this century"),
         (lambda c: c["provenance"].update(finished="9999-12-31T23:59:59-14:00"), "this century"),
@@ -308,15 +268,6 @@ def test_a_forged_data_record_is_refused(change, reason):
     content["digest"] = files._digest(content)
     with pytest.raises(RecordError, match=reason):
         decode(schema.DataRecord, json.dumps(content).encode(), "it")
-
-
-def test_an_edited_number_is_refused(store, record):
-    path = store.write(record)
-    text = path.read_text()
-    assert '"train_s": 12.5' in text
-    path.write_text(text.replace('"train_s": 12.5', '"train_s": 12.6'))
-    with pytest.raises(RecordError, match="was edited or damaged"):
-        store.read_run(record.run_id)
 
 
 def nested(content, *keys):
@@ -378,18 +329,21 @@ def blank(content, split: str, epoch: int) -> None:
         (lambda c: nested(c, *HISTORY, "test", "top1").pop(), "columns of one length"),
         (lambda c: nested(c, *HISTORY, "test", "loss").append(1.0), "columns of one length"),
         (lambda c: nested(c, *HISTORY, "test")["top2"].__setitem__(-1, 11), "counts of its images"),
-        (lambda c: nested(c, *HISTORY, "learning_rate").pop(), "histories of one length|one epoch"),
+        (
+            lambda c: nested(c, *HISTORY, "learning_rate").pop(),
+            "histories of one length|at least 2",
+        ),
         (lambda c: nested(c, *HISTORY, "training_loss").append(1.0), "histories of one length"),
         (lambda c: lengthen(c), "no more epochs than were configured"),
         (lambda c: nested(c, "result", "chosen").update(validation=2), "epochs that were trained"),
         (lambda c: nested(c, "result", "chosen").update(last=0), "epochs that were trained"),
         (lambda c: nested(c, "result", "chosen").pop("validation"), "epoch for each rule"),
         (lambda c: nested(c, *PREDICTIONS).update(epoch=-1), "epochs that were trained"),
-        (lambda c: nested(c, *PREDICTIONS, "confusion").pop("train"), "matrix of each set"),
-        (lambda c: nested(c, *PREDICTIONS, "confusion", "train").pop(), "of 10 × 10"),
-        (lambda c: nested(c, *PREDICTIONS, "confusion", "train", 3).append(0), "of 10 × 10"),
+        (lambda c: nested(c, *PREDICTIONS, "confusion").pop("train"), "at least 3 items"),
+        (lambda c: nested(c, *PREDICTIONS, "confusion", "train").pop(), "at least 10 items"),
+        (lambda c: nested(c, *PREDICTIONS, "confusion", "train", 3).append(0), "at most 10 items"),
         (lambda c: add(c, "train", 1), "as many train images as configured"),
-        (lambda c: add(c, "train", -100), "no negative counts"),
+        (lambda c: add(c, "train", -100), "greater than or equal to 0"),
         (lambda c: add(c, "test", 1), "as many packed predictions as test images|as in the conf"),
         (lambda c: nested(c, *PREDICTIONS).update(test_classes="AAAA"), "as many packed"),
         (
@@ -414,16 +368,11 @@ def test_a_forged_record_is_refused(store, record, change, reason):
         store.read_run(record.run_id)
 
 
-def test_a_record_of_another_run_under_this_name_is_refused(store, conditions):
-    store.write(make_record(conditions[1]))
-    store.run_path(conditions[1].run_id).rename(store.run_path(conditions[0].run_id))
+def test_a_record_under_another_name_is_refused(store, conditions):
+    store.write(make_record(conditions[1])).rename(store.run_path(conditions[0].run_id))
     with pytest.raises(RecordError, match=f"another run, {conditions[1].run_id}"):
         store.read_run(conditions[0].run_id)
-
-
-def test_a_record_of_another_data_set_under_this_name_is_refused(store):
-    store.write(make_data_record("cifar10"))
-    store.data_path("cifar10").rename(store.data_path("synthetic"))
+    store.write(make_data_record("cifar10")).rename(store.data_path("synthetic"))
     with pytest.raises(RecordError, match="another data set, cifar10"):
         store.read_data("synthetic")
 
@@ -488,33 +437,6 @@ def test_processor_time_stands_for_a_runs_cost(conditions):
     assert on_gpu.seconds == on_gpu.timing.train_s + on_gpu.timing.evaluation_s
 
 
-def test_reading_many_collects_the_faults(store, conditions):
-    good, bad, missing = conditions[:3]
-    store.write(make_record(good))
-    store.write(make_record(bad)).write_bytes(b"{")
-    found, faults = store.read_runs(c.run_id for c in (good, bad, missing, good))
-    assert list(found) == [good.run_id]
-    assert len(faults) == 1
-    assert bad.run_id in faults[0]
-    assert store.run_ids() == sorted([good.run_id, bad.run_id])
-
-
-def test_a_damaged_record_is_moved_beside_its_reason(store, record):
-    path = store.write(record)
-    content = path.read_bytes()
-    for _ in range(2):  # another sweep may have been faster
-        aside = store.set_aside(path, "it is damaged")
-        assert not path.exists()
-        assert aside.read_bytes() == content
-        assert store.folder in aside.parents
-        assert reason_beside(aside) == "it is damaged\n"
-    assert store.run_ids() == []
-
-
-def reason_beside(aside) -> str:
-    return aside.with_name(f"{aside.name}.reason.txt").read_text()
-
-
 def test_nothing_that_was_set_aside_is_overwritten(store, record):
     """A run's record twice, and its checkpoint: three files, each beside its own reason."""
     path, checkpoint = store.run_path(record.run_id), store.state / f"{record.run_id}.pt"
@@ -523,10 +445,14 @@ def test_nothing_that_was_set_aside_is_overwritten(store, record):
         damaged.parent.mkdir(parents=True, exist_ok=True)
         damaged.write_text(content)
         aside[store.set_aside(damaged, f"the {content} reason")] = content
+        assert not damaged.exists()
     assert len(aside) == 3
     for place, content in aside.items():
         assert place.read_text() == content
-        assert reason_beside(place) == f"the {content} reason\n"
+        reason = place.with_name(f"{place.name}.reason.txt")
+        assert reason.read_text() == f"the {content} reason\n"
+    assert store.run_ids() == []
+    assert store.set_aside(path, "another sweep was faster").read_text() == "first"
 
 
 def test_what_cannot_be_set_aside_is_said(store, record):
@@ -556,14 +482,9 @@ def test_results_hold_what_is_recorded_and_name_what_is_damaged(store, condition
     assert results.record(conditions[2]) is None
 
 
-def test_results_of_a_new_build_are_empty(tmp_path):
-    results = open_results("smoke", (), tmp_path)
-    assert (results.records, results.data, results.faults) == ({}, None, [])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_condition_is_found_by_the_papers_run_number(store):
     results = open_results("smoke", TINY, store.folder)
+    assert not store.folder.exists()
     assert results.find("stage1-daa1", 13).name == "stage1-daa1/13"
     assert results.find("stage2-dropout", 9, dropout=0.5).config.dropout == 0.5
     with pytest.raises(ConfigError, match="no run 37"):
@@ -578,11 +499,3 @@ def test_the_reported_epoch_follows_the_protocol(record):
     protocol = record.config.protocol.model_copy(update={"selection": "test"})
     config = record.config.model_copy(update={"protocol": protocol})
     assert changed.model_copy(update={"config": config}).reported_epoch == 1
-
-
-def test_accuracy_is_none_where_nothing_was_evaluated(record):
-    history = record.result.history.train
-    assert history.top1[0] is None
-    assert history.accuracy(0) is None
-    top1 = record.result.history.test.top1[-1]
-    assert record.accuracy("test", epoch=-1) == 100 * top1 / record.config.data.test_size

@@ -11,8 +11,7 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cached_property
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 import pydantic
@@ -26,6 +25,55 @@ if typing.TYPE_CHECKING:
 
 FORMAT: Final = 1
 AGREEING = 3  # the engine from which on counts, matrices and predictions follow one ranking
+CLASSES = 10
+
+Count = Annotated[int, Field(ge=0)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=CLASSES, max_length=CLASSES)]  # by class
+Confusion = Annotated[tuple[Counts, ...], Field(min_length=CLASSES, max_length=CLASSES)]
+"""Images by true class (rows) and predicted class."""
+
+
+def pack(values: np.ndarray) -> str:
+    """An array's bytes as base64; ``unpack`` gives them back."""
+    return base64.b64encode(values.tobytes()).decode()
+
+
+def unpack(packed: str, kind: str = "u1") -> np.ndarray:
+    """A flat array of a numpy type; ``ValueError`` for what is no base64."""
+    return np.frombuffer(base64.b64decode(packed, validate=True), dtype=kind)
+
+
+def pack_classes(classes: Sequence[int]) -> str:
+    """Classes 0–9 of n images as base64, 4 bits an image; ``unpack_classes`` gives them back."""
+    even = np.asarray([*classes, *[0] * (len(classes) % 2)], dtype=np.uint8)
+    return pack(even[0::2] << 4 | even[1::2])
+
+
+def unpack_classes(packed: str, images: int) -> np.ndarray:
+    """Classes uint8 (n,) of n images."""
+    raw = unpack(packed)
+    return np.stack([raw >> 4, raw & 15], axis=1).ravel()[:images]
+
+
+def pack_confidence(confidence: Sequence[float] | np.ndarray) -> str:
+    """Probabilities as base64, in 1/255; what is no number is 0."""
+    return pack(np.rint(np.nan_to_num(confidence).clip(0, 1) * 255).astype(np.uint8))
+
+
+def require(holds: bool, what: str) -> None:
+    """Refuse a record that has a right digest and wrong content, as a program may write one."""
+    if not holds:
+        raise ValueError(f"it must have {what}")
+
+
+def require_classes(packed: str, confidence: str, confusion: Confusion) -> None:
+    """Refuse packed predictions that are not those of a confusion matrix."""
+    images = sum(map(sum, confusion))
+    lengths = len(unpack(packed)), len(unpack(confidence))
+    require(lengths == ((images + 1) // 2, images), "as many packed predictions as test images")
+    predicted = np.bincount(unpack_classes(packed, images), minlength=CLASSES).tolist()
+    columns = [sum(column) for column in zip(*confusion, strict=True)]
+    require(predicted == columns, "packed predictions as in the confusion matrix")
 
 
 class SplitHistory(Strict):
@@ -33,28 +81,28 @@ class SplitHistory(Strict):
 
     images: int = Field(ge=1)
     loss: tuple[float | None, ...]  # None beside a count: not a finite number
-    top1: tuple[int | None, ...]  # correct images
-    top2: tuple[int | None, ...]
-    top3: tuple[int | None, ...]
+    top1: tuple[Count | None, ...]  # correct images
+    top2: tuple[Count | None, ...]
+    top3: tuple[Count | None, ...]
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> "SplitHistory":
         columns = self.top1, self.top2, self.top3
-        _require(all(len(column) == len(self.loss) for column in columns), "columns of one length")
-        counts = [count for column in columns for count in column if count is not None]
-        _require(all(0 <= count <= self.images for count in counts), "counts of its images")
+        require(all(len(column) == len(self.loss) for column in columns), "columns of one length")
+        counts = (count or 0 for column in columns for count in column)
+        require(max(counts, default=0) <= self.images, "counts of its images")
         return self
 
     def accuracy(self, epoch: int, k: int = 1) -> float | None:
         """Top-k accuracy in % after an epoch."""
-        correct = (self.top1, self.top2, self.top3)[k - 1][epoch]
+        correct: int | None = getattr(self, f"top{k}")[epoch]
         return None if correct is None else 100 * correct / self.images
 
 
 class History(Strict):
     """The course of a run, epoch by epoch."""
 
-    learning_rate: tuple[float | None, ...]  # at the epoch's last step; None at epoch 0
+    learning_rate: tuple[float | None, ...] = Field(min_length=2)  # at the last step; None before
     training_loss: tuple[float | None, ...]  # mean over the epoch's steps, in training mode
     train: SplitHistory
     validation: SplitHistory
@@ -64,8 +112,7 @@ class History(Strict):
     def _fits(self) -> "History":
         rows = len(self.learning_rate)
         lengths = [len(self.training_loss), *(len(self.split(name).top1) for name in SPLITS)]
-        _require(rows > 1, "at least one epoch")
-        _require(set(lengths) == {rows}, "histories of one length")
+        require(set(lengths) == {rows}, "histories of one length")
         return self
 
     @property
@@ -78,15 +125,11 @@ class History(Strict):
         return typing.cast(SplitHistory, getattr(self, name))
 
 
-Confusion = tuple[tuple[int, ...], ...]
-CLASSES = 10
-
-
 class Predictions(Strict):
     """From the reported weights: confusion matrices, each test image's prediction, last layer."""
 
     epoch: int  # of the weights: the chosen epoch, or the last (protocol.checkpoint)
-    confusion: dict[SplitName, Confusion]  # rows are true classes
+    confusion: dict[SplitName, Confusion] = Field(min_length=len(SPLITS))
     test_classes: str  # packed: 4 bits an image
     test_confidence: str  # packed: probability of the predicted class, in 1/255
     last_layer: str  # packed: weights (10, features) in last_layer_scale/127
@@ -94,37 +137,25 @@ class Predictions(Strict):
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> "Predictions":
-        _require(set(self.confusion) == set(SPLITS), "a confusion matrix of each set")
-        for matrix in self.confusion.values():
-            square = [len(row) for row in matrix] == [CLASSES] * CLASSES
-            _require(square, "confusion matrices of 10 × 10")
-            _require(min(map(min, matrix)) >= 0, "no negative counts in confusion matrices")
-        lengths = _packed_bytes(self.test_classes), _packed_bytes(self.test_confidence)
-        right = (self.images + 1) // 2, self.images
-        _require(lengths == right, "as many packed predictions as test images")
-        classes = unpack_classes(self.test_classes, self.images)
-        predicted = np.bincount(classes, minlength=CLASSES).tolist()
-        columns = [sum(column) for column in zip(*self.confusion["test"], strict=True)]
-        _require(predicted == columns, "packed predictions as in the confusion matrix")
-        weights = _packed_bytes(self.last_layer)
-        _require(weights > 0 and weights % CLASSES == 0, "a last layer of 10 rows")
+        require_classes(self.test_classes, self.test_confidence, self.confusion["test"])
+        weights = len(unpack(self.last_layer))
+        require(weights > 0 and weights % CLASSES == 0, "a last layer of 10 rows")
         return self
 
-    @cached_property
+    @property
     def classes(self) -> np.ndarray:
         """Predicted class of each test image, uint8 (n,)."""
         return unpack_classes(self.test_classes, self.images)
 
-    @cached_property
+    @property
     def confidence(self) -> np.ndarray:
         """Probability of the predicted class of each test image, (n,), to 1/255."""
-        return np.frombuffer(base64.b64decode(self.test_confidence), dtype=np.uint8) / 255
+        return unpack(self.test_confidence) / 255
 
-    @cached_property
+    @property
     def weights(self) -> np.ndarray:
         """Weights of the last linear layer, (10, features), to 1/127 of the largest."""
-        raw = np.frombuffer(base64.b64decode(self.last_layer), dtype=np.int8)
-        return raw.reshape(10, -1) * (self.last_layer_scale / 127)
+        return unpack(self.last_layer, "i1").reshape(CLASSES, -1) * (self.last_layer_scale / 127)
 
     @property
     def images(self) -> int:
@@ -132,52 +163,26 @@ class Predictions(Strict):
         return sum(map(sum, self.confusion["test"]))
 
 
-def pack_classes(classes: Sequence[int]) -> str:
-    """Classes 0–9 of n images as base64, 4 bits an image; ``unpack_classes`` gives them back."""
-    even = np.asarray([*classes, *[0] * (len(classes) % 2)], dtype=np.uint8)
-    return base64.b64encode((even[0::2] << 4 | even[1::2]).tobytes()).decode()
-
-
-def unpack_classes(packed: str, images: int) -> np.ndarray:
-    """Classes uint8 (n,) of n images."""
-    raw = np.frombuffer(base64.b64decode(packed), dtype=np.uint8)
-    return np.stack([raw >> 4, raw & 15], axis=1).ravel()[:images]
-
-
 def pack_predictions(
     epoch: int,
     confusion: dict[SplitName, Confusion],
     classes: list[int],
     confidence: list[float],
-    weights: np.ndarray,
+    last_layer: typing.Any,
 ) -> Predictions:
     """Predictions of n test images, their probabilities and (10, features) weights, packed."""
+    weights = np.asarray(last_layer, dtype=np.float32)
     scale = float(np.abs(weights).max()) or 1.0
     if not np.isfinite(scale):
         weights, scale = np.zeros_like(weights), 1.0
-
-    def pack(values: np.ndarray) -> str:
-        return base64.b64encode(values.tobytes()).decode()
-
     return Predictions(
         epoch=epoch,
         confusion=confusion,
         test_classes=pack_classes(classes),
-        test_confidence=pack(np.rint(np.nan_to_num(confidence).clip(0, 1) * 255).astype(np.uint8)),
+        test_confidence=pack_confidence(confidence),
         last_layer=pack(np.rint(weights / scale * 127).astype(np.int8)),
         last_layer_scale=scale,
     )
-
-
-def _packed_bytes(packed: str) -> int:
-    """How many bytes base64 stands for; ``ValueError`` for what is none."""
-    return len(base64.b64decode(packed, validate=True))
-
-
-def _require(holds: bool, what: str) -> None:
-    """Refuse a record that has a right digest and wrong content, as a program may write one."""
-    if not holds:
-        raise ValueError(f"it must have {what}")
 
 
 class FlipAveraged(Strict):
@@ -226,8 +231,8 @@ class Provenance(Strict):
     @classmethod
     def _is_a_time(cls, text: str) -> str:
         time = datetime.fromisoformat(text)
-        _require(time.utcoffset() is not None, "a time with its time zone")
-        _require(2000 <= time.year < 2100, "a time of this century")  # of others none is shown
+        require(time.utcoffset() is not None, "a time with its time zone")
+        require(2000 <= time.year < 2100, "a time of this century")  # of others none is shown
         return text
 
 
@@ -246,34 +251,30 @@ class RunRecord(Strict):
     @pydantic.model_validator(mode="after")
     def _fits(self) -> "RunRecord":
         result, history, protocol = self.result, self.result.history, self.config.protocol
-        _require(history.epochs <= self.config.epochs, "no more epochs than were configured")
+        shown = result.predictions
+        require(history.epochs <= self.config.epochs, "no more epochs than were configured")
         needed = {"validation", "last", protocol.selection}
-        _require(needed <= set(result.chosen), "a chosen epoch for each rule")
-        epochs = [*result.chosen.values(), result.predictions.epoch]
-        _require(all(1 <= e <= history.epochs for e in epochs), "chosen epochs that were trained")
+        require(needed <= set(result.chosen), "a chosen epoch for each rule")
+        epochs = [*result.chosen.values(), shown.epoch]
+        require(all(1 <= e <= history.epochs for e in epochs), "chosen epochs that were trained")
         for name in SPLITS:
             images, split = getattr(self.config.data, f"{name}_size"), history.split(name)
-            counted = sum(map(sum, result.predictions.confusion[name]))
-            _require(split.images == counted == images, f"as many {name} images as configured")
+            counted = sum(map(sum, shown.confusion[name]))
+            require(split.images == counted == images, f"as many {name} images as configured")
             reported = (c[self.reported_epoch] for c in (split.top1, split.top2, split.top3))
-            _require(None not in reported, f"{name} accuracies at the reported epoch")
-            for averaged in filter(None, (result.flip_averaged, result.crop_averaged)):
+            require(None not in reported, f"{name} accuracies at the reported epoch")
+            if self.engine >= AGREEING:
+                right = int(np.trace(shown.confusion[name]))
+                equal = right == split.top1[shown.epoch]
+                require(equal, f"as many right {name} images in counts and confusion")
+            for averaged in (result.flip_averaged, result.crop_averaged):
                 right = getattr(averaged, name, 0)  # none of the training images
-                _require(right <= images, f"no more correct {name} images than there are")
-        _require(None not in history.validation.top1, "a validation accuracy after every epoch")
-        if self.engine >= AGREEING:
-            self._agrees()
-        return self
-
-    def _agrees(self) -> None:
-        """Refuse a record that says two things of one: of its counts, or of its end."""
-        history, shown = self.result.history, self.result.predictions
-        for name in SPLITS:
-            right = sum(shown.confusion[name][c][c] for c in range(CLASSES))
-            counted = history.split(name).top1[shown.epoch]
-            _require(right == counted, f"as many right {name} images in counts and confusion")
+                require(right <= images, f"no more correct {name} images than there are")
+        require(None not in history.validation.top1, "a validation accuracy after every epoch")
         lost = None in (history.training_loss[-1], history.validation.loss[-1])
-        _require(self.result.diverged == lost, "diverged where the last losses are not finite")
+        fits = self.engine < AGREEING or result.diverged == lost
+        require(fits, "diverged where the last losses are not finite")
+        return self
 
     @property
     def seconds(self) -> float:
@@ -301,14 +302,7 @@ class RunRecord(Strict):
 
 def to_result(result: "training.Result") -> Result:
     """What ``fit`` says came out, as a record holds it."""
-    shown = result.predictions
-    predictions = pack_predictions(
-        shown.epoch,
-        shown.confusion,
-        shown.classes,
-        shown.confidence,
-        np.asarray(shown.last_layer, dtype=np.float32),
-    )
+    predictions = pack_predictions(**vars(result.predictions))
     return Result.model_validate(dataclasses.asdict(result) | {"predictions": predictions})
 
 
@@ -339,40 +333,35 @@ class DataRecord(Strict):
     format: Literal[1]
     dataset: str
     data_fingerprint: str
-    class_counts: dict[SplitName, tuple[int, ...]]
+    class_counts: dict[SplitName, Counts] = Field(min_length=len(SPLITS))
     statistics: Statistics  # of all training images
     resized: dict[str, Statistics]  # by method, after Resize(256) and CenterCrop(224)
     test_labels: str  # packed: true class of every test image, 4 bits each
     pixel_sums: str  # packed: each pixel summed over the training images, uint32
-    first_loss: dict[Literal["fan_out", "fan_in"], float]  # by last layer's init.
-    examples: tuple[str, ...]  # PNG, base64: one training image of each class
+    first_loss: dict[Literal["fan_out", "fan_in"], float] = Field(min_length=2)  # by last layer
+    examples: tuple[str, ...] = Field(min_length=CLASSES, max_length=CLASSES)  # PNG, one a class
     transforms: dict[str, str]  # PNG, base64: one image after each transform
     provenance: Provenance
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> "DataRecord":
-        _require(self.dataset in DATASETS, "a known data set")
-        _require(set(self.class_counts) == set(SPLITS), "class counts of each set")
-        for counts in self.class_counts.values():
-            _require(len(counts) == CLASSES and min(counts) >= 0, f"counts of {CLASSES} classes")
+        require(self.dataset in DATASETS, "a known data set")
         images = sum(self.class_counts["test"])
-        _require(_packed_bytes(self.test_labels) == (images + 1) // 2, "every test image's label")
-        _require(_packed_bytes(self.pixel_sums) == 4 * 3 * 32 * 32, "a sum of every pixel")
-        _require(set(self.first_loss) == {"fan_out", "fan_in"}, "both first losses")
-        _require(len(self.examples) == CLASSES, "an example of each class")
+        require(len(unpack(self.test_labels)) == (images + 1) // 2, "every test image's label")
+        require(len(unpack(self.pixel_sums)) == 4 * 3 * 32 * 32, "a sum of every pixel")
         for picture in (*self.examples, *self.transforms.values()):
-            _require(_packed_bytes(picture) > 0, "no empty picture")
+            require(len(unpack(picture)) > 0, "no empty picture")
         return self
 
-    @cached_property
+    @property
     def labels(self) -> np.ndarray:
         """True class of every test image in the set's order, uint8 (n,)."""
         return unpack_classes(self.test_labels, sum(self.class_counts["test"]))
 
-    @cached_property
+    @property
     def mean_image(self) -> np.ndarray:
         """Mean of all training images, (3, 32, 32) of 0–1."""
-        sums = np.frombuffer(base64.b64decode(self.pixel_sums), dtype="<u4").reshape(3, 32, 32)
+        sums = unpack(self.pixel_sums, "<u4").reshape(3, 32, 32)
         return sums / (255 * DATASETS[self.dataset].train_images)
 
 

@@ -42,7 +42,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
         temporary = None
-        _sync_folder(path.parent)
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except IsADirectoryError as error:
         raise RecordError(
             f"a folder stands where the file {path} belongs; move it away and run the same command "
@@ -64,20 +68,6 @@ def remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{path.name}.*"):
         with contextlib.suppress(OSError):  # in a folder that cannot be written they do no harm
             leftover.unlink()
-
-
-def _unused(path: Path) -> Path:
-    """A path, or the first numbered one like it, at which nothing stands."""
-    numbered = (path.with_stem(f"{path.stem}.{number}") for number in itertools.count(2))
-    return next(p for p in itertools.chain([path], numbered) if not p.exists())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -107,13 +97,12 @@ def decode(model: type[AnyRecord], raw: bytes, name: str) -> AnyRecord:
     if digest != _digest(content):
         raise RecordError(f"{name} was edited or damaged: its content does not match its digest")
     try:
-        record = model.model_validate_json(json.dumps(content))
+        return model.model_validate_json(json.dumps(content))
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"])) or "the whole"
         reason = fault["msg"].removeprefix("Value error, ")
         raise RecordError(f"{name} is no valid record: {reason} ({place})") from error
-    return record
 
 
 class RecordStore:
@@ -143,12 +132,13 @@ class RecordStore:
 
     def write(self, record: RunRecord | DataRecord | NetworkRecord) -> Path:
         """Put a record in place; raises ``RecordError`` where that is impossible."""
-        if isinstance(record, RunRecord):
-            path = self.run_path(record.run_id)
-        elif isinstance(record, NetworkRecord):
-            path = self.network_path
-        else:
-            path = self.data_path(record.dataset)
+        match record:
+            case RunRecord():
+                path = self.run_path(record.run_id)
+            case DataRecord():
+                path = self.data_path(record.dataset)
+            case _:
+                path = self.network_path
         write_atomically(path, encode(record))
         return path
 
@@ -156,11 +146,9 @@ class RecordStore:
         """A run's record, None where there is none; ``RecordError`` where it is damaged."""
         path = self.run_path(run_id_)
         record = self.read(RunRecord, path)
-        if record is None:
-            return None
-        if record.run_id != run_id_:
+        if record and record.run_id != run_id_:
             raise RecordError(f"{path} holds the record of another run, {record.run_id}")
-        if run_id(record.config, record.engine, record.data_fingerprint) != run_id_:
+        if record and run_id(record.config, record.engine, record.data_fingerprint) != run_id_:
             raise RecordError(f"{path}: the run id does not follow from the configuration")
         return record
 
@@ -168,10 +156,7 @@ class RecordStore:
         """A data set's record, None where there is none; ``RecordError`` where it is damaged."""
         path = self.data_path(dataset)
         record = self.read(DataRecord, path)
-        if record and (record.dataset, record.data_fingerprint) != (
-            dataset,
-            DATASETS[dataset].fingerprint,
-        ):
+        if record and f"data-{record.data_fingerprint}" != path.stem:
             raise RecordError(f"{path} holds the record of another data set, {record.dataset}")
         return record
 
@@ -186,12 +171,11 @@ class RecordStore:
     def read(self, model: type[AnyRecord], path: Path) -> AnyRecord | None:
         """A record of any kind, None where there is none; ``RecordError`` where it is damaged."""
         try:
-            raw = read_bytes(path)
+            return decode(model, read_bytes(path), str(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise RecordError(f"{path} cannot be read ({error.strerror})") from error
-        return decode(model, raw, str(path))
 
     def read_runs(self, run_ids: Iterable[str]) -> tuple[dict[str, RunRecord], list[str]]:
         """The good records among the ids, and a sentence about each damaged one."""
@@ -206,11 +190,14 @@ class RecordStore:
 
     def clear_state(self, run_id: str) -> None:
         """Remove a recorded run's checkpoint, last error and lock, which say nothing any more."""
+        checkpoint, error, locked = (
+            self.state / f"{run_id}.{e}" for e in ("pt", "error.txt", "lock")
+        )
         with contextlib.suppress(OSError, RecordError):
-            (self.state / f"{run_id}.pt").unlink(missing_ok=True)
-            (self.state / f"{run_id}.error.txt").unlink(missing_ok=True)
-            if (path := self.state / f"{run_id}.lock").exists():
-                with lock(path):  # which removes it, unless somebody holds it
+            checkpoint.unlink(missing_ok=True)
+            error.unlink(missing_ok=True)
+            if locked.exists():
+                with lock(locked):  # which removes it, unless somebody holds it
                     pass
 
     def set_aside(self, path: Path, reason: str) -> Path:
@@ -220,7 +207,9 @@ class RecordStore:
         folder cannot be written.
         """
         folder = self.folder / "damaged"
-        aside = _unused(folder / path.name)
+        numbered = (f"{path.stem}.{n}{path.suffix}" for n in itertools.count(2))
+        names = itertools.chain([path.name], numbered)
+        aside = next(place for name in names if not (place := folder / name).exists())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path.replace(aside)
@@ -236,9 +225,7 @@ class RecordStore:
 
     def run_ids(self) -> list[str]:
         """The ids of all records in the folder, damaged ones included."""
-        others = ("data-", "network-", "shift-")
-        files = self.files(self.runs, ".json")
-        return [path.stem for path in files if not path.stem.startswith(others)]
+        return [path.stem for path in self.files(self.runs, ".json") if "-" not in path.stem]
 
     def files(self, folder: Path, ending: str) -> list[Path]:
         """A folder's files with an ending, hidden ones left out; ``RecordError`` where it cannot
