@@ -349,11 +349,8 @@ def _generalise(options: argparse.Namespace) -> int:
     shift.read_images(folder)  # before torch is waited for
     from cifarlib.runs.evaluate import generalise
 
-    done = generalise(results, folder, device=options.device)
-    print(
-        f"{len(done.made)} runs evaluated on CIFAR-10.1, {len(done.present)} were already, "
-        f"{len(done.lacking)} have no kept weights"
-    )
+    for line in generalise(results, folder, device=options.device):
+        print(line)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Recorded runs on CIFAR-10.1, from their kept weights."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,10 @@ from cifarlib import metrics
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs import provenance
 from cifarlib.runs.results import Results
-from cifarlib.runs.schema import FORMAT, RunRecord, pack_classes
+from cifarlib.runs.schema import FORMAT, RunRecord, pack, pack_classes, pack_confidence
 from cifarlib.runs.shift import (
     NewImages,
     ShiftRecord,
-    pack,
     predictions_digest,
     read_images,
     read_shift,
@@ -40,7 +39,6 @@ def evaluate(record: RunRecord, weights: Path, new: NewImages, device: str) -> S
     batches = feed.evaluation(here, "evaluation/test", record.result.predictions.epoch)
     logits = compute_logits(model, batches, config, where)
     classes, confidence = metrics.predictions(logits)
-    shares = np.nan_to_num(confidence).clip(0, 1)
     card = torch.cuda.get_device_name(where) if where.type == "cuda" else None
     return ShiftRecord(
         format=FORMAT,
@@ -49,30 +47,20 @@ def evaluate(record: RunRecord, weights: Path, new: NewImages, device: str) -> S
         data_fingerprint=new.fingerprint,
         confusion=metrics.confusion_matrix(logits, labels),
         classes=pack_classes(classes),
-        confidence=pack(np.rint(shares * 255).astype(np.uint8)),
+        confidence=pack_confidence(confidence),
         right=pack(np.packbits(np.array(classes) == new.labels)),
         provenance=provenance.of_this_process(where.type, torch.get_num_threads(), card),
     )
 
 
-@dataclass
-class Generalised:
-    """What came of a study's recorded runs, by name."""
-
-    made: list[str] = field(default_factory=list)
-    present: list[str] = field(default_factory=list)  # made before, from the same files
-    lacking: list[str] = field(default_factory=list)  # no weights, or damaged ones
-
-
-def generalise(
-    results: Results, folder: Path, *, device: str = "auto", say: Callable[[str], None] = print
-) -> Generalised:
+def generalise(results: Results, folder: Path, *, device: str = "auto") -> Iterator[str]:
     """Evaluate every recorded run with kept weights on CIFAR-10.1, and record what comes out.
 
-    What is there is not made again. Damaged weights are set aside. Raises ``DataError`` where
-    ``folder`` does not hold the set, and ``ConfigError`` where no run could be evaluated.
+    Gives a line on each as it is made, and a summary. What is there is not made again. Damaged
+    weights are set aside. Raises ``DataError`` where ``folder`` does not hold the set, and
+    ``ConfigError`` where no run could be evaluated.
     """
-    new, store, done = read_images(folder), results.store, Generalised()
+    new, store, count = read_images(folder), results.store, Counter[str]()
     if not results.real:
         raise ConfigError(
             "these runs are of a generated stand-in set, whose classes are not CIFAR-10.1's; "
@@ -80,32 +68,32 @@ def generalise(
         )
     names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.known)}
     for run_id, record in results.records.items():
-        name, path, weights = names[run_id], shift_path(store, run_id), store.weights_path(run_id)
+        path, weights = shift_path(store, run_id), store.weights_path(run_id)
+        known = None
         try:
             known = read_shift(store, run_id)
         except RecordError as error:
-            say(f"{error}; set aside as {store.set_aside(path, str(error))}")
-            known = None
+            yield f"{error}; set aside as {store.set_aside(path, str(error))}"
         made_of = known and (known.of_predictions, known.data_fingerprint)
         if made_of == (predictions_digest(record), new.fingerprint):
-            done.present.append(name)
+            count["present"] += 1
             continue
         try:
-            if not weights.exists():
-                done.lacking.append(name)
-                continue
-            shift = evaluate(record, weights, new, device)
+            shift = evaluate(record, weights, new, device) if weights.exists() else None
         except RecordError as error:
-            say(f"{error}; set aside as {store.set_aside(weights, str(error))}")
-            done.lacking.append(name)
-            continue
-        write_shift(store, shift)
-        done.made.append(name)
-        old = record.accuracy("test", epoch=record.result.predictions.epoch)
-        say(f"{name}: {old:.2f} % on CIFAR-10, {shift.accuracy:.2f} % on CIFAR-10.1")
-    if len(done.lacking) == len(results.records):
+            shift = None
+            yield f"{error}; set aside as {store.set_aside(weights, str(error))}"
+        if shift:
+            write_shift(store, shift)
+            old = record.accuracy("test", epoch=record.result.predictions.epoch)
+            yield f"{names[run_id]}: {old:.2f} % on CIFAR-10, {shift.accuracy:.2f} % on CIFAR-10.1"
+        count["made" if shift else "lacking"] += 1
+    if count["lacking"] == len(results.records):
         raise ConfigError(f"no recorded run in {store.runs} has kept weights; {KEEP}")
-    return done
+    yield (
+        f"{count['made']} runs evaluated on CIFAR-10.1, {count['present']} were already, "
+        f"{count['lacking']} have no kept weights"
+    )
 
 
 KEEP = (

@@ -4,7 +4,7 @@ Every record is checked before it is taken. Two records of one run that differ i
 timing and provenance are a conflict, which nothing decides but the caller.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,22 +17,11 @@ from cifarlib.runs.locks import lock
 from cifarlib.runs.provenance import name_commit
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import DataRecord, NetworkRecord, Provenance, RunRecord
-from cifarlib.runs.shift import ShiftRecord, read_shift, write_shift
-from cifarlib.runs.store import RecordStore, write_atomically
+from cifarlib.runs.shift import ShiftRecord, read_shift
+from cifarlib.runs.store import RecordStore, encode, write_atomically
 
 Record = RunRecord | DataRecord | NetworkRecord | ShiftRecord
 Side = Literal["ours", "theirs"]
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """Two good records of one thing that say different things."""
-
-    name: str
-    ours: Provenance
-    theirs: Provenance
-    folder: Path  # theirs
-    kept: Side | None  # None: undecided, ours is untouched
 
 
 @dataclass
@@ -45,8 +34,8 @@ class Merged:
     damaged: list[str] = field(default_factory=list)  # of theirs, a sentence about each
     replaced: list[str] = field(default_factory=list)  # ours that were damaged, likewise
     others: list[str] = field(default_factory=list)  # good, but of no run of this study
-    decided: list[Conflict] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)  # undecided
+    decided: list[str] = field(default_factory=list)  # what was kept of two that differ
+    conflicts: list[str] = field(default_factory=list)  # two that differ; ours is untouched
 
     def lines(self) -> list[str]:
         """The same in sentences, what needs a look at the end."""
@@ -58,11 +47,7 @@ class Merged:
             lines.append(f"{len(self.others)} records of other studies or scales left")
         lines += [f"left, damaged: {fault}" for fault in self.damaged]
         lines += [f"replaced, damaged: {fault}" for fault in self.replaced]
-        for conflict in [*self.decided, *self.conflicts]:
-            kept = f"kept {conflict.kept}" if conflict.kept else "conflict, nothing changed"
-            lines.append(f"{conflict.name}: {kept}")
-            lines.append(f"  ours:   {_describe(conflict.ours)}")
-            lines.append(f"  theirs: {_describe(conflict.theirs)}, in {conflict.folder}")
+        lines += [*self.decided, *self.conflicts]
         if self.conflicts:
             lines.append(
                 f"{len(self.conflicts)} conflicts: look why, then decide with --prefer ours or "
@@ -87,8 +72,7 @@ def merge(results: Results, folders: Sequence[Path], *, prefer: Side | None = No
             raise ConfigError(f"{folder} is the folder to merge into; name others")
     merged = Merged()
     names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.known)}
-    for folder in folders:
-        theirs = RecordStore(folder)
+    for theirs in map(RecordStore, folders):
         for path in theirs.files(theirs.runs, ".json"):
             _merge_record(path.name, ours, theirs, names, prefer, merged)
         for path in theirs.files(theirs.state, ".pt"):
@@ -97,16 +81,11 @@ def merge(results: Results, folders: Sequence[Path], *, prefer: Side | None = No
     return merged
 
 
-# ---------------------------------------------------------------------------------------------
-# One record
-# ---------------------------------------------------------------------------------------------
-
-
 def _merge_record(
     file: str,
     ours: RecordStore,
     theirs: RecordStore,
-    names: dict[str, str],
+    names: Mapping[str, str],
     prefer: Side | None,
     merged: Merged,
 ) -> None:
@@ -116,11 +95,11 @@ def _merge_record(
         merged.damaged.append(str(error))
         return
     name = names.get(new.run_id) if isinstance(new, RunRecord | ShiftRecord) else file
-    if name and isinstance(new, ShiftRecord):
-        name += " on CIFAR-10.1"
     if new is None or name is None:
         merged.others.append(file)
         return
+    if isinstance(new, ShiftRecord):
+        name += " on CIFAR-10.1"
     try:
         old = _read(ours, file)
     except RecordError as error:
@@ -128,38 +107,35 @@ def _merge_record(
         merged.replaced.append(f"{error}; set aside as {aside}")
         old = None
     if old is None:
-        _take(new, ours)
         merged.taken.append(name)
     elif _content(old) == _content(new):
         merged.equal.append(name)
     else:
-        conflict = Conflict(name, old.provenance, new.provenance, theirs.folder, prefer)
-        (merged.decided if prefer else merged.conflicts).append(conflict)
-        if prefer == "theirs":
-            _take(new, ours)
+        (merged.decided if prefer else merged.conflicts).append(
+            f"{name}: {f'kept {prefer}' if prefer else 'conflict, nothing changed'}\n"
+            f"  ours:   {_describe(old.provenance)}\n"
+            f"  theirs: {_describe(new.provenance)}, in {theirs.folder}"
+        )
+    if old is None or (prefer == "theirs" and _content(old) != _content(new)):
+        write_atomically(ours.runs / file, encode(new))
+        if isinstance(new, RunRecord):
+            (ours.state / f"{new.run_id}.pt").unlink(missing_ok=True)  # of use no more
 
 
 def _read(store: RecordStore, file: str) -> Record | None:
     """The record of a file name; None where it is not there, or of an engine or data unknown."""
-    if file == store.network_path.name:
-        return store.read_network()
-    for dataset in DATASETS:
-        if file == store.data_path(dataset).name:
-            return store.read_data(dataset)
-    if file.startswith(("data-", "network-")):
-        return None
-    if file.startswith("shift-"):
-        return read_shift(store, Path(file).stem.removeprefix("shift-"))
-    return store.read_run(Path(file).stem)
-
-
-def _take(record: Record, store: RecordStore) -> None:
-    if isinstance(record, ShiftRecord):
-        write_shift(store, record)
-        return
-    store.write(record)
-    if isinstance(record, RunRecord):
-        (store.state / f"{record.run_id}.pt").unlink(missing_ok=True)  # of use no more
+    kind, _, name = Path(file).stem.rpartition("-")
+    datasets = {info.fingerprint: dataset for dataset, info in DATASETS.items()}
+    match kind:
+        case "":
+            return store.read_run(name)
+        case "shift":
+            return read_shift(store, name)
+        case "network" if name == "residual":
+            return store.read_network()
+        case "data" if name in datasets:
+            return store.read_data(datasets[name])
+    return None
 
 
 def _content(record: Record) -> dict[str, object]:
@@ -173,37 +149,25 @@ def _describe(provenance: Provenance) -> str:
     return f"{provenance.device}, {commit}, {versions}, finished {provenance.finished}"
 
 
-# ---------------------------------------------------------------------------------------------
-# One checkpoint
-# ---------------------------------------------------------------------------------------------
-
-
 def _merge_checkpoint(path: Path, name: str, ours: RecordStore, merged: Merged) -> None:
     """Take a checkpoint that is further than ours of a run that nobody is training here."""
     mine = ours.state / path.name
-    with lock(ours.state / f"{path.stem}.lock") as held:
+    with lock(mine.with_suffix(".lock")) as held:
         if not held or ours.run_path(path.stem).exists():
             return
-        try:
-            raw = read_bytes(path)
-        except OSError as error:  # such as a folder of this name
-            merged.damaged.append(f"{path} cannot be read ({error.strerror})")
-            return
-        unpacked = unpack_checkpoint(raw)
-        if unpacked is None:
-            merged.damaged.append(f"{path} does not match its digest")
-        elif unpacked[0] > _epoch(mine):
-            if mine.is_dir():
-                aside = ours.set_aside(mine, "it is a folder")
-                merged.replaced.append(f"{mine} is a folder; set aside as {aside}")
+        raw, epoch = _read_checkpoint(path)
+        if epoch < 0:
+            merged.damaged.append(f"{path} cannot be read or does not match its digest")
+        elif epoch > _read_checkpoint(mine)[1]:
             write_atomically(mine, raw)
             merged.checkpoints.append(name)
 
 
-def _epoch(checkpoint: Path) -> int:
-    """Where a checkpoint stands; 0 where there is none, or none that a run could go on from."""
+def _read_checkpoint(path: Path) -> tuple[bytes, int]:
+    """Content and epoch of a checkpoint; −1 where there is none that a run could go on from."""
     try:
-        unpacked = unpack_checkpoint(read_bytes(checkpoint))
-    except OSError:
-        return 0
-    return unpacked[0] if unpacked else 0
+        raw = read_bytes(path)
+    except OSError:  # such as a folder of this name
+        return b"", -1
+    unpacked = unpack_checkpoint(raw)
+    return raw, unpacked[0] if unpacked else -1

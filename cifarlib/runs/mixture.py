@@ -12,9 +12,8 @@ A scale that means it says so:
 """
 
 import typing
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import get_args
 
 from cifarlib.errors import ReportError
 from cifarlib.study import Kind
@@ -24,6 +23,18 @@ if typing.TYPE_CHECKING:
     from cifarlib.runs.schema import RunRecord
 
 NAMED = 3  # runs that a sentence names
+DEVICES = {"cpu": "on processors", "cuda": "on GPUs"}
+CHANGES = {
+    True: "with uncommitted changes",
+    False: "without uncommitted changes",
+    None: "from a copy whose changes nobody can know",
+}
+KINDS: dict[Kind, tuple[str, Callable[["RunRecord"], str]]] = {
+    "engine": ("The engine", lambda record: f"of engine {record.engine}"),
+    "data": ("The data", lambda record: f"on data {record.data_fingerprint}"),
+    "device_class": ("The kind of device", lambda r: DEVICES[r.provenance.device_class]),
+    "dirty": ("The state of the code", lambda record: CHANGES[record.provenance.dirty]),
+}
 
 
 @dataclass(frozen=True)
@@ -31,41 +42,7 @@ class Mixture:
     """Records of one report that differ in something that all should have in common."""
 
     kind: Kind
-    groups: dict[str, tuple[str, ...]]  # what the records have → run ids, the largest group first
-    names: tuple[str, ...]  # of the runs outside the largest group
-
-    @property
-    def sentence(self) -> str:
-        """How many runs have what."""
-        parts = [f"{_runs(len(members))} {text}" for text, members in self.groups.items()]
-        return f"{TITLES[self.kind]} differs: {', '.join(parts)} ({self.fewer})."
-
-    @property
-    def fewer(self) -> str:
-        """The runs outside the largest group, the first of them by name."""
-        more = len(self.names) - NAMED
-        return ", ".join(self.names[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-TITLES: dict[Kind, str] = {
-    "engine": "The engine",
-    "data": "The data",
-    "device_class": "The kind of device",
-    "dirty": "The state of the code",
-}
-
-_HAVE: dict[Kind, Callable[["RunRecord"], Hashable]] = {
-    "engine": lambda record: f"of engine {record.engine}",
-    "data": lambda record: f"on data {record.data_fingerprint}",
-    "device_class": lambda record: {"cpu": "on processors", "cuda": "on GPUs"}[
-        record.provenance.device_class
-    ],
-    "dirty": lambda record: {
-        True: "with uncommitted changes",
-        False: "without uncommitted changes",
-        None: "from a copy whose changes nobody can know",
-    }[record.provenance.dirty],
-}
+    sentence: str  # how many runs have what, and the fewer by name
 
 
 def find_mixtures(results: "Results", among: Collection[str] | None = None) -> list[Mixture]:
@@ -73,28 +50,24 @@ def find_mixtures(results: "Results", among: Collection[str] | None = None) -> l
 
     ``among`` are the ids of the runs to look at, all of them unless given.
     """
-    records = {
-        name: record
-        for name, record in results.every_record.items()
-        if among is None or name in among
-    }
-    return [found for kind in get_args(Kind) if (found := _look(results, records, kind))]
-
-
-def _look(results: "Results", records: dict[str, "RunRecord"], kind: Kind) -> Mixture | None:
-    groups: dict[str, list[str]] = {}
-    for name, record in records.items():
-        groups.setdefault(str(_HAVE[kind](record)), []).append(name)
-    if len(groups) < 2:
-        return None
-    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-    outside = {name for _, members in ordered[1:] for name in members}
-    names = {c.run_id: c.name for c in reversed(results.known) if c.run_id in outside}
-    return Mixture(
-        kind,
-        {text: tuple(members) for text, members in ordered},
-        tuple(names[name] for name in records if name in outside),
-    )
+    names = {c.run_id: c.name for c in reversed(results.known)}
+    found = []
+    for kind, (title, say) in KINDS.items():
+        groups: dict[str, list[str]] = {}
+        for run, record in results.every_record.items():
+            if among is None or run in among:
+                groups.setdefault(say(record), []).append(run)
+        ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+        if len(ordered) > 1:
+            counts = ", ".join(
+                f"{len(runs)} {'run is' if len(runs) == 1 else 'runs are'} {what}"
+                for what, runs in ordered
+            )
+            fewer = [names[run] for _, runs in ordered[1:] for run in runs]
+            more = f" and {len(fewer) - NAMED} more" if len(fewer) > NAMED else ""
+            said = f"{title} differs: {counts} ({', '.join(fewer[:NAMED])}{more})."
+            found.append(Mixture(kind, said))
+    return found
 
 
 def refuse_undeclared(results: "Results") -> None:
@@ -107,7 +80,3 @@ def refuse_undeclared(results: "Results") -> None:
                 f"{results.store.runs} and make them again with a sweep, or declare the mixture "
                 f"with --set 'mixed=[{declared}]' or in the scale file"
             )
-
-
-def _runs(number: int) -> str:
-    return f"{number} {'run is' if number == 1 else 'runs are'}"

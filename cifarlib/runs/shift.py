@@ -5,12 +5,11 @@ Nothing is fetched: its two files are looked for in a folder that is named, else
 ``$CIFAR10_1_ROOT``, else in ``data/cifar-10.1``.
 """
 
-import base64
 import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -23,7 +22,9 @@ from cifarlib.runs.schema import (
     Confusion,
     Provenance,
     RunRecord,
-    unpack_classes,
+    require,
+    require_classes,
+    unpack,
 )
 from cifarlib.runs.store import RecordStore, encode, write_atomically
 
@@ -56,34 +57,29 @@ def read_images(folder: Path) -> NewImages:
     """The set in a folder; raises ``DataError`` where its files are missing or not what they
     should be. No code comes from them."""
     digest = hashlib.sha256()
-    shapes = {IMAGE_FILE: (IMAGES, 32, 32, 3), LABEL_FILE: (IMAGES,)}
-    images, labels = (_read_array(folder / file, shape, digest) for file, shape in shapes.items())
+    images = _read_array(folder / IMAGE_FILE, (IMAGES, 32, 32, 3), np.uint8, digest)
+    labels = _read_array(folder / LABEL_FILE, (IMAGES,), np.integer, digest).astype(np.int64)
     if labels.min() < 0 or labels.max() > 9:
         told = f"has labels from {labels.min()} to {labels.max()} instead of classes 0 to 9"
         raise _wrong(folder / LABEL_FILE, told)
-    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return NewImages(images, labels.astype(np.int64), digest.hexdigest())
+    return NewImages(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), labels, digest.hexdigest())
 
 
-def _read_array(path: Path, shape: tuple[int, ...], digest: "hashlib._Hash") -> np.ndarray:
-    """A file's array: uint8 images, labels of any whole numbers."""
+def _read_array(
+    path: Path, shape: tuple[int, ...], kind: Any, digest: "hashlib._Hash"
+) -> np.ndarray:
     try:
         raw = read_bytes(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise _wrong(path, "is missing") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+        raise _wrong(path, f"cannot be read ({error.strerror})") from error
     digest.update(raw)
     try:
         found = np.load(io.BytesIO(raw), allow_pickle=False)
-    except Exception as error:  # whatever numpy makes of damaged bytes
+        right = found.shape == shape and np.issubdtype(found.dtype, kind)
+    except Exception as error:  # whatever numpy makes of damaged bytes, or of several arrays
         raise _wrong(path, "is no array of numbers") from error
-    if not isinstance(found, np.ndarray):
-        raise _wrong(path, "is no single array")
-    right = found.dtype == np.uint8 if len(shape) > 1 else np.issubdtype(found.dtype, np.integer)
-    if found.shape != shape or not right:
-        kind = "uint8" if len(shape) > 1 else "whole numbers"
-        told = f"has shape {found.shape} of {found.dtype} instead of {shape} of {kind}"
+    if not right:
+        told = f"has shape {found.shape} of {found.dtype} instead of {shape} of {kind.__name__}"
         raise _wrong(path, told)
     return found
 
@@ -131,48 +127,25 @@ class ShiftRecord(Strict):
     @property
     def correct_images(self) -> np.ndarray:
         """Which images are right, bool (n,)."""
-        return np.unpackbits(_unpack(self.right), count=self.images).astype(bool)
+        return np.unpackbits(unpack(self.right), count=self.images).astype(bool)
 
     @property
     def confidences(self) -> np.ndarray:
         """Probability of the predicted class of each image, (n,), to 1/255."""
-        return _unpack(self.confidence) / 255
+        return unpack(self.confidence) / 255
 
     @pydantic.model_validator(mode="after")
-    def _consistent(self) -> "ShiftRecord":
-        if len(self.confusion) != 10 or any(
-            len(row) != 10 or min(row) < 0 for row in self.confusion
-        ):
-            raise ValueError("the confusion matrix is not 10 × 10 counts")
-        images = self.images
-        lengths = [len(_unpack(text)) for text in (self.classes, self.confidence, self.right)]
-        if not images or lengths != [(images + 1) // 2, images, (images + 7) // 8]:
-            raise ValueError("the predictions are not as many as the images")
-        if self.correct != self.correct_images.sum():
-            raise ValueError("the predictions do not give the confusion matrix")
-        predicted = np.bincount(unpack_classes(self.classes, images), minlength=10)
-        if predicted.tolist() != np.sum(self.confusion, axis=0).tolist():
-            raise ValueError("the predictions do not give the confusion matrix")
+    def _fits(self) -> "ShiftRecord":
+        require_classes(self.classes, self.confidence, self.confusion)
+        packed = len(unpack(self.right)) == (self.images + 7) // 8
+        right = packed and self.correct == self.correct_images.sum()
+        require(right and self.images > 0, "as many right images as the confusion matrix")
         return self
-
-
-def pack(values: np.ndarray) -> str:
-    """An array's bytes as base64."""
-    return base64.b64encode(values.tobytes()).decode()
-
-
-def _unpack(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), dtype=np.uint8)
 
 
 def predictions_digest(record: RunRecord) -> str:
     """What ties a run's record and what was made with its weights together."""
     return hashlib.sha256(record.result.predictions.model_dump_json().encode()).hexdigest()
-
-
-# ---------------------------------------------------------------------------------------------
-# Written and read
-# ---------------------------------------------------------------------------------------------
 
 
 def shift_path(store: RecordStore, run_id: str) -> Path:

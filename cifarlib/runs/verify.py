@@ -16,15 +16,16 @@ of their test accuracies must stay below what ``LEVEL`` of such differences stay
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from cifarlib.config import RunConfig
+from cifarlib.config import RunConfig, flatten
 from cifarlib.errors import ConfigError, RunError
 from cifarlib.runs.results import Results
-from cifarlib.runs.schema import History, Provenance, RunRecord
+from cifarlib.runs.schema import Provenance, RunRecord
 from cifarlib.runs.store import RecordStore, write_atomically
 from cifarlib.runs.sweep import sweep
 from cifarlib.study import Condition
@@ -43,11 +44,11 @@ class Checked:
     name: str
     run_id: str
     verdict: Verdict
-    stored: float | None  # test top-1 in % at the reported epoch
-    trained: float | None
-    limit: float | None  # of their difference, in points; None: identity was required
-    same_predictions: float | None  # % of the test images
     reason: str
+    stored: float | None  # test top-1 in % at the reported epoch
+    trained: float | None = None
+    limit: float | None = None  # of their difference, in points; None: identity was required
+    same_predictions: float | None = None  # % of the test images
 
     @property
     def difference(self) -> float | None:
@@ -67,17 +68,15 @@ def sample(results: Results, number: int, seed: int) -> list[Condition]:
 
     Raises ``ConfigError`` where no run is recorded.
     """
-    recorded: dict[str, Condition] = {}
-    for condition in results.conditions:
-        if condition.run_id in results.every_record:
-            recorded.setdefault(condition.run_id, condition)
+    known = {c.run_id: c for c in reversed(results.conditions)}
+    recorded = sorted(known.keys() & results.every_record.keys())
     if not recorded:
         raise ConfigError(
             f"{results.store.runs} holds no record of this study to verify; make some with "
             "cifarlib sweep"
         )
-    chosen = random.Random(seed).sample(sorted(recorded), min(number, len(recorded)))
-    return [condition for run_id, condition in recorded.items() if run_id in chosen]
+    chosen = random.Random(seed).sample(recorded, min(number, len(recorded)))
+    return sorted((known[run] for run in chosen), key=results.conditions.index)
 
 
 def verify(
@@ -95,78 +94,49 @@ def verify(
     Raises ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
     trained here.
     """
-    for condition in conditions:
-        if condition.run_id not in results.every_record:
+    unique = {condition.run_id: condition for condition in conditions}
+    by_threads: dict[int, list[Condition]] = {}
+    for run, condition in unique.items():
+        if run not in results.every_record:
             raise ConfigError(
                 f"{condition.name} is not recorded in {results.store.runs}; name one that is"
             )
-    unique = list({condition.run_id: condition for condition in conditions}.values())
+        threads = results.every_record[run].provenance.threads
+        by_threads.setdefault(threads, []).append(condition)
     with tempfile.TemporaryDirectory(prefix="cifarlib-verify-") as folder:
         store = RecordStore(Path(folder))
-        trained, reasons = _train(results, unique, store, device, workers, keep_weights)
-        checked = [
-            compare(c, results, trained[c.run_id])
-            if c.run_id in trained
-            else _not_trained(c, results, reasons)
-            for c in unique
-        ]
-        if keep_weights:
-            _keep_weights(checked, store, results.store)
+        for known in (results.data, results.network):
+            if known is not None:
+                store.write(known)  # to describe them again takes longer than many a run
+        reasons: dict[str, str] = {}  # by a job's name: why it was not trained
+        for threads, members in by_threads.items():
+            outcome = sweep(
+                members,
+                store,
+                device=device,
+                workers=workers,
+                threads=threads,
+                checkpoint_every=0,
+                keep_weights=keep_weights,
+            )
+            reasons |= outcome.unavailable | outcome.failed
+        trained, _ = store.read_runs(unique)
+        checked = []
+        for run, condition in unique.items():
+            if run in trained:
+                checked.append(compare(condition, results, trained[run]))
+            else:
+                name, stored = condition.name, results.every_record[run].accuracy("test")
+                seeded = f"{name} (seed {condition.config.seed})"
+                reason = reasons.get(name) or reasons.get(seeded, "it did not end")
+                checked.append(Checked(name, run, "not trained", reason, stored))
+        for one in checked:
+            if keep_weights and one.verdict == "identical":
+                weights = store.weights_path(one.run_id).read_bytes()
+                write_atomically(results.store.weights_path(one.run_id), weights)
     if not trained:
         raise RunError(f"no run could be trained again: {checked[0].name}: {checked[0].reason}")
     return checked
-
-
-def _keep_weights(checked: Iterable[Checked], source: RecordStore, target: RecordStore) -> None:
-    for one in checked:
-        if one.verdict == "identical":
-            content = source.weights_path(one.run_id).read_bytes()
-            write_atomically(target.weights_path(one.run_id), content)
-
-
-def _train(
-    results: Results,
-    conditions: Sequence[Condition],
-    store: RecordStore,
-    device: str,
-    workers: int | None,
-    keep_weights: bool = False,
-) -> tuple[dict[str, RunRecord], dict[str, str]]:
-    """The new records by run id, and what kept the others from being made by a job's name."""
-    for known in (results.data, results.network):
-        if known is not None:
-            store.write(known)  # to describe them again takes longer than many a run
-    by_threads: dict[int, list[Condition]] = {}
-    for condition in conditions:
-        threads = results.every_record[condition.run_id].provenance.threads
-        by_threads.setdefault(threads, []).append(condition)
-    reasons: dict[str, str] = {}
-    for threads, members in by_threads.items():
-        outcome = sweep(
-            members,
-            store,
-            device=device,
-            workers=workers,
-            threads=threads,
-            checkpoint_every=0,
-            keep_weights=keep_weights,
-        )
-        reasons |= outcome.unavailable | outcome.failed
-    trained, _ = store.read_runs(c.run_id for c in conditions)
-    return trained, reasons
-
-
-def _without_seed(config: RunConfig) -> str:
-    return config.model_copy(update={"seed": 0}).model_dump_json()
-
-
-def _not_trained(condition: Condition, results: Results, reasons: dict[str, str]) -> Checked:
-    names = (condition.name, f"{condition.name} (seed {condition.config.seed})")
-    reason = next((reasons[name] for name in names if name in reasons), "it did not end")
-    stored = results.every_record[condition.run_id].accuracy("test")
-    return Checked(
-        condition.name, condition.run_id, "not trained", stored, None, None, None, reason
-    )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -180,28 +150,20 @@ def compare(condition: Condition, results: Results, trained: RunRecord) -> Check
     before, now = (record.accuracy("test") for record in (stored, trained))
     same = stored.result.predictions.classes == trained.result.predictions.classes
     apart = differing_origins(stored.provenance, trained.provenance)
-    limit, basis = None, ""
-    if stored.result.model_dump() == trained.result.model_dump():
-        verdict: Verdict = "identical"
+    verdict: Verdict = "differs"
+    limit = None
+    if stored.result == trained.result:
+        verdict = "identical"
         reason = f"every bit, though {', '.join(apart)}" if apart else "every bit, as it must be"
     elif not apart:
-        verdict = "differs"
         reason = f"same machine, versions and threads, yet {first_difference(stored, trained)}"
     else:
         limit, basis = noise_limit(stored, results.every_record.values())
-        ended_alike = before is not None and now is not None and abs(now - before) <= limit
-        verdict = "within noise" if ended_alike else "differs"
         reason = f"{', '.join(apart)}; limit from {basis}"
-    return Checked(
-        name=condition.name,
-        run_id=condition.run_id,
-        verdict=verdict,
-        stored=before,
-        trained=now,
-        limit=limit,
-        same_predictions=100 * float(same.mean()),
-        reason=reason,
-    )
+        if before is not None and now is not None and abs(now - before) <= limit:
+            verdict = "within noise"
+    share = 100 * float(same.mean())
+    return Checked(condition.name, condition.run_id, verdict, reason, before, now, limit, share)
 
 
 def differing_origins(stored: Provenance, trained: Provenance) -> list[str]:
@@ -216,34 +178,22 @@ def differing_origins(stored: Provenance, trained: Provenance) -> list[str]:
     names = dict.fromkeys([*stored.versions, *trained.versions])
     for name in (name for name in names if name != "scikit-learn"):  # which only splits the images
         old, new = (origin.versions.get(name, "none") for origin in (stored, trained))
-        if old != new and not (name == "python" and _same_minor(old, new)):
+        digits = 2 if name == "python" else None  # of which the last one decides nothing
+        if old.split(".")[:digits] != new.split(".")[:digits]:
             apart.append(f"{name} {new} instead of {old}")
     return apart
 
 
-def _same_minor(first: str, second: str) -> bool:
-    return first.split(".")[:2] == second.split(".")[:2]
-
-
 def first_difference(stored: RunRecord, trained: RunRecord) -> str:
     """The first epoch at which two histories part, and in what."""
-    old, new = stored.result.history, trained.result.history
-    for epoch in range(min(old.epochs, new.epochs) + 1):
-        for title, course in _COURSES.items():
-            before, now = course(old)[epoch], course(new)[epoch]
+    old, new = (flatten(record.result.history.model_dump()) for record in (stored, trained))
+    for epoch in range(min(stored.result.history.epochs, trained.result.history.epochs) + 1):
+        for name in (name for name, course in old.items() if isinstance(course, tuple)):
+            before, now = old[name][epoch], new[name][epoch]
             if before != now:
+                title = name.replace("_", " ").replace(".", " ")
                 return f"the {title} of epoch {epoch} is {now}, stored {before}"
     return "the predictions or the number of epochs differ"
-
-
-_COURSES: dict[str, Callable[[History], Sequence[float | None]]] = {
-    "learning rate": lambda history: history.learning_rate,
-    "training loss": lambda history: history.training_loss,
-    "validation loss": lambda history: history.validation.loss,
-    "test loss": lambda history: history.test.loss,
-    "count of right validation images": lambda history: history.validation.top1,
-    "count of right test images": lambda history: history.test.top1,
-}
 
 
 def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float, str]:
@@ -255,9 +205,9 @@ def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float,
     from scipy import stats
 
     groups: dict[str, list[float]] = {}
-    for other in records:
-        accuracy = other.accuracy("test")
-        if accuracy is not None and _budget(other.config) == _budget(record.config):
+    alike = [r for r in records if _budget(r.config) == _budget(record.config)]
+    for other in alike:
+        if (accuracy := other.accuracy("test")) is not None:
             groups.setdefault(_without_seed(other.config), []).append(accuracy)
     own = groups.get(_without_seed(record.config), [])
     chosen = [own] if len(own) >= ENOUGH_SEEDS else [g for g in groups.values() if len(g) > 1]
@@ -278,37 +228,33 @@ def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float,
     return factor * error * 2**0.5, f"the binomial error of {images:,} test images"
 
 
+def _without_seed(config: RunConfig) -> str:
+    return config.model_copy(update={"seed": 0}).model_dump_json()
+
+
 def _budget(config: RunConfig) -> tuple[object, ...]:
     return config.model.name, config.epochs, config.data, config.protocol
-
-
-# ---------------------------------------------------------------------------------------------
-# Telling
-# ---------------------------------------------------------------------------------------------
 
 
 def tell(checked: Sequence[Checked]) -> list[str]:
     """A table of verdicts in lines of text, and their count."""
     import pandas as pd
 
-    def number(value: float | None, form: str) -> str:
-        return "–" if value is None else form.format(value)
-
-    table = pd.DataFrame(
-        {
-            "run": one.name,
-            "id": one.run_id[:8],
-            "verdict": one.verdict,
-            "stored": number(one.stored, "{:.2f} %"),
-            "now": number(one.trained, "{:.2f} %"),
-            "difference": number(one.difference, "{:+.2f}"),
-            "limit": number(one.limit, "{:.2f}"),
-            "same": number(one.same_predictions, "{:.1f} %"),
-            "why": one.reason,
-        }
-        for one in checked
-    )
-    counts = table["verdict"].value_counts().reindex(get_args(Verdict)).dropna().astype(int)
-    told = ", ".join(f"{number} {name}" for name, number in counts.items())
-    lines = table.to_string(index=False, max_colwidth=None).splitlines()
-    return [*map(str.rstrip, lines), f"{len(checked)} runs trained again: {told}"]
+    columns = {
+        "stored": "{:.2f} %",
+        "trained": "{:.2f} %",
+        "difference": "{:+.2f}",
+        "limit": "{:.2f}",
+        "same_predictions": "{:.1f} %",
+    }
+    rows = []
+    for one in checked:
+        values = {name: getattr(one, name) for name in columns}
+        said = {n: "–" if v is None else columns[n].format(v) for n, v in values.items()}
+        rows.append({"run": one.name, "id": one.run_id[:8], "verdict": one.verdict} | said)
+        rows[-1]["why"] = one.reason
+    titles = {"trained": "now", "same_predictions": "same"}
+    lines = pd.DataFrame(rows).rename(columns=titles).to_string(index=False, max_colwidth=None)
+    count = Counter(one.verdict for one in checked)
+    told = ", ".join(f"{count[name]} {name}" for name in get_args(Verdict) if count[name])
+    return [*map(str.rstrip, lines.splitlines()), f"{len(checked)} runs trained again: {told}"]
