@@ -10,7 +10,6 @@ from cifarlib import cli
 from cifarlib.bench import measurements
 from cifarlib.bench import throughput as bench
 from cifarlib.config import SPLITS
-from cifarlib.errors import ConfigError
 from cifarlib.runs.inputs import load_inputs
 from cifarlib.training import Run
 
@@ -56,9 +55,7 @@ def test_throughput_gives_every_number_of_its_table(monkeypatch, tmp_path):
         assert row[way]["evaluation_images_per_s"] > 0
     assert found["epoch_ratio"]["64"] == row["paper"]["epoch_s"] / row["ours"]["epoch_s"]
     assert found["train_gemm_fraction"]["64"] == row["train_flops"] / 1e12
-    assert 0 < row["data_share"] < 1
-    where = {"measured": "", "cores": 1, "processor": "", "versions": {}, "data": "synthetic"}
-    where |= {"commit": None, "dirty": None}
+    where = bench.describe_machine("synthetic")
     measurements.write_bench({"throughput": where | found}, folder=tmp_path)
     frame = measurements.tabulate(measurements.read_bench(folder=tmp_path), "throughput")
     assert frame["epoch_s"].map(math.isfinite).all()
@@ -95,14 +92,14 @@ def test_precision_pairs_seeds(monkeypatch):
     assert low < 0 < 0.75 < high
 
 
-def test_an_unknown_part_is_one_sentence(capsys):
-    with pytest.raises(ConfigError, match="there is no part 'speed'"):
-        bench.measure("speed", 180, 1)
-    assert cli.main(["bench", "--device", "cpu", "--part", "speed"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_limit_of_time_is_for_gpus_only(capsys):
-    assert cli.main(["bench", "--device", "cpu", "--seconds", "9"]) == 2
-    said = capsys.readouterr().err
-    assert said == "cifarlib: --seconds is for --device cuda; on a processor, choose a --part\n"
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--part", "speed"], "there is no part 'speed'; did you mean 'sweep'?"),
+        (["--seconds", "9"], "--seconds is for --device cuda; on a processor, choose a --part"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_in_a_sentence(options, told, capsys):
+    assert cli.main(["bench", "--device", "cpu", *options]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"cifarlib: {told}")

@@ -57,12 +57,13 @@ def test_a_part_measured_again_leaves_the_others(tmp_path):
     content = json.loads(path.read_text())
     assert content["epoch_ratio"] == {"64": 4.0}
     assert content["variants"] == VARIANTS
-    assert "| 64 | ours | 100 | 400 | 200 | – | 81.9 | 4 | 0.812 | 2 |" in text.read_text()
+    row = next(line for line in text.read_text().splitlines() if " ours " in line)
+    assert row.split() == ["64", "ours", "100", "400", "200", "–", "81.9", "4", "0.81235", "2"]
 
 
 def test_nothing_measured_gives_empty_frames(tmp_path):
     assert measurements.read_bench(folder=tmp_path) == {}
-    for part in ("throughput", "variants", "precision", "sweep", "gpu", "kernels"):
+    for part in measurements.TITLES:
         assert measurements.tabulate({}, part).empty
     assert measurements.describe({}, "throughput") == "Not measured yet: make bench."
     assert measurements.describe_gpu({}) == ""
@@ -75,25 +76,19 @@ def test_a_damaged_file_is_named(tmp_path, content):
         measurements.read_bench(folder=tmp_path)
 
 
-def test_throughput_has_a_row_for_each_way(tmp_path):
+def test_each_part_has_its_frame(tmp_path):
     measurements.write_bench({"throughput": THROUGHPUT}, folder=tmp_path)
-    frame = measurements.tabulate(measurements.read_bench(folder=tmp_path), "throughput")
-    assert frame["way"].tolist() == ["paper", "ours"]
-    assert frame["epoch_s"].tolist() == [600, 200]
-    assert frame["epoch_ratio"].tolist() == [1, 3]
-    assert frame["gflops"].tolist() == pytest.approx([81.9, 81.9])
-    assert frame["eval_ratio"].isna().tolist() == [True, False]
-
-
-def test_choices_are_set_beside_what_they_change():
-    frame = measurements.tabulate({"variants": VARIANTS}, "variants").set_index("choice")
-    assert frame["rate_ratio"].to_dict() == {"ours": 1, "fp32": 0.5, "one": 1, "two": 1.5}
-    assert frame["first_epoch_s"].dropna().to_dict() == {"ours": 9, "fp32": 18}
-
-
-def test_precisions_differ_seed_by_seed():
-    frame = measurements.tabulate({"precision": PRECISION}, "precision")
-    assert frame["difference"].tolist() == [0.5, -1.0]
+    rates = measurements.tabulate(measurements.read_bench(folder=tmp_path), "throughput")
+    assert rates["way"].tolist() == ["paper", "ours"]
+    assert rates["epoch_s"].tolist() == [600, 200]
+    assert rates["epoch_ratio"].tolist() == [1, 3]
+    assert rates["gflops"].tolist() == pytest.approx([81.9, 81.9])
+    assert rates["eval_ratio"].isna().tolist() == [True, False]
+    choices = measurements.tabulate({"variants": VARIANTS}, "variants").set_index("choice")
+    assert choices["rate_ratio"].to_dict() == {"ours": 1, "fp32": 0.5, "one": 1, "two": 1.5}
+    assert choices["first_epoch_s"].dropna().to_dict() == {"ours": 9, "fp32": 18}
+    seeds = measurements.tabulate({"precision": PRECISION}, "precision")
+    assert seeds["difference"].tolist() == [0.5, -1.0]
 
 
 GPU_ROWS = [
@@ -123,8 +118,8 @@ def test_runs_on_a_gpu_are_shown_beside_plain_processes(tmp_path):
         "takes 31 µs with fused kernels, 95 µs with torch's for-each ones."
     )
     said = text.read_text()
-    assert "| graph | 64 | 8 | 90,000 | 73.7 |" in said
-    assert "| a kernel | 12.5 | 3 |" in said
+    assert ["graph", "64", "8", "90,000", "73.7"] in [x.split()[:5] for x in said.splitlines()]
+    assert ["a", "kernel", "12.5", "3"] in [x.split() for x in said.splitlines()]
     assert "1.50 times as many" in said
 
 
@@ -132,5 +127,5 @@ def test_half_a_measurement_of_a_gpu_is_shown_too(tmp_path):
     """Each row is written as soon as it is known."""
     part = WHERE | {"device": "a GPU", "rows": GPU_ROWS[:1]}
     _, text = measurements.write_bench({"throughput": part}, "cuda", tmp_path)
-    assert "| graph | 64 | 1 | 20,000 | 16.4 |" in text.read_text()
+    assert text.read_text().splitlines()[-4].split() == ["graph", "64", "1", "20,000", "16.4"]
     assert measurements.describe_gpu(measurements.read_bench("cuda", tmp_path)) == ""

@@ -19,6 +19,17 @@ RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
 best bf16 matrix product, evaluation rate ours / fp32 eager."""
 
 DEVICES = ("cpu", "cuda")
+RATES = ["train_images_per_s", "evaluation_images_per_s", "epoch_s", "peak_memory_mb"]
+TITLES = {
+    "throughput": "Throughput: the paper's way beside ours",
+    "gpu": "Throughput",
+    "kernels": "A step at batch size 64, the longest kernels",
+    "variants": "One choice changed",
+    "precision": "Test accuracy by precision, %",
+    "sweep": "A sweep of small runs",
+}
+TARGET = 2.0
+"""How many times the rate of the best plain processes concurrent runs must reach to be kept."""
 
 Bench = Mapping[str, Any]
 
@@ -31,28 +42,33 @@ def read_bench(device: str = "cpu", folder: Path = paths.BENCH) -> Bench:
     path = folder / f"{device}.json"
     try:
         content = parse_json(read_bytes(path))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} cannot be read as JSON; make it again: cifarlib bench"
-        ) from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds no measurements; make it again: cifarlib bench")
+        raise ConfigError(f"{path} holds no measurements; make it again: cifarlib bench") from error
     return content
 
 
 def write_bench(parts: Bench, device: str = "cpu", folder: Path = paths.BENCH) -> list[Path]:
     """Put new measurements beside the other parts of a folder's: JSON, and Markdown to read."""
     content = {**read_bench(device, folder), **parts}
-    if "throughput" in parts:
-        throughput = dict(parts["throughput"])
-        ratios = {name: throughput.pop(name) for name in RATIOS if name in throughput}
-        content = ratios | content | ratios | {"throughput": throughput}
-    content = _rounded(content)
+    throughput = dict(content.get("throughput", {}))
+    ratios = {name: throughput.pop(name) for name in RATIOS if name in throughput}
+    ratios = {name: content.pop(name) for name in RATIOS if name in content} | ratios
+    content = _rounded(ratios | content | ({"throughput": throughput} if throughput else {}))
+    text = f"# Measured on {device}\n\nMade by `cifarlib bench`.\n"
+    for part, title in TITLES.items():
+        frame = tabulate(content, part)
+        if len(frame) and (part in ("gpu", "kernels")) == (device == "cuda"):
+            table = frame.to_string(index=False, na_rep="–", float_format="{:,.6g}".format)
+            said = [describe_gpu(content)] if part == "gpu" else []
+            said += [describe(content, part if part in content else "throughput")]
+            text += f"\n## {title}\n\n```text\n{table}\n```\n\n{' '.join(said).strip()}\n"
     written = [folder / f"{device}.json", folder / f"{device}.md"]
     write_atomically(written[0], (json.dumps(content, indent=1) + "\n").encode())
-    write_atomically(written[1], _markdown(content, device).encode())
+    write_atomically(written[1], text.encode())
     return written
 
 
@@ -62,14 +78,7 @@ def _rounded(value: Any) -> Any:
         return float(f"{value:.5g}")
     if isinstance(value, Mapping):
         return {str(key): _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return value
-
-
-# ---------------------------------------------------------------------------------------------
-# As frames
-# ---------------------------------------------------------------------------------------------
+    return [_rounded(inner) for inner in value] if isinstance(value, list) else value
 
 
 def tabulate(bench: Bench, part: str) -> "pd.DataFrame":
@@ -82,69 +91,41 @@ def tabulate(bench: Bench, part: str) -> "pd.DataFrame":
     """
     import pandas as pd  # here, for commands start without it
 
-    rows, columns = _TABLES[part](bench)
+    found, rows = bench.get(part, {}), []
+    on_gpu = bench.get("throughput", {}).get("rows", [])
+    match part:
+        case "throughput":
+            columns = ["batch_size", "way", *RATES, "gflops", *RATIOS]
+            for size, row in found.get("batch_sizes", {}).items():
+                ratios = {name: bench[name][size] for name in RATIOS}
+                for way, more in (("paper", {"epoch_ratio": 1.0}), ("ours", ratios)):
+                    flops = 3e-9 * found["forward_flops"] * row[way]["train_images_per_s"]
+                    more = {"batch_size": int(size), "way": way, "gflops": flops} | more
+                    rows.append(row[way] | more)
+        case "variants":
+            columns = ["choice", "train_images_per_s", "rate_ratio", "first_epoch_s"]
+            for name in ("train_images_per_s", "processes_images_per_s"):
+                rates = found.get(name, {})
+                times = found["first_epoch_s"] if name.startswith("train") and rates else {}
+                for choice, rate in rates.items():
+                    ratio = rate / next(iter(rates.values()))
+                    rows.append([choice, rate, ratio, times.get(choice)])
+        case "precision":
+            columns = ["seed", "fp32", "bf16", "difference"]
+            accuracies = found.get("test_top1", {"fp32": [], "bf16": []})
+            for seed, fp32, bf16 in zip(found.get("seeds", []), *accuracies.values(), strict=True):
+                rows.append([seed, fp32, bf16, bf16 - fp32])
+        case "sweep":
+            columns = ["runs", "workers", "wall_s", "runs_s", "overhead"]
+            rows = [found] if found else []
+        case "gpu":
+            columns = ["way", "batch_size", "runs", "images_per_s", "tflops", "left_out", "failed"]
+            rows = [row for row in on_gpu if "runs" in row]
+            columns = [name for name in columns if any(name in row for row in rows)] or columns
+        case _:
+            columns = ["kernel", "us", "launches"]
+            rows = [kernel for row in on_gpu for kernel in row.get("kernels", [])]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _throughput(bench: Bench) -> tuple[list[Any], list[str]]:
-    part = bench.get("throughput", {})
-    rows = [
-        {"batch_size": int(size), "way": way, **row[way]}
-        | {"gflops": 3e-9 * part["forward_flops"] * row[way]["train_images_per_s"]}
-        | ({name: bench[name][size] for name in RATIOS} if way == "ours" else {"epoch_ratio": 1.0})
-        for size, row in part.get("batch_sizes", {}).items()
-        for way in ("paper", "ours")
-    ]
-    rates = ["train_images_per_s", "evaluation_images_per_s", "epoch_s", "peak_memory_mb"]
-    return rows, ["batch_size", "way", *rates, "gflops", *RATIOS]
-
-
-def _variants(bench: Bench) -> tuple[list[Any], list[str]]:
-    part = bench.get("variants", {})
-    rows = []
-    for name in ("train_images_per_s", "processes_images_per_s"):
-        rates = part.get(name, {})
-        first = next(iter(rates.values()), 1.0)
-        times = part.get("first_epoch_s", {}) if name.startswith("train") else {}
-        rows += [[choice, rate, rate / first, times.get(choice)] for choice, rate in rates.items()]
-    return rows, ["choice", "train_images_per_s", "rate_ratio", "first_epoch_s"]
-
-
-def _precision(bench: Bench) -> tuple[list[Any], list[str]]:
-    part = bench.get("precision", {"seeds": [], "test_top1": {"fp32": [], "bf16": []}})
-    pairs = zip(part["seeds"], *(part["test_top1"][name] for name in ("fp32", "bf16")), strict=True)
-    rows = [[seed, fp32, bf16, bf16 - fp32] for seed, fp32, bf16 in pairs]
-    return rows, ["seed", "fp32", "bf16", "difference"]
-
-
-def _sweep(bench: Bench) -> tuple[list[Any], list[str]]:
-    columns = ["runs", "workers", "wall_s", "runs_s", "overhead"]
-    return [bench["sweep"]] if "sweep" in bench else [], columns
-
-
-def _gpu(bench: Bench) -> tuple[list[Any], list[str]]:
-    rows = [row for row in bench.get("throughput", {}).get("rows", []) if "runs" in row]
-    columns = ["way", "batch_size", "runs", "images_per_s", "tflops", "left_out", "failed"]
-    return rows, [name for name in columns if any(name in row for row in rows)] or columns[:5]
-
-
-def _kernels(bench: Bench) -> tuple[list[Any], list[str]]:
-    rows = bench.get("throughput", {}).get("rows", [])
-    found = [kernel for row in rows for kernel in row.get("kernels", [])]
-    return found, ["kernel", "us", "launches"]
-
-
-_TABLES = {
-    "throughput": _throughput,
-    "variants": _variants,
-    "precision": _precision,
-    "sweep": _sweep,
-    "gpu": _gpu,
-    "kernels": _kernels,
-}
-
-TARGET = 2.0
-"""How many times the rate of the best plain processes concurrent runs must reach to be kept."""
 
 
 def describe_gpu(bench: Bench) -> str:
@@ -181,44 +162,3 @@ def describe(bench: Bench, part: str) -> str:
         f"torch {found['versions'].get('torch', '?')}, data {found['data']}, "
         f"{name_commit(found['commit'], found['dirty'])}."
     )
-
-
-# ---------------------------------------------------------------------------------------------
-# As Markdown
-# ---------------------------------------------------------------------------------------------
-
-_TITLES = {
-    "throughput": "Throughput: the paper's way beside ours",
-    "gpu": "Throughput",
-    "kernels": "A step at batch size 64, the longest kernels",
-    "variants": "One choice changed",
-    "precision": "Test accuracy by precision, %",
-    "sweep": "A sweep of small runs",
-}
-
-
-def _markdown(bench: Bench, device: str) -> str:
-    """The frames, to be read where there is no report."""
-    text = [f"# Measured on {device}", "", "Made by `cifarlib bench`."]
-    for part in (
-        ("throughput", "variants", "precision", "sweep") if device == "cpu" else ("gpu", "kernels")
-    ):
-        frame = tabulate(bench, part)
-        if len(frame):
-            where = describe(bench, part if part in bench else "throughput")
-            said = f"{describe_gpu(bench)} {where}" if part == "gpu" else where
-            text += ["", f"## {_TITLES[part]}", "", _pipes(frame), "", said.strip()]
-    return "\n".join(text) + "\n"
-
-
-def _pipes(frame: "pd.DataFrame") -> str:
-    def cell(value: Any) -> str:
-        if isinstance(value, float):
-            return (
-                f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}" if value == value else "–"
-            )
-        return "–" if value is None else str(value)
-
-    rows = [[name.replace("_", " ") for name in frame], ["---"] * frame.shape[1]]
-    rows += [[cell(v) for v in row] for row in frame.itertuples(index=False, name=None)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -45,13 +45,13 @@ def measure_processes(
     try:
         for process in started:
             process.start()
-        waiting = {process.sentinel: process for process in started}
+        waiting: dict[Any, Any] = {process.sentinel: process for process in started}
         while waiting:
             ended = wait(list(waiting), timeout=max(0.0, end - time.monotonic()))
             if not ended:
                 raise RunError(f"{mode}: no end within {patience:.0f} s")
             for sentinel in ended:
-                process = waiting.pop(sentinel)  # type: ignore[call-overload]
+                process = waiting.pop(sentinel)
                 process.join()
                 if process.exitcode:
                     raise RunError(f"{mode}: one of {processes} processes failed")
@@ -101,7 +101,7 @@ def _make_step(
     cuda = device.type == "cuda"
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, device=device)
     labels = torch.randint(0, 10, (count,), device=device)
-    model = ResidualNetwork().to(device, memory_format=torch.channels_last).train()
+    model = ResidualNetwork().to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=torch.tensor(1e-3, device=device),

@@ -4,6 +4,8 @@
 machine; rates are images per second, times seconds, arithmetic FLOP per second.
 """
 
+import functools
+import logging
 import multiprocessing
 import os
 import statistics
@@ -11,12 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from scipy import stats
@@ -36,13 +36,15 @@ from cifarlib.runs.inputs import load_inputs
 from cifarlib.runs.progress import cores
 from cifarlib.runs.results import open_results
 from cifarlib.study import expand, load_scale, load_study
-from cifarlib.training import Inputs, Run, fit, resolve_device
+from cifarlib.training import ImageSet, Inputs, Run, fit, resolve_device
 
 PARTS = ("throughput", "variants", "sweep", "precision")
 BATCH_SIZES = (32, 64, 256)
 VARIANT_BATCH = 64
 EPOCH_IMAGES = 45_000  # trained in an epoch of the study; 60,000 are evaluated
 CPU = torch.device("cpu")
+
+logger = logging.getLogger(__name__)
 
 
 def choose_device(name: str) -> str:
@@ -57,19 +59,23 @@ def measure(part: str, images: int, repeats: int) -> dict[str, Any]:
     proportions of training, validation and test images are kept. On CIFAR-10 where it is found,
     else on the stand-in set. Raises ``ConfigError`` for a part that there is not.
     """
-    name = _dataset()
-    functions: dict[str, Callable[[], dict[str, Any]]] = {
-        "throughput": lambda: measure_throughput(name, images, repeats),
-        "variants": lambda: measure_variants(
-            name, images // 2 // VARIANT_BATCH * VARIANT_BATCH, repeats
-        ),
-        "sweep": measure_sweep,
-        "precision": lambda: measure_precision(name),
-    }
-    if part not in functions:
+    if part not in PARTS:
         raise ConfigError(f"there is no part {part!r}; {suggest(part, PARTS)}")
+    try:
+        data.find(name := "cifar10")
+    except DataError:
+        name = "synthetic"
     torch.set_num_threads(cores())
-    found = functions[part]()
+    match part:
+        case "throughput":
+            found = measure_throughput(name, images, repeats)
+        case "variants":
+            whole_batches = images // 2 // VARIANT_BATCH * VARIANT_BATCH
+            found = measure_variants(name, whole_batches, repeats)
+        case "sweep":
+            found = measure_sweep()
+        case _:
+            found = measure_precision(name)
     return describe_machine(name) | found
 
 
@@ -87,29 +93,26 @@ def describe_machine(name: str) -> dict[str, Any]:
     }
 
 
-def _dataset() -> str:
-    try:
-        data.find("cifar10")
-    except DataError:
-        return "synthetic"
-    return "cifar10"
-
-
 def _configuration(name: str, images: int, batch_size: int, **changed: Any) -> RunConfig:
     """AdamW, learning rate and L2 0.001, DAA-1, as at scale full but for the number of images."""
     sizes = {"train_size": images, "validation_size": images // 9, "test_size": 2 * images // 9}
     overrides = [f"data.name={name}", *(f"data.{key}={value}" for key, value in sizes.items())]
     study = load_study()
-    for condition in expand(study, load_scale("full", overrides, study), "stage1-daa1"):
-        config = condition.config
-        if (config.batch_size, config.learning_rate) == (batch_size, 0.001):
-            return RunConfig.model_validate(config.model_dump() | changed)
-    raise AssertionError(f"the study has no batch size {batch_size}")
+    config = next(
+        condition.config
+        for condition in expand(study, load_scale("full", overrides, study), "stage1-daa1")
+        if condition.config.batch_size == batch_size and condition.config.learning_rate == 0.001
+    )
+    return RunConfig.model_validate(config.model_dump() | changed)
 
 
-def _seconds(action: Callable[[], Any]) -> float:
+def _start(config: RunConfig) -> Run:
+    return Run(config, load_inputs(config, CPU), CPU)
+
+
+def _seconds(action: Callable[..., Any], *arguments: Any) -> float:
     started = time.perf_counter()
-    action()
+    action(*arguments)
     return time.perf_counter() - started
 
 
@@ -117,24 +120,23 @@ def matrix_rate(precision: torch.dtype) -> float:
     """The best rate of a matrix product, over a few shapes like this network's, in FLOP/s."""
     best = 0.0
     for rows, inner, columns in ((2048, 2048, 2048), (4096, 1024, 1024), (4096, 4608, 512)):
-        a = torch.randn(rows, inner).to(precision)
-        b = torch.randn(inner, columns).to(precision)
-        fastest = min(_seconds(lambda a=a, b=b: a @ b) for _ in range(8))
+        a, b = torch.randn(rows, inner).to(precision), torch.randn(inner, columns).to(precision)
+        fastest = min(_seconds(torch.matmul, a, b) for _ in range(8))
         best = max(best, 2 * rows * inner * columns / fastest)
     return best
 
 
 # ---------------------------------------------------------------------------------------------
-# The paper's way
+# The paper's way beside ours
 # ---------------------------------------------------------------------------------------------
 
 
-class _Pictures(Dataset):
+class _Pictures(Dataset[tuple[torch.Tensor, int]]):
     """PIL images and their transform, as torchvision's data sets have them."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Any):
-        self.pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in images]
-        self.labels = labels.tolist()
+    def __init__(self, images: ImageSet, transform: Any):
+        arrays = images.images.numpy().transpose(0, 2, 3, 1)
+        self.pictures, self.labels = [Image.fromarray(a) for a in arrays], images.labels.tolist()
         self.transform = transform
 
     def __len__(self) -> int:
@@ -159,17 +161,16 @@ class PaperLoop:
                 transforms.Normalize(inputs.mean, inputs.std),
             ]
         )
-        self.loaders = {}
-        for name in SPLITS:
-            images = getattr(inputs, name)
-            pictures = _Pictures(images.images.numpy(), images.labels.numpy(), transform)
-            self.loaders[name] = DataLoader(
-                pictures,
+        self.loaders = {
+            name: DataLoader(
+                _Pictures(getattr(inputs, name), transform),
                 config.batch_size,
                 shuffle=name == "train",
                 num_workers=2,
                 persistent_workers=True,
             )
+            for name in SPLITS
+        }
         self.model = build_model(config.model, config.dropout, config.seed)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -191,31 +192,28 @@ class PaperLoop:
             sum((self.model(images).argmax(1) == labels).sum() for images, labels in loader)
 
 
-# ---------------------------------------------------------------------------------------------
-# Throughput
-# ---------------------------------------------------------------------------------------------
-
-
 def measure_throughput(name: str, images: int, repeats: int) -> dict[str, Any]:
     """The paper's way beside ours at each batch size, and the machine's matrix products."""
     flops = count_flops(build_model(_configuration(name, 900, 64).model, 0.0, 0), 32)
-    rows, products = {}, {"bf16": 0.0, "fp32": 0.0}
-    for batch_size in BATCH_SIZES:
-        row = rows[str(batch_size)] = _throughput(name, images, batch_size, repeats, products)
-        ours, eager = row["ours"], row["eager_fp32"]["evaluation_images_per_s"]
-        row["epoch_ratio"] = row["paper"]["epoch_s"] / ours["epoch_s"]
+    rows: dict[str, Any] = {}
+    ratios: dict[str, Any] = {ratio: {} for ratio in RATIOS}
+    products = {"bf16": 0.0, "fp32": 0.0}
+    for size in map(str, BATCH_SIZES):
+        row = rows[size] = _throughput(name, images, int(size), repeats, products)
+        paper, ours = row["paper"], row["ours"]
         row["train_flops"] = 3 * flops * ours["train_images_per_s"]
-        row["eval_ratio"] = ours["evaluation_images_per_s"] / eager
-    for row in rows.values():  # beside the best product of the whole call
-        row["train_gemm_fraction"] = row["train_flops"] / products["bf16"]
+        eager = row["eager_fp32"]["evaluation_images_per_s"]
+        ratios["epoch_ratio"][size] = paper["epoch_s"] / ours["epoch_s"]
+        ratios["eval_ratio"][size] = ours["evaluation_images_per_s"] / eager
+    for size, row in rows.items():  # beside the best product of the whole call
+        ratios["train_gemm_fraction"][size] = row["train_flops"] / products["bf16"]
     return {
         "images": images,
         "repeats": repeats,
         "forward_flops": flops,
         "matrix_flops": products,
         "batch_sizes": rows,
-        **{name: {s: row.pop(name) for s, row in rows.items()} for name in RATIOS},
-    }
+    } | ratios
 
 
 def _throughput(
@@ -225,56 +223,46 @@ def _throughput(
     config = _configuration(name, images, batch_size)
     inputs = load_inputs(config, CPU)
     paper, ours = PaperLoop(config, inputs), Run(config, inputs, CPU)
-    eager = Run(_configuration(name, images, batch_size, precision="fp32"), inputs, CPU)
+    eager = _start(_configuration(name, images, batch_size, precision="fp32"))
     ours.measure(epoch=0)
-    times: dict[str, list[float]] = {}
-    memory: dict[str, float] = {}
-
-    def clock(key: str, action: Callable[[], Any]) -> None:
-        times.setdefault(key, []).append(_seconds(action))
-
-    for round_ in range(repeats + 1):
-        with _peak_memory(memory, "paper"):
-            clock("paper train", paper.train_epoch)
-            clock("paper evaluation", paper.evaluate)
-        with _peak_memory(memory, "ours"):
-            clock("ours train", lambda: ours.train_epoch(ours.epoch + 1, None))
-            clock("ours evaluation", lambda: ours.measure(ours.epoch + 1))
-        clock("ours data", lambda: [None for _ in ours.feed.training(1)])
-        clock("eager evaluation", lambda: eager.measure(eager.epoch + 1))
+    rounds, memory = [], {"paper": 0.0, "ours": 0.0}
+    for epoch in range(1, repeats + 2):
+        times: dict[str, float] = {}
+        _forget_peak()
+        times["paper train"] = _seconds(paper.train_epoch)
+        times["paper evaluation"] = _seconds(paper.evaluate)
+        memory["paper"] = max(memory["paper"], _forget_peak())
+        times["ours train"] = _seconds(ours.train_epoch, epoch, None)
+        times["ours evaluation"] = _seconds(ours.measure, epoch)
+        memory["ours"] = max(memory["ours"], _forget_peak())
+        times["eager evaluation"] = _seconds(eager.measure, epoch - 1)
         for key, kind in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
             products[key] = max(products[key], matrix_rate(kind))
-        if not round_:
-            times = {}  # first steps are slower
-    middle = {key: statistics.median(values) for key, values in times.items()}
+        rounds.append(times)
+    counted = rounds[1:]  # first steps are slower
+    middle = {key: statistics.median(times[key] for times in counted) for key in counted[0]}
     evaluated = sum(len(getattr(inputs, split)) for split in SPLITS)
-    result: dict[str, Any] = {
-        key: {
-            "train_images_per_s": images / middle[f"{key} train"],
-            "evaluation_images_per_s": evaluated / middle[f"{key} evaluation"],
-            "epoch_s": (middle[f"{key} train"] + middle[f"{key} evaluation"])
-            * (EPOCH_IMAGES / images),
-            "peak_memory_mb": memory.get(key),
+    result: dict[str, Any] = {}
+    for key, peak in memory.items():
+        train, evaluation = middle[f"{key} train"], middle[f"{key} evaluation"]
+        result[key] = {
+            "train_images_per_s": images / train,
+            "evaluation_images_per_s": evaluated / evaluation,
+            "epoch_s": (train + evaluation) * (EPOCH_IMAGES / images),
+            "peak_memory_mb": peak or None,
         }
-        for key in ("paper", "ours")
-    }
     result["eager_fp32"] = {"evaluation_images_per_s": evaluated / middle["eager evaluation"]}
-    result["data_share"] = middle["ours data"] / middle["ours train"]
     return result
 
 
-@contextmanager
-def _peak_memory(found: dict[str, float], key: str) -> Iterator[None]:
-    """The largest resident size of this process meanwhile, in MB; only where Linux tells it."""
+def _forget_peak() -> float:
+    """The largest resident size of this process since the last call, in MB; 0 outside Linux."""
     try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        yield
-        return
-    yield
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            found[key] = max(found.get(key, 0.0), int(line.split()[1]) / 1000)
+        return 0.0
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1000
 
 
 # ---------------------------------------------------------------------------------------------
@@ -282,14 +270,10 @@ def _peak_memory(found: dict[str, float], key: str) -> Iterator[None]:
 # ---------------------------------------------------------------------------------------------
 
 
-def _as_it_is(run: Run) -> None:
-    pass
-
-
 def _onednn_convolutions(run: Run) -> None:
     for module in run.model.modules():
         if type(module) is Convolution:
-            module.__class__ = nn.Conv2d
+            module.__class__ = nn.Conv2d  # type: ignore[assignment]
 
 
 def _channels_first(run: Run) -> None:
@@ -302,17 +286,13 @@ def _plain_optimizer(run: Run) -> None:
     run.optimizer = torch.optim.AdamW(run.model.parameters(), lr=0.001, weight_decay=0.001)
 
 
-def _compiled(run: Run) -> None:
-    run.model.compile()
-
-
-VARIANTS: dict[str, tuple[str, Callable[[Run], None]]] = {
-    "ours": ("bf16", _as_it_is),
+VARIANTS: dict[str, tuple[str, Callable[[Run], object]]] = {
+    "ours": ("bf16", lambda run: None),
     "oneDNN's convolutions": ("bf16", _onednn_convolutions),
     "oneDNN's convolutions, channels first": ("bf16", _channels_first),
     "plain optimiser": ("bf16", _plain_optimizer),
-    "fp32": ("fp32", _as_it_is),
-    "torch.compile": ("bf16", _compiled),
+    "fp32": ("fp32", lambda run: None),
+    "torch.compile": ("bf16", lambda run: run.model.compile()),
 }
 
 KEPT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
@@ -322,34 +302,33 @@ def measure_variants(name: str, images: int, repeats: int) -> dict[str, Any]:
     """Training rates at batch size 64 with one choice changed at a time, measured in turns."""
     runs, start = {}, {}
     for title, (precision, change) in VARIANTS.items():
-        config = _configuration(name, images, VARIANT_BATCH, precision=precision)
-        run = Run(config, load_inputs(config, CPU), CPU)
+        run = _start(_configuration(name, images, VARIANT_BATCH, precision=precision))
         run.measure(0)  # no step without it: the rate may follow validation accuracy
         change(run)
         try:
-            start[title] = _seconds(lambda run=run: run.train_epoch(1, None))
+            start[title] = _seconds(run.train_epoch, 1, None)
         except Exception as error:  # torch.compile where there is no C++ compiler, for one
-            print(f"cifarlib: {title} is left out: {type(error).__name__}", file=sys.stderr)
+            logger.warning("cifarlib: %s is left out: %s", title, type(error).__name__)
             continue
         runs[title] = run
-    times: dict[str, list[float]] = {title: [] for title in runs}
-    for _ in range(repeats):
-        for title, run in runs.items():
-            times[title].append(_seconds(lambda run=run: run.train_epoch(1, None)))
-    rates = {title: images / statistics.median(values) for title, values in times.items()}
+    times = [
+        {title: _seconds(run.train_epoch, 1, None) for title, run in runs.items()}
+        for _ in range(repeats)
+    ]
     config = _configuration(name, images, VARIANT_BATCH)
-    processes = {
-        "one process, all threads": _together(config, 1, cores(), {}),
-        "one process a core": _together(config, cores(), 1, {}),
-        "one process a core, freed memory kept": _together(config, cores(), 1, KEPT),
-    }
     return {
         "batch_size": VARIANT_BATCH,
         "images": images,
         "repeats": repeats,
-        "train_images_per_s": rates,
+        "train_images_per_s": {
+            title: images / statistics.median(one[title] for one in times) for title in runs
+        },
         "first_epoch_s": start,
-        "processes_images_per_s": processes,
+        "processes_images_per_s": {
+            "one process, all threads": _together(config, 1, cores(), {}),
+            "one process a core": _together(config, cores(), 1, {}),
+            "one process a core, freed memory kept": _together(config, cores(), 1, KEPT),
+        },
     }
 
 
@@ -370,6 +349,9 @@ def _together(
     return sum(rates)
 
 
+_barrier: Any = None  # of the processes that train side by side
+
+
 def _enter(barrier: Any) -> None:
     global _barrier
     _barrier = barrier
@@ -377,80 +359,56 @@ def _enter(barrier: Any) -> None:
 
 def _train_alone(config: RunConfig, threads: int) -> float:
     torch.set_num_threads(threads)
-    run = Run(config, load_inputs(config, CPU), CPU)
+    run = _start(config)
     run.measure(0)
     run.train_epoch(1, None)
     _barrier.wait()
-    return config.data.train_size / _seconds(lambda: run.train_epoch(1, None))
+    return config.data.train_size / _seconds(run.train_epoch, 1, None)
 
 
 # ---------------------------------------------------------------------------------------------
-# Sweeps, imports
+# Sweeps, and what bfloat16 does to accuracy
 # ---------------------------------------------------------------------------------------------
 
 
 def measure_sweep() -> dict[str, Any]:
-    """What a sweep costs beyond its runs: 36 runs of scale smoke; and what imports cost."""
+    """What a sweep costs beyond its runs: 36 runs of scale smoke."""
     command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--device", "cpu", "--out"]
     with tempfile.TemporaryDirectory(prefix="cifarlib-bench-") as folder:
+        run = functools.partial(subprocess.run, check=True, stderr=subprocess.DEVNULL)
         for stage in ("stage1-long", "stage1-base"):  # the first describes the data, too
-            call = [*command, folder, "--stage", stage]
-            wall = _seconds(lambda call=call: subprocess.run(call, check=True, stderr=-3))
+            wall = _seconds(run, [*command, folder, "--stage", stage])
         results = open_results("smoke", (), folder)
-        records = [results.record(c) for c in results.select("stage1-base")]
-    timings = [record.timing for record in records if record]
-    work = sum(t.train_s + t.evaluation_s for t in timings)
-    workers = cores()
+        records = [results.records[c.run_id] for c in results.select("stage1-base")]
+    work = sum(record.timing.train_s + record.timing.evaluation_s for record in records)
     return {
-        "runs": len(timings),
-        "workers": workers,
+        "runs": len(records),
+        "workers": cores(),
         "wall_s": wall,
         "runs_s": work,
-        "overhead": wall * workers / work - 1,
-        "import_s": {name: _import(name) for name in ("cifarlib", "cifarlib.cli")},
+        "overhead": wall * cores() / work - 1,
     }
-
-
-def _import(module: str) -> float:
-    program = f"from time import perf_counter as t; s = t(); import {module}; print(t() - s)"
-    calls = [
-        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
-        for _ in range(5)
-    ]
-    return statistics.median(float(call.stdout) for call in calls)
-
-
-# ---------------------------------------------------------------------------------------------
-# What bfloat16 does to accuracy
-# ---------------------------------------------------------------------------------------------
 
 
 def measure_precision(name: str, seeds: tuple[int, ...] = (1, 2, 3, 4, 5)) -> dict[str, Any]:
     """Test accuracy after the last epoch in fp32 and in bf16, seed by seed, reduced budget."""
-    images = 2700
+    images, epochs = 2700, 6
     accuracies: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    changed = {"epochs": epochs, "evaluation": {"train_every": 0, "test_every": 1}}
     for seed in seeds:
         for precision, values in accuracies.items():
-            config = _configuration(
-                name,
-                images,
-                VARIANT_BATCH,
-                precision=precision,
-                seed=seed,
-                epochs=6,
-                evaluation={"train_every": 0, "test_every": 1},
-            )
+            changed |= {"precision": precision, "seed": seed}
+            config = _configuration(name, images, VARIANT_BATCH, **changed)
             test = fit(config, load_inputs(config, CPU), CPU).result.history.test
-            values.append(100 * (test.top1[config.epochs] or 0) / test.images)
-    differences = np.subtract(accuracies["bf16"], accuracies["fp32"])
+            values.append(100 * (test.top1[epochs] or 0) / test.images)
     paired = stats.ttest_rel(accuracies["bf16"], accuracies["fp32"])
-    low, high = paired.confidence_interval(0.95)
+    means = {precision: statistics.mean(values) for precision, values in accuracies.items()}
     return {
         "seeds": list(seeds),
         "train_images": images,
-        "epochs": 6,
+        "epochs": epochs,
         "test_top1": accuracies,
-        "difference": float(differences.mean()),
-        "interval": [float(low), float(high)],
+        "difference": means["bf16"] - means["fp32"],
+        "interval": list(map(float, paired.confidence_interval(0.95))),
         "p_value": float(paired.pvalue),
     }

@@ -2,18 +2,18 @@
 
 import base64
 import io
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
 from cifarlib import augment, data, models
-from cifarlib.config import DATASETS, ENGINE, ModelConfig
+from cifarlib.config import DATASETS, ENGINE, ModelConfig, SplitName
 from cifarlib.paper.tables import read_normalization
 from cifarlib.runs import tracing
 from cifarlib.runs.provenance import of_this_process
-from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, Statistics, pack_classes
+from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, Statistics, pack, pack_classes
 
 
 def describe_dataset(dataset: str) -> DataRecord:
@@ -23,22 +23,26 @@ def describe_dataset(dataset: str) -> DataRecord:
     training, validation = data.split(train.labels)
     images = torch.from_numpy(train.images)
     firsts = [int(np.flatnonzero(train.labels == c)[0]) for c in range(len(info.classes))]
-    mean, std = data.channel_statistics(train.images)
     methods = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
-    resized = {m: augment.resized_statistics(images, 256, 224, m) for m in methods}
+    counted: dict[SplitName, Any] = {
+        "train": train.labels[training],
+        "validation": train.labels[validation],
+        "test": test.labels,
+    }
     return DataRecord(
         format=FORMAT,
         dataset=dataset,
         data_fingerprint=info.fingerprint,
         class_counts={
-            "train": tuple(data.class_counts(train.labels[training]).tolist()),
-            "validation": tuple(data.class_counts(train.labels[validation]).tolist()),
-            "test": tuple(data.class_counts(test.labels).tolist()),
+            name: tuple(data.class_counts(labels).tolist()) for name, labels in counted.items()
         },
-        statistics=_statistics(mean, std),
-        resized={method: _statistics(*values) for method, values in resized.items()},
+        statistics=_statistics(*data.channel_statistics(train.images)),
+        resized={
+            method: _statistics(*augment.resized_statistics(images, 256, 224, method))
+            for method in methods
+        },
         test_labels=pack_classes(test.labels.tolist()),
-        pixel_sums=_pack_pixel_sums(train.images),
+        pixel_sums=pack(train.images.sum(axis=0, dtype="<u4")),  # up to 16 million images
         first_loss=_measure_first_loss(
             images[training[:32]], torch.from_numpy(train.labels[training[:32]])
         ),
@@ -52,12 +56,7 @@ def _statistics(mean: Any, std: Any) -> Statistics:
     return Statistics(mean=tuple(map(float, mean)), std=tuple(map(float, std)))  # type: ignore[arg-type]
 
 
-def _pack_pixel_sums(images: Any) -> str:
-    """Sums over uint8 images (n, 3, 32, 32), which fit 32 bits up to 16 million of them."""
-    return base64.b64encode(images.sum(axis=0, dtype="<u4").tobytes()).decode()
-
-
-def _measure_first_loss(images: Any, labels: Any) -> dict[str, float]:
+def _measure_first_loss(images: Any, labels: Any) -> dict[Literal["fan_out", "fan_in"], float]:
     """Cross-entropy of the paper's first batch before any step, in training mode, seed 42.
 
     Images and constants are the paper's, without augmentation. ``fan_out`` has the last layer
@@ -67,13 +66,15 @@ def _measure_first_loss(images: Any, labels: Any) -> dict[str, float]:
     model = models.build_model(config, dropout=0.0, seed=42).train()
     inputs = augment.normalize(images, *read_normalization()["32"])
     head = models.last_layer(model)
-    losses = {}
+
+    def loss() -> float:
+        value = torch.nn.functional.cross_entropy(model(inputs), labels)
+        return float(f"{value.item():.5g}")  # digits that do not hang on the processor
+
     with torch.no_grad():
-        for name, factor in (("fan_out", 1.0), ("fan_in", head.out_features / head.in_features)):
-            head.weight *= factor**0.5
-            loss = torch.nn.functional.cross_entropy(model(inputs), labels)
-            losses[name] = float(f"{loss.item():.5g}")  # digits that do not hang on the processor
-    return losses
+        fan_out = loss()
+        head.weight *= (head.out_features / head.in_features) ** 0.5
+        return {"fan_out": fan_out, "fan_in": loss()}
 
 
 def _show_transforms(image: Any) -> dict[str, str]:
@@ -103,11 +104,6 @@ def _png(image: Any) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-# ---------------------------------------------------------------------------------------------
-# The network
-# ---------------------------------------------------------------------------------------------
 
 
 def describe_network() -> NetworkRecord:
