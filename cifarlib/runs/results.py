@@ -1,6 +1,5 @@
 """A study's results: its conditions, what is recorded of them, and tidy frames of both."""
 
-import importlib
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -87,8 +86,9 @@ class Results:
         Raises ``ConfigError`` for unknown stages and for parameters that papermill injected into
         the notebook and that it does not have.
         """
-        training = importlib.import_module("cifarlib.runs.in_notebook")  # which imports this module
-        return training.complete(self, stages, train=train, budget=budget, device=device)
+        from cifarlib.runs import in_notebook  # which imports this module, and what trains
+
+        return in_notebook.complete(self, stages, train=train, budget=budget, device=device)
 
     @property
     def every_record(self) -> dict[str, RunRecord]:
