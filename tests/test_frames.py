@@ -107,7 +107,3 @@ def test_describe_takes_a_stage_a_frame_and_conditions(results):
     assert said == results.describe(results.runs.query("stage == 'stage1-daa1'"))
     assert said.startswith("32 of 32 runs; one seed (42); ")
     assert results.describe("interpolation").startswith("0 of 6 runs")
-
-
-def test_protocols_are_named(results):
-    assert np.unique(results.runs["protocol"]).tolist() == ["corrected"]

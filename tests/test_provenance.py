@@ -74,13 +74,10 @@ def test_a_repository_that_a_hook_names_is_not_asked(checkout, tmp_path, monkeyp
 
 def test_outside_a_checkout_nothing_is_known(checkout, monkeypatch):
     shutil.rmtree(checkout / ".git")
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(checkout.parent))
-    assert asked() == (None, None)
-
-
-def test_a_repository_around_a_copy_is_not_its_checkout(checkout):
-    shutil.rmtree(checkout / ".git")
-    git(checkout.parent, "init", "-q")
+    with monkeypatch.context() as patch:
+        patch.setenv("GIT_CEILING_DIRECTORIES", str(checkout.parent))
+        assert asked() == (None, None)
+    git(checkout.parent, "init", "-q")  # a repository around a copy is not its checkout
     git(checkout.parent, "commit", "-q", "--allow-empty", "-m", "Another project")
     assert asked() == (None, None)
 
@@ -107,10 +104,6 @@ def test_a_stated_commit_is_for_where_there_is_no_git(checkout, monkeypatch):
     assert asked() == (head, False)
     shutil.rmtree(checkout / ".git")
     assert asked() == (STATED, None)
-
-
-def test_a_stated_commit_that_is_none_is_refused_before_training(checkout, monkeypatch):
-    shutil.rmtree(checkout / ".git")
     monkeypatch.setenv(provenance.VARIABLE, "main")
     provenance.commit.cache_clear()
     with pytest.raises(ConfigError, match="CIFARLIB_COMMIT=main is no commit"):

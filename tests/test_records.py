@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pydantic
 import pytest
 from conftest import (
     TINY,
@@ -24,7 +23,6 @@ from cifarlib.runs import schema
 from cifarlib.runs import store as files
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import RunRecord as Record
-from cifarlib.runs.schema import SplitHistory
 from cifarlib.runs.store import RecordStore, decode, encode
 from cifarlib.study import expand, load_scale, load_study
 
@@ -75,21 +73,6 @@ def test_a_record_comes_back_as_it_was_written(store, conditions):
     assert store.read_data("cifar10") is store.read_run("0123456789abcdef") is None
 
 
-def test_a_loss_that_is_no_number_is_stored_as_none(store, record):
-    with pytest.raises(pydantic.ValidationError):
-        SplitHistory(images=10, loss=(float("nan"),), top1=(1,), top2=(1,), top3=(1,))
-    split = record.result.history.test
-    losses = (None,) * len(split.loss)
-    history = record.result.history.model_copy(
-        update={"test": split.model_copy(update={"loss": losses})}
-    )
-    result = record.result.model_copy(update={"history": history})
-    store.write(record.model_copy(update={"result": result}))
-    back = store.read_run(record.run_id)
-    assert back.result.history.test.loss == losses
-    assert back.accuracy("test") == record.accuracy("test")
-
-
 @pytest.mark.parametrize("stage", ["stage1-base", "stage1-long", "stage3"])
 def test_a_record_of_ten_thousand_predictions_stays_small(stage):
     condition = expand(load_study(), load_scale("full"), stage)[0]
@@ -110,7 +93,7 @@ def pack(classes, confidence, weights):
     return schema.pack_predictions(3, confusion, classes, confidence, np.asarray(weights))
 
 
-@pytest.mark.parametrize("count", [10, 11, 2000, 9999])
+@pytest.mark.parametrize("count", [10, 11, 9999])
 def test_predictions_are_packed_and_unpacked(count):
     random = np.random.default_rng(count)
     classes, confidence = random.integers(0, 10, count), random.random(count)
@@ -123,18 +106,15 @@ def test_predictions_are_packed_and_unpacked(count):
     assert np.abs(packed.weights - weights).max() <= 0.5001 * np.abs(weights).max() / 127
 
 
-def test_weights_that_are_no_numbers_are_packed_as_zeros():
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_is_packed_all_the_same():
     for bad in (np.nan, np.inf, -np.inf):
         weights = np.ones((10, 4))
         weights[3, 2] = bad
         assert not pack([0] * 10, [0.5] * 10, weights).weights.any()
-    assert not pack([0] * 10, [0.5] * 10, np.zeros((10, 4))).weights.any()
-
-
-@pytest.mark.filterwarnings("error")
-def test_confidence_that_is_no_number_is_packed_within_its_range():
-    packed = pack([0] * 4, [np.nan, np.inf, -np.inf, 1.0], np.ones((10, 4)))
+    packed = pack([0] * 4, [np.nan, np.inf, -np.inf, 1.0], np.zeros((10, 4)))
     assert packed.confidence.tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert not packed.weights.any()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -191,21 +171,17 @@ def test_a_record_cut_off_anywhere_is_refused(record):
             decode(Record, whole[:length], "it")
 
 
+NONE = [b"", b"\x00\xff\xfe" * 99, b"\x89PNG\r\n", b"[1, 2, 3]", b'"digest"', b"null", b"17", b"{}"]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "is truncated or is no record"),
-        (b"\x00\xff\xfe" * 100, "is truncated or is no record"),
-        (b"\x89PNG\r\n\x1a\n", "is truncated or is no record"),
-        (b"[1, 2, 3]", "is truncated or is no record"),
-        (b'"digest"', "is truncated or is no record"),
-        (b"null", "is truncated or is no record"),
-        (b"17", "is truncated or is no record"),
-        (b"{}", "is truncated or is no record"),
-        (b'{"digest": null}', "has format None"),
-        (b'{"digest": "0", "format": 1}', "does not match its digest"),
+        *((content, "is truncated or is no record") for content in NONE),
         (b"[" * 100_000, "is truncated or is no record"),
         (b"9" * 10_000, "is truncated or is no record"),
+        (b'{"digest": null}', "has format None"),
+        (b'{"digest": "0", "format": 1}', "does not match its digest"),
         (b'{"digest": "0", "format": 1, "a": NaN}', "does not match its digest"),
     ],
 )
@@ -312,36 +288,29 @@ def blank(content, split: str, epoch: int) -> None:
     ("change", "reason"),
     [
         (lambda c: disagree(c, "test"), "as many right test images in counts and confusion"),
-        (lambda c: disagree(c, "train"), "as many right train images in counts and confusion"),
         (lambda c: c["result"].update(diverged=True), "diverged where the last losses"),
         (lambda c: nested(c, *HISTORY, "training_loss").__setitem__(-1, None), "diverged where"),
         (lambda c: c.update(format=2), "has format 2, this program reads 1"),
         (lambda c: c.update(engine=ENGINE + 1), "run id does not follow"),
         (lambda c: c["config"].update(learning_rate=0.5), "run id does not follow"),
-        (lambda c: c["config"].update(seed=43), "run id does not follow"),
         (lambda c: c.update(data_fingerprint="0" * 12), "run id does not follow"),
         (lambda c: c.update(run_id="0" * 16), "holds the record of another run"),
         (lambda c: c.pop("result"), r"is no valid record: .*\(result\)"),
         (lambda c: c.update(surprise=1), r"is no valid record: .*\(surprise\)"),
         (lambda c: c["timing"].update(train_s="1"), r"is no valid record: .*\(timing.train_s\)"),
-        (lambda c: c["timing"].update(train_s=float("nan")), "is no valid record"),
         (lambda c: nested(c, "result", "chosen").update(best=1), "is no valid record"),
         (lambda c: nested(c, *HISTORY, "test", "top1").pop(), "columns of one length"),
-        (lambda c: nested(c, *HISTORY, "test", "loss").append(1.0), "columns of one length"),
         (lambda c: nested(c, *HISTORY, "test")["top2"].__setitem__(-1, 11), "counts of its images"),
         (
             lambda c: nested(c, *HISTORY, "learning_rate").pop(),
             "histories of one length|at least 2",
         ),
-        (lambda c: nested(c, *HISTORY, "training_loss").append(1.0), "histories of one length"),
         (lambda c: lengthen(c), "no more epochs than were configured"),
         (lambda c: nested(c, "result", "chosen").update(validation=2), "epochs that were trained"),
-        (lambda c: nested(c, "result", "chosen").update(last=0), "epochs that were trained"),
         (lambda c: nested(c, "result", "chosen").pop("validation"), "epoch for each rule"),
         (lambda c: nested(c, *PREDICTIONS).update(epoch=-1), "epochs that were trained"),
         (lambda c: nested(c, *PREDICTIONS, "confusion").pop("train"), "at least 3 items"),
         (lambda c: nested(c, *PREDICTIONS, "confusion", "train").pop(), "at least 10 items"),
-        (lambda c: nested(c, *PREDICTIONS, "confusion", "train", 3).append(0), "at most 10 items"),
         (lambda c: add(c, "train", 1), "as many train images as configured"),
         (lambda c: add(c, "train", -100), "greater than or equal to 0"),
         (lambda c: add(c, "test", 1), "as many packed predictions as test images|as in the conf"),
@@ -351,15 +320,11 @@ def blank(content, split: str, epoch: int) -> None:
             "packed predictions as",
         ),
         (lambda c: nested(c, *PREDICTIONS).update(test_confidence=""), "as many packed"),
-        (lambda c: nested(c, *PREDICTIONS).update(test_confidence="§"), "is no valid record"),
         (lambda c: nested(c, *PREDICTIONS).update(last_layer="AAAA"), "last layer of 10 rows"),
-        (lambda c: nested(c, *PREDICTIONS).update(last_layer=""), "last layer of 10 rows"),
         (lambda c: blank(c, "validation", 0), "a validation accuracy after every epoch"),
         (lambda c: blank(c, "test", 1), "test accuracies at the reported epoch"),
         (lambda c: c["result"].update(flip_averaged=ALL_RIGHT), "no more correct validation"),
-        (lambda c: c["provenance"].update(threads=0), "is no valid record"),
         (lambda c: c["provenance"].update(finished="yesterday"), "Invalid isoformat"),
-        (lambda c: c["timing"].update(train_s=-1.0), "is no valid record"),
     ],
 )
 def test_a_forged_record_is_refused(store, record, change, reason):
@@ -413,20 +378,19 @@ def test_records_made_by_engine_2_are_read_as_they_stand(path):
 
 def test_a_diverged_run_has_no_accuracy_but_its_course(store, conditions):
     record = make_record(conditions[0])
-    content = record.model_dump(mode="json")
-    content["result"]["history"]["training_loss"][-1] = None
-    content["result"]["diverged"] = True
-    lost = Record.model_validate_json(json.dumps(content))
+
+    def diverge(content):
+        nested(content, *HISTORY, "training_loss")[-1] = None
+        content["result"]["diverged"] = True
+
+    rewrite(store, record, diverge)
+    results = open_results("smoke", TINY, store.folder)
+    lost = results.diverged[record.run_id]
+    assert (results.records, results.every_record) == ({}, {lost.run_id: lost})
     assert lost.accuracy("test") is None
     assert lost.accuracy("test", epoch=1) == record.accuracy("test", epoch=1)
-    store.write(lost)
-    results = open_results("smoke", TINY, store.folder)
-    assert lost.run_id not in results.records
-    assert results.diverged == {lost.run_id: lost}
-    assert results.every_record == {lost.run_id: lost}
     row = results.runs.iloc[0]
-    assert row["state"] == "diverged"
-    assert row["time_s"] > 0
+    assert (row["state"], row["time_s"] > 0) == ("diverged", True)
     assert row[["epoch", "train_top1", "test_top3", "gap"]].isna().all()
 
 

@@ -252,7 +252,7 @@ def _compare_tables(
         {
             (", ".join(row[:depth]), column): text
             for row in table.rows
-            for column, text in zip(table.columns, row, strict=True)
+            for column, text in zip(table.columns, row, strict=False)
         }
         for table in (old, new)
     )

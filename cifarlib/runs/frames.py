@@ -59,7 +59,7 @@ def tabulate_runs(
         row |= {key.replace(".", "_"): _plain(value) for key, value in condition.settings.items()}
         row["resize"] = row["resize"] or "none"
         row |= {"epochs": condition.config.epochs, "seed": condition.config.seed}
-        row |= {"run_id": condition.run_id, "state": _state(record) if record else state}
+        row |= {"run_id": condition.run_id, "state": state}
         rows.append(row | (_outcomes(record) if record else {}))
     frame = pd.DataFrame(rows)
     first = ["stage", "run", "name", *SETTINGS, "epochs", "seed", "run_id", "state"]
@@ -75,18 +75,11 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _state(record: "RunRecord") -> str:
-    return "diverged" if record.result.diverged else "recorded"
-
-
 def _outcomes(record: "RunRecord") -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "trained": record.result.history.epochs,
-        "time_s": record.seconds,
-    }
-    if _state(record) == "diverged":
-        return row
-    row["epoch"] = record.reported_epoch
+    row: dict[str, Any] = {"trained": record.result.history.epochs, "time_s": record.seconds}
+    if record.result.diverged:
+        return row | {"state": "diverged"}
+    row |= {"state": "recorded", "epoch": record.reported_epoch}
     row |= {f"{split}_top{k}": record.accuracy(split, k) for split in SPLITS for k in (1, 2, 3)}
     row |= {"gap": row["train_top1"] - row["test_top1"]}
     result = record.result

@@ -3,7 +3,7 @@
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,24 +50,19 @@ class Results:
 
     def reread(self) -> "Results":
         """The same with the records that are there by now."""
-        ids = [c.run_id for c in [*self.conditions, *self.paper]]
-        records, faults = self.store.read_runs(ids)
-        found: dict[str, Any] = {"data": None, "network": None}
-        for name, read in (
-            ("data", partial(self.store.read_data, self.scale.data.name)),
-            ("network", self.store.read_network),
-        ):
-            try:
-                found[name] = read()
-            except RecordError as error:
-                faults.append(str(error))
-        return replace(
-            self,
-            records={name: one for name, one in records.items() if not one.result.diverged},
-            diverged={name: one for name, one in records.items() if one.result.diverged},
-            faults=faults,
-            **found,
-        )
+        records, faults = self.store.read_runs(c.run_id for c in [*self.conditions, *self.paper])
+        data = network = None
+        try:
+            data = self.store.read_data(self.scale.data.name)
+        except RecordError as error:
+            faults.append(str(error))
+        try:
+            network = self.store.read_network()
+        except RecordError as error:
+            faults.append(str(error))
+        bad = {name: one for name, one in records.items() if one.result.diverged}
+        good = {name: one for name, one in records.items() if name not in bad}
+        return replace(self, records=good, diverged=bad, data=data, network=network, faults=faults)
 
     def complete(
         self,

@@ -85,17 +85,13 @@ def build_network(record: RunRecord, path: Path) -> tuple[nn.Module, KeptWeights
         model.load_state_dict(kept.weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} does not fit the network of its run") from error
-    if not _has_last_layer(model, record):
+    predictions = record.result.predictions
+    last = last_layer(model).weight.detach().numpy()
+    if not np.isfinite(last).all():  # a record says nothing of such weights
+        last = np.zeros_like(last)
+    step = predictions.last_layer_scale / 127
+    if np.abs(last - predictions.weights).max() > 0.501 * step:
         raise RecordError(
             f"{path} is of another training of its run: its last layer is not the record's"
         )
     return model, kept
-
-
-def _has_last_layer(model: nn.Module, record: RunRecord) -> bool:
-    predictions = record.result.predictions
-    weights = last_layer(model).weight.detach().numpy()
-    if not np.isfinite(weights).all():  # a record says nothing of such weights
-        weights = np.zeros_like(weights)
-    step = predictions.last_layer_scale / 127
-    return bool(np.abs(weights - predictions.weights).max() <= 0.501 * step)
