@@ -75,9 +75,8 @@ def test_equal_records_are_identical_and_the_store_is_left_alone(stored, made_up
     arguments = ["verify", *SET_TINY, "--out", str(stored.folder), "--device", "cpu"]
     assert cli.main([*arguments, "--sample", "3", "--workers", "1"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].split()[:3] == ["run", "id", "verdict"]
-    assert [line.split()[0] for line in said[1:4]] == list(NAMES)
-    assert all(" identical " in line for line in said[1:4])
+    assert [line.split()[0] for line in said[:3]] == list(NAMES)
+    assert all(" identical: " in line and "every bit, as it must be" in line for line in said[:3])
     assert said[-1] == "3 runs trained again: 3 identical"
     assert {path: path.read_bytes() for path in stored.runs.iterdir()} == before
 
@@ -87,9 +86,9 @@ def test_a_changed_record_differs_whatever_its_accuracy(stored, made_up, capsys)
     stored.write(change_loss(make_record(condition)))
     arguments = ["verify", *SET_TINY, "--out", str(stored.folder), "--device", "cpu"]
     assert cli.main([*arguments, "--run", NAMES[0]]) == 1
-    line = capsys.readouterr().out.splitlines()[1]
-    assert " differs " in line
-    assert "+0.00" in line
+    line = capsys.readouterr().out.splitlines()[0]
+    assert " differs: " in line
+    assert "(+0.00), same predictions 100.0 %;" in line
     assert "the training loss of epoch 1 is " in line
     assert line.endswith("stored 0.125")
 

@@ -1,11 +1,10 @@
 """Verification: stored runs trained once more, and held against their records.
 
 On the machine a record comes from, with the same versions and threads, a run on the processor gives
-the same bits, in 32 bits and in bfloat16 alike: everything random derives from the seed, and the
-order of every sum from the number of threads. There a record must come out identical. Elsewhere
-(another processor, other versions, any GPU) sums are ordered otherwise, training carries the last
-bit on, and the two are two runs of one configuration. They must agree within noise: the difference
-of their test accuracies must stay below what ``LEVEL`` of such differences stay below,
+the same bits, in 32 bits and in bfloat16 alike: there a record must come out identical. Elsewhere
+(another processor, other versions, any GPU) sums are ordered otherwise, and the two are two runs of
+one configuration: the difference of their test accuracies must stay below what ``LEVEL`` of such
+differences stay below,
 
 - by the spread between recorded seeds, t · s · √2 with Student's t. Where a configuration has few,
   all configurations of that network, data and length are pooled;
@@ -237,24 +236,18 @@ def _budget(config: RunConfig) -> tuple[object, ...]:
 
 
 def tell(checked: Sequence[Checked]) -> list[str]:
-    """A table of verdicts in lines of text, and their count."""
-    import pandas as pd
-
-    columns = {
-        "stored": "{:.2f} %",
-        "trained": "{:.2f} %",
-        "difference": "{:+.2f}",
-        "limit": "{:.2f}",
-        "same_predictions": "{:.1f} %",
-    }
-    rows = []
+    """A line on each run, and how many have which verdict."""
+    lines = []
     for one in checked:
-        values = {name: getattr(one, name) for name in columns}
-        said = {n: "–" if v is None else columns[n].format(v) for n, v in values.items()}
-        rows.append({"run": one.name, "id": one.run_id[:8], "verdict": one.verdict} | said)
-        rows[-1]["why"] = one.reason
-    titles = {"trained": "now", "same_predictions": "same"}
-    lines = pd.DataFrame(rows).rename(columns=titles).to_string(index=False, max_colwidth=None)
+        numbers = ""
+        if one.difference is not None:
+            apart = f"{one.difference:+.2f}"
+            apart += "" if one.limit is None else f", limit {one.limit:.2f}"
+            numbers = (
+                f"stored {one.stored:.2f} %, now {one.trained:.2f} % ({apart}), "
+                f"same predictions {one.same_predictions:.1f} %; "
+            )
+        lines.append(f"{one.name} ({one.run_id[:8]}) {one.verdict}: {numbers}{one.reason}")
     count = Counter(one.verdict for one in checked)
     told = ", ".join(f"{count[name]} {name}" for name in get_args(Verdict) if count[name])
-    return [*map(str.rstrip, lines.splitlines()), f"{len(checked)} runs trained again: {told}"]
+    return [*lines, f"{len(checked)} runs trained again: {told}"]
