@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from scipy import stats
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from cifarlib import data
@@ -36,7 +36,7 @@ from cifarlib.runs.inputs import load_inputs
 from cifarlib.runs.progress import cores
 from cifarlib.runs.results import open_results
 from cifarlib.study import expand, load_scale, load_study
-from cifarlib.training import ImageSet, Inputs, Run, fit, resolve_device
+from cifarlib.training import Inputs, Run, fit, resolve_device
 
 PARTS = ("throughput", "variants", "sweep", "precision")
 BATCH_SIZES = (32, 64, 256)
@@ -131,19 +131,9 @@ def matrix_rate(precision: torch.dtype) -> float:
 # ---------------------------------------------------------------------------------------------
 
 
-class _Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """PIL images and their transform, as torchvision's data sets have them."""
-
-    def __init__(self, images: ImageSet, transform: Any):
-        arrays = images.images.numpy().transpose(0, 2, 3, 1)
-        self.pictures, self.labels = [Image.fromarray(a) for a in arrays], images.labels.tolist()
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return self.transform(self.pictures[index]), self.labels[index]
+def _collate(transform: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    pictures, labels = zip(*batch, strict=True)
+    return torch.stack([transform(picture) for picture in pictures]), torch.tensor(labels)
 
 
 class PaperLoop:
@@ -161,16 +151,19 @@ class PaperLoop:
                 transforms.Normalize(inputs.mean, inputs.std),
             ]
         )
-        self.loaders = {
-            name: DataLoader(
-                _Pictures(getattr(inputs, name), transform),
+        self.loaders: dict[str, Any] = {}
+        for name in SPLITS:
+            images = getattr(inputs, name)
+            arrays = images.images.numpy().transpose(0, 2, 3, 1)
+            pairs: Any = [*zip(map(Image.fromarray, arrays), images.labels.tolist(), strict=True)]
+            self.loaders[name] = DataLoader(
+                pairs,
                 config.batch_size,
                 shuffle=name == "train",
                 num_workers=2,
+                collate_fn=functools.partial(_collate, transform),
                 persistent_workers=True,
             )
-            for name in SPLITS
-        }
         self.model = build_model(config.model, config.dropout, config.seed)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), config.learning_rate, weight_decay=config.weight_decay
@@ -308,7 +301,7 @@ def measure_variants(name: str, images: int, repeats: int) -> dict[str, Any]:
         try:
             start[title] = _seconds(run.train_epoch, 1, None)
         except Exception as error:  # torch.compile where there is no C++ compiler, for one
-            logger.warning("cifarlib: %s is left out: %s", title, type(error).__name__)
+            logger.warning("%s is left out: %s", title, type(error).__name__)
             continue
         runs[title] = run
     times = [
