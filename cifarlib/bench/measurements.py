@@ -14,19 +14,28 @@ from cifarlib.runs.store import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
-"""At the top of the file, by batch size: epoch time paper-style / ours, training arithmetic /
-best bf16 matrix product, evaluation rate ours / fp32 eager."""
-
 DEVICES = ("cpu", "cuda")
-RATES = ["train_images_per_s", "evaluation_images_per_s", "epoch_s", "peak_memory_mb"]
-TITLES = {
-    "throughput": "Throughput: the paper's way beside ours",
-    "gpu": "Throughput",
-    "kernels": "A step at batch size 64, the longest kernels",
-    "variants": "One choice changed",
-    "precision": "Test accuracy by precision, %",
-    "sweep": "A sweep of small runs",
+RATES = ("train_images_per_s", "evaluation_images_per_s", "epoch_s", "peak_memory_mb", "gflops")
+RATIOS = ("epoch_ratio", "train_gemm_fraction", "eval_ratio")
+"""Epoch time paper-style / ours, training arithmetic / best bf16 matrix product, evaluation rate
+ours / fp32 eager."""
+
+TABLES = {  # part: (title, columns)
+    "throughput": (
+        "Throughput: the paper's way beside ours",
+        ("batch_size", "way", *RATES, *RATIOS),
+    ),
+    "variants": (
+        "One choice changed",
+        ("choice", "train_images_per_s", "rate_ratio", "first_epoch_s"),
+    ),
+    "precision": ("Test accuracy by precision, %", ("seed", "fp32", "bf16", "difference")),
+    "sweep": ("A sweep of small runs", ("runs", "workers", "wall_s", "runs_s", "overhead")),
+    "gpu": (
+        "Throughput",
+        ("way", "batch_size", "runs", "images_per_s", "tflops", "left_out", "failed"),
+    ),
+    "kernels": ("A step at batch size 64, the longest kernels", ("kernel", "us", "launches")),
 }
 TARGET = 2.0
 """How many times the rate of the best plain processes concurrent runs must reach to be kept."""
@@ -53,13 +62,9 @@ def read_bench(device: str = "cpu", folder: Path = paths.BENCH) -> Bench:
 
 def write_bench(parts: Bench, device: str = "cpu", folder: Path = paths.BENCH) -> list[Path]:
     """Put new measurements beside the other parts of a folder's: JSON, and Markdown to read."""
-    content = {**read_bench(device, folder), **parts}
-    throughput = dict(content.get("throughput", {}))
-    ratios = {name: throughput.pop(name) for name in RATIOS if name in throughput}
-    ratios = {name: content.pop(name) for name in RATIOS if name in content} | ratios
-    content = _rounded(ratios | content | ({"throughput": throughput} if throughput else {}))
+    content = _rounded({**read_bench(device, folder), **parts})
     text = f"# Measured on {device}\n\nMade by `cifarlib bench`.\n"
-    for part, title in TITLES.items():
+    for part, (title, _) in TABLES.items():
         frame = tabulate(content, part)
         if len(frame) and (part in ("gpu", "kernels")) == (device == "cuda"):
             table = frame.to_string(index=False, na_rep="–", float_format="{:,.6g}".format)
@@ -91,41 +96,16 @@ def tabulate(bench: Bench, part: str) -> "pd.DataFrame":
     """
     import pandas as pd  # here, for commands start without it
 
-    found, rows = bench.get(part, {}), []
     on_gpu = bench.get("throughput", {}).get("rows", [])
     match part:
-        case "throughput":
-            columns = ["batch_size", "way", *RATES, "gflops", *RATIOS]
-            for size, row in found.get("batch_sizes", {}).items():
-                ratios = {name: bench[name][size] for name in RATIOS}
-                for way, more in (("paper", {"epoch_ratio": 1.0}), ("ours", ratios)):
-                    flops = 3e-9 * found["forward_flops"] * row[way]["train_images_per_s"]
-                    more = {"batch_size": int(size), "way": way, "gflops": flops} | more
-                    rows.append(row[way] | more)
-        case "variants":
-            columns = ["choice", "train_images_per_s", "rate_ratio", "first_epoch_s"]
-            for name in ("train_images_per_s", "processes_images_per_s"):
-                rates = found.get(name, {})
-                times = found["first_epoch_s"] if name.startswith("train") and rates else {}
-                for choice, rate in rates.items():
-                    ratio = rate / next(iter(rates.values()))
-                    rows.append([choice, rate, ratio, times.get(choice)])
-        case "precision":
-            columns = ["seed", "fp32", "bf16", "difference"]
-            accuracies = found.get("test_top1", {"fp32": [], "bf16": []})
-            for seed, fp32, bf16 in zip(found.get("seeds", []), *accuracies.values(), strict=True):
-                rows.append([seed, fp32, bf16, bf16 - fp32])
-        case "sweep":
-            columns = ["runs", "workers", "wall_s", "runs_s", "overhead"]
-            rows = [found] if found else []
         case "gpu":
-            columns = ["way", "batch_size", "runs", "images_per_s", "tflops", "left_out", "failed"]
             rows = [row for row in on_gpu if "runs" in row]
-            columns = [name for name in columns if any(name in row for row in rows)] or columns
-        case _:
-            columns = ["kernel", "us", "launches"]
+        case "kernels":
             rows = [kernel for row in on_gpu for kernel in row.get("kernels", [])]
-    return pd.DataFrame(rows, columns=columns)
+        case _:
+            rows = bench.get(part, {}).get("rows", [])
+    frame = pd.DataFrame(rows, columns=list(TABLES[part][1]))
+    return frame.dropna(axis="columns", how="all") if part == "gpu" and rows else frame
 
 
 def describe_gpu(bench: Bench) -> str:

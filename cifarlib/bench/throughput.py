@@ -19,13 +19,11 @@ from typing import Any
 
 import torch
 from PIL import Image
-from scipy import stats
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from cifarlib import data
-from cifarlib.bench.measurements import RATIOS
 from cifarlib.checking import suggest
 from cifarlib.config import SPLITS, RunConfig
 from cifarlib.convolution import Convolution
@@ -126,11 +124,6 @@ def matrix_rate(precision: torch.dtype) -> float:
     return best
 
 
-# ---------------------------------------------------------------------------------------------
-# The paper's way beside ours
-# ---------------------------------------------------------------------------------------------
-
-
 def _collate(transform: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     pictures, labels = zip(*batch, strict=True)
     return torch.stack([transform(picture) for picture in pictures]), torch.tensor(labels)
@@ -188,30 +181,20 @@ class PaperLoop:
 def measure_throughput(name: str, images: int, repeats: int) -> dict[str, Any]:
     """The paper's way beside ours at each batch size, and the machine's matrix products."""
     flops = count_flops(build_model(_configuration(name, 900, 64).model, 0.0, 0), 32)
-    rows: dict[str, Any] = {}
-    ratios: dict[str, Any] = {ratio: {} for ratio in RATIOS}
     products = {"bf16": 0.0, "fp32": 0.0}
-    for size in map(str, BATCH_SIZES):
-        row = rows[size] = _throughput(name, images, int(size), repeats, products)
-        paper, ours = row["paper"], row["ours"]
-        row["train_flops"] = 3 * flops * ours["train_images_per_s"]
-        eager = row["eager_fp32"]["evaluation_images_per_s"]
-        ratios["epoch_ratio"][size] = paper["epoch_s"] / ours["epoch_s"]
-        ratios["eval_ratio"][size] = ours["evaluation_images_per_s"] / eager
-    for size, row in rows.items():  # beside the best product of the whole call
-        ratios["train_gemm_fraction"][size] = row["train_flops"] / products["bf16"]
-    return {
-        "images": images,
-        "repeats": repeats,
-        "forward_flops": flops,
-        "matrix_flops": products,
-        "batch_sizes": rows,
-    } | ratios
+    rows = [
+        {"batch_size": size, "gflops": 3e-9 * flops * row["train_images_per_s"]} | row
+        for size in BATCH_SIZES
+        for row in _throughput(name, images, size, repeats, products)
+    ]
+    for ours in rows[1::2]:  # beside the best product of the whole call
+        ours["train_gemm_fraction"] = 1e9 * ours["gflops"] / products["bf16"]
+    return {"images": images, "repeats": repeats, "matrix_flops": products, "rows": rows}
 
 
 def _throughput(
     name: str, images: int, batch_size: int, repeats: int, products: dict[str, float]
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Both loops in turns, after a round that does not count; ``products`` gets the best rates."""
     config = _configuration(name, images, batch_size)
     inputs = load_inputs(config, CPU)
@@ -235,17 +218,18 @@ def _throughput(
     counted = rounds[1:]  # first steps are slower
     middle = {key: statistics.median(times[key] for times in counted) for key in counted[0]}
     evaluated = sum(len(getattr(inputs, split)) for split in SPLITS)
-    result: dict[str, Any] = {}
-    for key, peak in memory.items():
-        train, evaluation = middle[f"{key} train"], middle[f"{key} evaluation"]
-        result[key] = {
+    rows: list[dict[str, Any]] = []
+    for way, peak in memory.items():
+        train, evaluation = middle[f"{way} train"], middle[f"{way} evaluation"]
+        rates = {
             "train_images_per_s": images / train,
             "evaluation_images_per_s": evaluated / evaluation,
             "epoch_s": (train + evaluation) * (EPOCH_IMAGES / images),
-            "peak_memory_mb": peak or None,
-        }
-    result["eager_fp32"] = {"evaluation_images_per_s": evaluated / middle["eager evaluation"]}
-    return result
+        } | ({"peak_memory_mb": peak} if peak else {})
+        rows.append({"way": way, "epoch_ratio": 1.0} | rates)
+    rows[1]["epoch_ratio"] = rows[0]["epoch_s"] / rows[1]["epoch_s"]
+    rows[1]["eval_ratio"] = middle["eager evaluation"] / middle["ours evaluation"]
+    return rows
 
 
 def _forget_peak() -> float:
@@ -256,11 +240,6 @@ def _forget_peak() -> float:
     except OSError:
         return 0.0
     return int(status.partition("VmHWM:")[2].split()[0]) / 1000
-
-
-# ---------------------------------------------------------------------------------------------
-# What each choice is worth
-# ---------------------------------------------------------------------------------------------
 
 
 def _onednn_convolutions(run: Run) -> None:
@@ -309,20 +288,23 @@ def measure_variants(name: str, images: int, repeats: int) -> dict[str, Any]:
         for _ in range(repeats)
     ]
     config = _configuration(name, images, VARIANT_BATCH)
-    return {
-        "batch_size": VARIANT_BATCH,
-        "images": images,
-        "repeats": repeats,
-        "train_images_per_s": {
-            title: images / statistics.median(one[title] for one in times) for title in runs
-        },
-        "first_epoch_s": start,
-        "processes_images_per_s": {
-            "one process, all threads": _together(config, 1, cores(), {}),
-            "one process a core": _together(config, cores(), 1, {}),
-            "one process a core, freed memory kept": _together(config, cores(), 1, KEPT),
-        },
+    rates = {t: images / statistics.median(one[t] for one in times) for t in runs}
+    together = {
+        "one process, all threads": _together(config, 1, cores(), {}),
+        "one process a core": _together(config, cores(), 1, {}),
+        "one process a core, freed memory kept": _together(config, cores(), 1, KEPT),
     }
+    rows = [
+        {
+            "choice": choice,
+            "train_images_per_s": rate,
+            "rate_ratio": rate / next(iter(group.values())),
+            "first_epoch_s": start.get(choice),
+        }
+        for group in (rates, together)
+        for choice, rate in group.items()
+    ]
+    return {"batch_size": VARIANT_BATCH, "images": images, "repeats": repeats, "rows": rows}
 
 
 def _together(
@@ -359,11 +341,6 @@ def _train_alone(config: RunConfig, threads: int) -> float:
     return config.data.train_size / _seconds(run.train_epoch, 1, None)
 
 
-# ---------------------------------------------------------------------------------------------
-# Sweeps, and what bfloat16 does to accuracy
-# ---------------------------------------------------------------------------------------------
-
-
 def measure_sweep() -> dict[str, Any]:
     """What a sweep costs beyond its runs: 36 runs of scale smoke."""
     command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--device", "cpu", "--out"]
@@ -374,34 +351,22 @@ def measure_sweep() -> dict[str, Any]:
         results = open_results("smoke", (), folder)
         records = [results.records[c.run_id] for c in results.select("stage1-base")]
     work = sum(record.timing.train_s + record.timing.evaluation_s for record in records)
-    return {
-        "runs": len(records),
-        "workers": cores(),
-        "wall_s": wall,
-        "runs_s": work,
-        "overhead": wall * cores() / work - 1,
-    }
+    overhead = wall * cores() / work - 1
+    row = {"runs": len(records), "workers": cores(), "wall_s": wall, "runs_s": work}
+    return {"rows": [row | {"overhead": overhead}]}
 
 
 def measure_precision(name: str, seeds: tuple[int, ...] = (1, 2, 3, 4, 5)) -> dict[str, Any]:
     """Test accuracy after the last epoch in fp32 and in bf16, seed by seed, reduced budget."""
     images, epochs = 2700, 6
-    accuracies: dict[str, list[float]] = {"fp32": [], "bf16": []}
     changed = {"epochs": epochs, "evaluation": {"train_every": 0, "test_every": 1}}
+    rows = []
     for seed in seeds:
-        for precision, values in accuracies.items():
+        row: dict[str, float] = {"seed": seed}
+        for precision in ("fp32", "bf16"):
             changed |= {"precision": precision, "seed": seed}
             config = _configuration(name, images, VARIANT_BATCH, **changed)
             test = fit(config, load_inputs(config, CPU), CPU).result.history.test
-            values.append(100 * (test.top1[epochs] or 0) / test.images)
-    paired = stats.ttest_rel(accuracies["bf16"], accuracies["fp32"])
-    means = {precision: statistics.mean(values) for precision, values in accuracies.items()}
-    return {
-        "seeds": list(seeds),
-        "train_images": images,
-        "epochs": epochs,
-        "test_top1": accuracies,
-        "difference": means["bf16"] - means["fp32"],
-        "interval": list(map(float, paired.confidence_interval(0.95))),
-        "p_value": float(paired.pvalue),
-    }
+            row[precision] = 100 * (test.top1[epochs] or 0) / test.images
+        rows.append(row | {"difference": row["bf16"] - row["fp32"]})
+    return {"train_images": images, "epochs": epochs, "rows": rows}
