@@ -7,7 +7,6 @@ from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_conditi
 
 from cifarlib import cli
 from cifarlib.errors import ConfigError
-from cifarlib.runs import checkpoints, locks
 from cifarlib.runs.merge import merge
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore, encode
@@ -142,50 +141,6 @@ def test_records_of_other_scales_are_left(ours, theirs, conditions):
     merged = merge_into(ours, theirs)
     assert sorted(merged.others) == sorted([f"{other.run_id}.json", "data-0123456789abcdef.json"])
     assert ours.run_ids() == []
-
-
-# ---------------------------------------------------------------------------------------------
-# Checkpoints
-# ---------------------------------------------------------------------------------------------
-
-
-def write_checkpoint(store: RecordStore, run_id: str, epoch: int) -> bytes:
-    path = store.state / f"{run_id}.pt"
-    checkpoints.write_checkpoint(path, {"history": {"learning_rate": [None] * (epoch + 1)}})
-    return path.read_bytes()
-
-
-def test_the_further_checkpoint_of_an_unfinished_run_is_kept(ours, theirs, conditions):
-    first, second, third = conditions
-    ours.write(make_record(first))
-    write_checkpoint(theirs, first.run_id, 1)
-    ahead = write_checkpoint(theirs, second.run_id, 2)
-    write_checkpoint(ours, second.run_id, 1)
-    mine = write_checkpoint(ours, third.run_id, 2)
-    write_checkpoint(theirs, third.run_id, 1)
-    assert merge_into(ours, theirs).checkpoints == [f"{TWO} (seed 42)"]
-    left = {path.stem: path.read_bytes() for path in ours.state.iterdir()}
-    assert left == {second.run_id: ahead, third.run_id: mine}
-    theirs.write(make_record(second))
-    merge_into(ours, theirs)  # a record ends the need for a checkpoint
-    assert [path.stem for path in ours.state.iterdir()] == [third.run_id]
-
-
-def test_a_damaged_checkpoint_is_not_taken_and_one_in_use_not_replaced(ours, theirs, conditions):
-    first, second, third = conditions
-    whole = write_checkpoint(theirs, first.run_id, 2)
-    (theirs.state / f"{first.run_id}.pt").write_bytes(whole[:-1])
-    (theirs.state / f"{third.run_id}.pt").mkdir()
-    write_checkpoint(theirs, second.run_id, 2)
-    with locks.lock(ours.state / f"{second.run_id}.lock"):
-        merged = merge_into(ours, theirs)
-    assert (merged.checkpoints, len(merged.damaged)) == ([], 2)
-    assert list(ours.state.iterdir()) == []
-
-
-# ---------------------------------------------------------------------------------------------
-# Bad input
-# ---------------------------------------------------------------------------------------------
 
 
 def test_a_folder_without_records_is_refused_before_anything_is_taken(

@@ -1,7 +1,7 @@
 """Merging: records of the same study that were made in other build folders, into one.
 
 Every record is checked before it is taken. Two records of one run that differ in more than
-timing and provenance are a conflict, which nothing decides but the caller.
+timing and provenance are a conflict, which nothing decides but the caller. Checkpoints are left.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cifarlib.checking import read_bytes
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
-from cifarlib.runs.checkpoints import unpack_checkpoint
-from cifarlib.runs.locks import lock
 from cifarlib.runs.provenance import name_commit
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import DataRecord, NetworkRecord, Provenance, RunRecord
@@ -30,7 +27,6 @@ class Merged:
 
     taken: list[str] = field(default_factory=list)
     equal: list[str] = field(default_factory=list)
-    checkpoints: list[str] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)  # of theirs, a sentence about each
     replaced: list[str] = field(default_factory=list)  # ours that were damaged, likewise
     others: list[str] = field(default_factory=list)  # good, but of no run of this study
@@ -39,10 +35,7 @@ class Merged:
 
     def lines(self) -> list[str]:
         """The same in sentences, what needs a look at the end."""
-        lines = [
-            f"{len(self.taken)} records taken, {len(self.equal)} equal ones were here already, "
-            f"{len(self.checkpoints)} checkpoints of unfinished runs taken"
-        ]
+        lines = [f"{len(self.taken)} records taken, {len(self.equal)} equal ones were here already"]
         if self.others:
             lines.append(f"{len(self.others)} records of other studies or scales left")
         lines += [f"left, damaged: {fault}" for fault in self.damaged]
@@ -75,9 +68,6 @@ def merge(results: Results, folders: Sequence[Path], *, prefer: Side | None = No
     for theirs in map(RecordStore, folders):
         for path in theirs.files(theirs.runs, ".json"):
             _merge_record(path.name, ours, theirs, names, prefer, merged)
-        for path in theirs.files(theirs.state, ".pt"):
-            if path.stem in names:
-                _merge_checkpoint(path, names[path.stem], ours, merged)
     return merged
 
 
@@ -147,27 +137,3 @@ def _describe(provenance: Provenance) -> str:
     commit = name_commit(provenance.commit, provenance.dirty)
     versions = " ".join(f"{name} {number}" for name, number in provenance.versions.items())
     return f"{provenance.device}, {commit}, {versions}, finished {provenance.finished}"
-
-
-def _merge_checkpoint(path: Path, name: str, ours: RecordStore, merged: Merged) -> None:
-    """Take a checkpoint that is further than ours of a run that nobody is training here."""
-    mine = ours.state / path.name
-    with lock(mine.with_suffix(".lock")) as held:
-        if not held or ours.run_path(path.stem).exists():
-            return
-        raw, epoch = _read_checkpoint(path)
-        if epoch < 0:
-            merged.damaged.append(f"{path} cannot be read or does not match its digest")
-        elif epoch > _read_checkpoint(mine)[1]:
-            write_atomically(mine, raw)
-            merged.checkpoints.append(name)
-
-
-def _read_checkpoint(path: Path) -> tuple[bytes, int]:
-    """Content and epoch of a checkpoint; −1 where there is none that a run could go on from."""
-    try:
-        raw = read_bytes(path)
-    except OSError:  # such as a folder of this name
-        return b"", -1
-    unpacked = unpack_checkpoint(raw)
-    return raw, unpacked[0] if unpacked else -1
