@@ -87,11 +87,6 @@ def export(
     return target
 
 
-# ---------------------------------------------------------------------------------------------
-# What is in it
-# ---------------------------------------------------------------------------------------------
-
-
 def collect(results: Results, scale_file: Path) -> Files:
     """Path in the archive → content, of everything but its README and its description."""
     store, suffix = results.store, name_suffix(results)
@@ -182,11 +177,6 @@ To train some of the runs again and compare them with their records, with the im
 `.venv/bin/pip install --constraint constraints.txt --editable '.[train]'`.
 More in `README-project.md`. MIT licence.
 """
-
-
-# ---------------------------------------------------------------------------------------------
-# Its description
-# ---------------------------------------------------------------------------------------------
 
 
 def describe(results: Results, files: Files) -> dict[str, Any]:

@@ -62,11 +62,6 @@ class Shown(Strict):
         return VERDICTS in self.texts
 
 
-# ---------------------------------------------------------------------------------------------
-# What a report shows
-# ---------------------------------------------------------------------------------------------
-
-
 def take(notebook: "NotebookNode", names: Mapping[str, str], records: Iterable[RunRecord]) -> Shown:
     """What a notebook that ``report.join`` made shows, with the records behind it.
 
@@ -191,11 +186,6 @@ def _name_runs(
     return names
 
 
-# ---------------------------------------------------------------------------------------------
-# Comparing
-# ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Change:
     """A text that is another one now; “absent” stands for none."""
@@ -258,11 +248,6 @@ def _compare_tables(
     )
     for (row, column), before, after in _differ(*cells):
         yield Change(TABLES, f"{name}, row {row}, {column}", before, after, chapter, column)
-
-
-# ---------------------------------------------------------------------------------------------
-# Telling
-# ---------------------------------------------------------------------------------------------
 
 
 def tell(changes: Sequence[Change], listed: int = LISTED) -> list[str]:

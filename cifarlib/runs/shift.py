@@ -34,11 +34,6 @@ SOURCE = "https://github.com/modestyachts/CIFAR-10.1"
 VARIABLE = "CIFAR10_1_ROOT"
 
 
-# ---------------------------------------------------------------------------------------------
-# The images
-# ---------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class NewImages:
     """The set: uint8 (n, 3, 32, 32), int64 labels (n,) in CIFAR-10's order of classes."""
@@ -89,11 +84,6 @@ def _wrong(path: Path, what: str) -> DataError:
         f"{path} {what}; put {IMAGE_FILE} ({IMAGES}, 32, 32, 3) and {LABEL_FILE} ({IMAGES},) of "
         f"{SOURCE} there, or name their folder with --folder or {VARIABLE}"
     )
-
-
-# ---------------------------------------------------------------------------------------------
-# What a run makes of them
-# ---------------------------------------------------------------------------------------------
 
 
 class ShiftRecord(Strict):

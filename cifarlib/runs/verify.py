@@ -57,11 +57,6 @@ class Checked:
         return self.trained - self.stored
 
 
-# ---------------------------------------------------------------------------------------------
-# Training again
-# ---------------------------------------------------------------------------------------------
-
-
 def sample(results: Results, number: int, seed: int) -> list[Condition]:
     """Some of the recorded runs by chance, each under the first of its names, in study order.
 
@@ -136,11 +131,6 @@ def verify(
     if not trained:
         raise RunError(f"no run could be trained again: {checked[0].name}: {checked[0].reason}")
     return checked
-
-
-# ---------------------------------------------------------------------------------------------
-# Comparing
-# ---------------------------------------------------------------------------------------------
 
 
 def compare(condition: Condition, results: Results, trained: RunRecord) -> Checked:
