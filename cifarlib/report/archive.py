@@ -27,7 +27,6 @@ from cifarlib.runs.store import write_atomically
 from cifarlib.study import kept_studies
 
 METADATA = "ro-crate-metadata.json"
-PROFILE = "https://w3id.org/ro/crate/1.1"
 LICENCE = "https://spdx.org/licenses/MIT"
 NEVER = datetime(1980, 1, 1, tzinfo=UTC)  # the first day of zip; where nothing is recorded
 
@@ -181,73 +180,54 @@ More in `README-project.md`. MIT licence.
 
 def describe(results: Results, files: Files) -> dict[str, Any]:
     """RO-Crate 1.1 metadata of an archive: files, data set, software, and how the records came."""
-    folder, date = f"{_home(results)}/runs/", last_record(results).isoformat()
-    info, images = DATASETS[results.scale.data.name], "#images"
-    made = [record.provenance.versions.items() for record in results.every_record.values()]
-    software = {
-        f"#{name}-{version}": {
-            "@type": "SoftwareApplication",
-            "name": name,
-            "softwareVersion": version,
-        }
-        for name, version in [("cifarlib", __version__), *sorted({v for one in made for v in one})]
-    }
-    described = {
-        name: {
-            "@type": "File",
+    from rocrate.model import ContextEntity, SoftwareApplication
+    from rocrate.rocrate import ROCrate  # here, for it takes half a second to import
+
+    crate, home = ROCrate(version="1.1"), f"{_home(results)}/runs"
+    date, info = last_record(results).isoformat(), DATASETS[results.scale.data.name]
+
+    def add(place: str, kind: str, **properties: Any) -> Any:
+        return crate.add(ContextEntity(crate, place, {"@type": kind} | properties))
+
+    crate.metadata.extra_terms["sha256"] = "https://schema.org/sha256"
+    crate.name = TITLE
+    crate.description = (
+        "Records of a reproduction of a study of 115 conditions, and the program that renders its "
+        "report from them."
+    )
+    crate.license = add(LICENCE, "CreativeWork", name="MIT License", identifier="MIT")
+    described = {}
+    for name, content in sorted(files.items()):
+        properties = {
             "name": Path(name).name,
             "contentSize": str(len(content)),
             "encodingFormat": TYPES.get(Path(name).suffix, "text/plain"),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        for name, content in sorted(files.items())
+        described[name] = crate.add_file(None, name, properties=properties)
+    made = [record.provenance.versions.items() for record in results.every_record.values()]
+    runs = {
+        "name": "Records of the runs",
+        "description": f"{len(made)} training runs, one JSON file each.",
+        "hasPart": [file for name, file in described.items() if name.startswith(f"{home}/")],
     }
-    graph: dict[str, dict[str, Any]] = {
-        METADATA: {
-            "@type": "CreativeWork",
-            "conformsTo": {"@id": PROFILE},
-            "about": {"@id": "./"},
-        },
-        "./": {
-            "@type": "Dataset",
-            "name": TITLE,
-            "description": "Records of a reproduction of a study of 115 conditions, and the "
-            "program that renders its report from them.",
-            "datePublished": date,
-            "license": {"@id": LICENCE},
-            "hasPart": _refer(folder, *described),
-            "mentions": _refer("#training", images),
-        },
-        LICENCE: {"@type": "CreativeWork", "name": "MIT License", "identifier": "MIT"},
-        folder: {
-            "@type": "Dataset",
-            "name": "Records of the runs",
-            "description": f"{len(made)} training runs, one JSON file each.",
-            "hasPart": _refer(*(name for name in described if name.startswith(folder))),
-        },
-        "#training": {
-            "@type": "CreateAction",
-            "name": "Training of the runs",
-            "endTime": date,
-            "instrument": _refer(*software),
-            "object": {"@id": images},
-            "result": {"@id": folder},
-        },
-        images: {
-            "@type": "Dataset",
-            "name": info.title,
-            "identifier": f"fingerprint {info.fingerprint}",
-            "description": "Not in this archive; known by the MD5 of each of its files.",
-        },
-    }
-    return {
-        "@context": [f"{PROFILE}/context", {"sha256": "https://schema.org/sha256"}],
-        "@graph": [{"@id": i} | entity for i, entity in (graph | software | described).items()],
-    }
-
-
-def _refer(*names: str) -> list[dict[str, str]]:
-    return [{"@id": name} for name in names]
+    images = add("#images", "Dataset", name=info.title, identifier=info.fingerprint)
+    software = [
+        crate.add(SoftwareApplication(crate, f"#{n}-{v}", {"name": n, "softwareVersion": v}))
+        for n, v in [("cifarlib", __version__), *sorted({pair for one in made for pair in one})]
+    ]
+    training = add(
+        "#training",
+        "CreateAction",
+        name="Training of the runs",
+        endTime=date,
+        instrument=software,
+        object=images,  # which are not in the archive
+        result=crate.add_dataset(None, home, properties=runs),
+    )
+    crate.root_dataset["datePublished"] = date
+    crate.root_dataset["mentions"] = [training, images]
+    return crate.metadata.generate()
 
 
 def pack(files: Files, date: datetime) -> bytes:
