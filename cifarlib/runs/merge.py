@@ -52,10 +52,9 @@ class Merged:
 def merge(results: Results, folders: Sequence[Path], *, prefer: Side | None = None) -> Merged:
     """Take what other build folders hold of a study into its own.
 
-    Damaged records of theirs are named and left; a damaged one of ours gives way to a good one
-    of theirs and is set aside. Equal results are no conflict, whenever and wherever they were
-    made. Records of runs that the study does not have at this scale are left. Raises
-    ``ConfigError`` for a folder that holds no records, before anything is taken.
+    Damaged records of theirs, and those of runs that the study does not have at this scale, are
+    left; a damaged one of ours is set aside for a good one of theirs. Raises ``ConfigError`` for a
+    folder that holds no records, before anything is taken.
     """
     ours = results.store
     for folder in folders:

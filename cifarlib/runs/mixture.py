@@ -1,14 +1,9 @@
 """Mixed provenance: records that were not all made alike must not share a table unnoticed.
 
-A report compares runs with one another, so whatever else differs between them must be known. Four
-things are looked at: the engine, the data's fingerprint, the kind of device, and whether the
-package had uncommitted changes. Different commits are no fault: what a commit changes in the
-arithmetic is said by the engine. A run from changed files among runs from clean ones is, for
-nobody can look up what it was made with; so is one from a copy without git, changed or not.
-Changes outside the package, such as a notebook that was executed in JupyterLab, make no run.
-A scale that means it says so:
-
-    mixed: [device_class, dirty]
+Engine, data, kind of device and the state of the code are looked at. Different commits are no
+fault: what a commit changes in the arithmetic is said by the engine. A run from changed files among
+runs from clean ones is, for nobody can look up what it was made with; so is one from a copy without
+git. A scale that means it says so: ``mixed: [device_class, dirty]``.
 """
 
 import typing

@@ -27,10 +27,9 @@ PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 def commit(part: tuple[str, ...] = PROGRAM) -> tuple[str | None, bool | None]:
     """The commit of this code, and whether its tracked files were changed; None: not known.
 
-    In a checkout git says both; ``part`` are the places whose files alone are looked at for
-    changes. A repository around an unpacked copy is no checkout of it. There the commit is what
-    ``CIFARLIB_COMMIT`` says, else what ``git archive`` wrote down, and changes are not known.
-    Raises ``ConfigError`` where the variable holds no commit.
+    In a checkout git says both, of the files in ``part``. Elsewhere, in a repository around an
+    unpacked copy too, the commit is what ``CIFARLIB_COMMIT`` says (``ConfigError`` where that is
+    none), else what ``git archive`` wrote down.
     """
     try:
         if Path(_git("rev-parse", "--show-toplevel")).samefile(paths.PACKAGE.parent):
