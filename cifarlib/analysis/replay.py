@@ -5,18 +5,16 @@ one until then. ``courses`` are frames of validation top-1 in %, a row a run and
 Costs are epochs trained, as a share of training every run to its end.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm import TqdmWarning
 
 from cifarlib.analysis.statistics import BOOTSTRAP_SEED, LEVEL
 
 REDUCTION = 3  # one of three runs continues
 ORDERS = 20  # in which the runs arrive at ASHA
-KEPT = 3  # runs that every method but ASHA trains to the end, so that all can keep the best three
+KEPT = 3  # runs that every method but ASHA trains to the end
 LEAST = 2 * KEPT  # runs below which nothing is replayed
 RESAMPLES = 1000
 
@@ -49,76 +47,49 @@ def replay(courses: pd.DataFrame) -> pd.DataFrame:
     points. Means over orders where these matter.
     """
     known = np.maximum.accumulate(courses.to_numpy(), axis=1)
-    epochs = known.shape[1]
+    random = np.random.default_rng(BOOTSTRAP_SEED)
+    orders = [random.permutation(len(known)) for _ in range(ORDERS)]
     ways = {
-        f"all to epoch {epoch}, then the best {KEPT}": [stop_at(known, epoch)]
-        for epoch in rungs(epochs)
+        f"all to epoch {epoch}, then the best {KEPT}": [halve(known, [epoch], len(known))]
+        for epoch in rungs(known.shape[1])
     }
-    ways |= {"successive halving": [halve(known)], "ASHA": halve_asynchronously(known)}
+    ways["successive halving"] = [halve(known, rungs(known.shape[1]), REDUCTION)]
+    ways["ASHA"] = [halve_asynchronously(known, order) for order in orders]
     rows = [{"method": method} | _judge(known, trials) for method, trials in ways.items()]
     return pd.DataFrame(rows)
 
 
-def stop_at(known: np.ndarray, epoch: int) -> np.ndarray:
-    """Every run until one epoch, and the three that are best then to the end: epochs, (runs,)."""
-    order = np.argsort(-known[:, epoch - 1], kind="stable")
-    trained = np.full(len(known), epoch)
-    trained[order[:KEPT]] = known.shape[1]
-    return trained
+def halve(known: np.ndarray, stops: Sequence[int], reduction: int) -> np.ndarray:
+    """Successive halving: at each stop one of ``reduction`` runs continues, three at least.
 
-
-def halve(known: np.ndarray) -> np.ndarray:
-    """Successive halving: at each rung the best third of the runs continues, three at least.
-
-    Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
-    Optimization", 2016.
+    Gives the epochs that each run is trained for, (runs,). Jamieson and Talwalkar, "Non-stochastic
+    Best Arm Identification and Hyperparameter Optimization", 2016.
     """
     left = np.arange(len(known))
     trained = np.zeros(len(known), dtype=int)
-    for epoch in rungs(known.shape[1]):
+    for epoch in stops:
         trained[left] = epoch
-        count = max(KEPT, len(left) // REDUCTION)
+        count = max(KEPT, len(left) // reduction)
         left = left[np.argsort(-known[left, epoch - 1], kind="stable")[:count]]
     trained[left] = known.shape[1]
     return trained
 
 
-def halve_asynchronously(known: np.ndarray) -> list[np.ndarray]:
+def halve_asynchronously(known: np.ndarray, order: Iterable[int]) -> np.ndarray:
     """ASHA: each run is compared with those before it, and never resumed once stopped.
 
-    Optuna's pruner, over several orders of the runs. Li and others, "A System for Massively
-    Parallel Hyperparameter Tuning", 2020.
+    Li and others, "A System for Massively Parallel Hyperparameter Tuning", 2020, as Optuna's
+    ``SuccessiveHalvingPruner`` does it.
     """
-    random = np.random.default_rng(BOOTSTRAP_SEED)
-    return [_run_asha(known, random.permutation(len(known))) for _ in range(ORDERS)]
-
-
-def _run_asha(known: np.ndarray, order: Iterable[int]) -> np.ndarray:
-    with warnings.catch_warnings(category=TqdmWarning, action="ignore"):
-        import optuna  # whose progress bars miss ipywidgets, in a kernel without: we show none
-
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    epochs = known.shape[1]
-    try:
-        study = optuna.create_study(
-            direction="maximize",
-            pruner=optuna.pruners.SuccessiveHalvingPruner(1, REDUCTION, 0),
-            sampler=optuna.samplers.RandomSampler(seed=BOOTSTRAP_SEED),
-        )
-        trained = np.full(len(known), epochs)
-        for run in order:
-            trial = study.ask()
-            for epoch in rungs(epochs):
-                trial.report(float(known[run, epoch - 1]), epoch)
-                if trial.should_prune():
-                    trained[run] = epoch
-                    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-                    break
-            else:
-                study.tell(trial, float(known[run, -1]))
-    finally:
-        optuna.logging.set_verbosity(before)
+    trained = np.full(len(known), known.shape[1])
+    seen: dict[int, list[float]] = {epoch: [] for epoch in rungs(known.shape[1])}
+    for run in order:
+        for epoch, values in seen.items():
+            values.append(known[run, epoch - 1])
+            better = sum(value > values[-1] for value in values)
+            if better >= max(1, len(values) // REDUCTION):
+                trained[run] = epoch
+                break
     return trained
 
 
@@ -151,16 +122,11 @@ def correlate(courses: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for epoch, early in enumerate(known.T, start=1):
         low, high = np.percentile(_spearman(early[drawn], late[drawn]), [tail, 100 - tail])
-        rows.append((epoch, float(_spearman(early, late)), float(low), float(high)))
+        rows.append((epoch, _spearman(early, late)[0], low, high))
     return pd.DataFrame(rows, columns=["epoch", "rho", "low", "high"])
 
 
 def _spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Along the last axis; scipy's ``spearmanr`` takes no stack of samples."""
-    from scipy.stats import rankdata
-
-    one, two = rankdata(first, axis=-1), rankdata(second, axis=-1)
-    one -= one.mean(axis=-1, keepdims=True)
-    two -= two.mean(axis=-1, keepdims=True)
-    spread = np.sqrt((one**2).sum(axis=-1) * (two**2).sum(axis=-1))
-    return np.divide((one * two).sum(axis=-1), spread, out=np.zeros_like(spread), where=spread > 0)
+    one, two = pd.DataFrame(first.T).rank(), pd.DataFrame(second.T).rank()
+    return one.corrwith(two).fillna(0).to_numpy()
