@@ -252,10 +252,10 @@ HEARD = "heard"  # a file that is there once the sweep was told of a run's end
 MEETS_ANOTHER = 8  # and every seed up to 39; the study's own, 42 and on, are good
 
 
-def serve_made_up(connection, folder, device, threads, checkpoint_every, deadline=None):
+def serve_made_up(connections, folder, settings):
     """A worker that makes its records up and notes in a file what it was asked to train."""
 
-    def train(config, store, device_name, threads, checkpoint_every, tell, **_):
+    def train(config, store, *_, **__):
         log = store.folder / "trained.log"
         name = run_id(config)
         with log.open("a") as file:
@@ -283,7 +283,7 @@ def serve_made_up(connection, folder, device, threads, checkpoint_every, deadlin
         return record
 
     worker.train = train
-    worker.serve(connection, folder, device, threads, checkpoint_every, deadline)
+    worker.serve(connections, folder, settings)
 
 
 def others(log: Path) -> set[str]:

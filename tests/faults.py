@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -136,7 +137,7 @@ def _markdown(content: dict[str, Any]) -> str:
 EPOCHS = "epochs.log"  # in the build folder: a line for each epoch that is begun
 
 
-def serve_counting(connection: Any, folder: Path, *arguments: Any) -> None:
+def serve_counting(connections: Any, folder: Path, settings: worker.Settings) -> None:
     """A worker that notes every epoch it begins."""
     from cifarlib import training
 
@@ -148,7 +149,7 @@ def serve_counting(connection: Any, folder: Path, *arguments: Any) -> None:
         return train_epoch(run, epoch, *rest)
 
     training.Run.train_epoch = counted
-    worker.serve(connection, folder, *arguments)
+    worker.serve(connections, folder, settings)
 
 
 def read_epochs(folder: Path) -> dict[str, list[int]]:
@@ -198,31 +199,26 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 
 class InlineExecutor(executors.Executor):
-    """Carries jobs out one after the other in this process: no worker has to start."""
+    """Does jobs one after the other in this process: no worker has to start."""
 
-    share, slowness = 1, 1.0
+    share = 1
 
-    def __init__(self, store: Any, device: str, workers: Any, threads: Any, every: int | None):
-        super().__init__(store)
-        self.device, self.workers, self.every = device, 1, every
+    def choose_workers(self, workers: Any, threads: Any) -> tuple[int, int]:
         self.jobs: list[worker.Job] = []
+        return 1, 1
 
-    def start(self) -> None:
-        """Nothing."""
-
-    def hand_out(self) -> bool:
+    def hand_out(self) -> None:
         if not self.jobs and (job := self.budget.choose(self.waiting)):
             self.jobs.append(job)
-        return True
 
     def running(self) -> list[worker.Job]:
         return self.jobs
 
     def listen(self) -> None:
         messages: list[worker.Message] = []
-        job, connection = self.jobs[0], contextlib.nullcontext()
-        connection.send = messages.append
-        worker.carry_out(job, self.store, connection, "cpu", 1, self.every, self.budget.last_border)
+        job, connection = self.jobs[0], SimpleNamespace(send=messages.append)
+        settings = worker.Settings("cpu", 1, self.checkpoint_every, self.budget.last_border)
+        worker.run_job(job, self.store, connection, settings)
         for message in messages:
             if self.hear(job, message):
                 self.jobs.remove(job)

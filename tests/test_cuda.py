@@ -571,7 +571,8 @@ def test_workers_of_one_process_make_their_records_in_lanes(tmp_path, monkeypatc
     chosen = tiny_conditions("stage1-base/25", "stage1-base/26", "stage1-long/9")
     pipes = [multiprocessing.Pipe() for _ in range(2)]
     server = threading.Thread(
-        target=worker.serve_lanes, args=([theirs for _, theirs in pipes], tmp_path, "cpu", 1, 1)
+        target=worker.serve,
+        args=([theirs for _, theirs in pipes], tmp_path, worker.Settings("cpu", 1, 1)),
     )
     server.start()
     jobs = deque(sweep.RunJob(c.run_id, c.name, c.config) for c in chosen)

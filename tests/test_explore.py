@@ -1,6 +1,7 @@
 """Runs in one frame, linked charts, pairs, mistakes and training from a cell."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from cifarlib.errors import ConfigError, DataError
 from cifarlib.explore import charts, page
 from cifarlib.report.page import _check_page
 from cifarlib.runs import in_notebook
+from cifarlib.runs.executors import Executor
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
-from cifarlib.runs.worker import Message
+from cifarlib.runs.worker import Message, RunJob
 from cifarlib.study import Condition, change, load_study
 
 STUDY = tuple(f"stage1-daa1/{run}" for run in range(1, 9))
@@ -62,25 +64,19 @@ def test_tabulate_has_every_record_best_first(results):
     assert runs["comparable"].all()
 
 
-def test_tabulate_names_a_run_after_the_condition_it_was_trained_from(results):
+def test_tabulate_names_a_run_after_its_note_or_the_most_similar_condition(results):
+    """Means are taken of runs on the scale's images and epochs only."""
     add_own(results, "stage1-daa1/7", note="stage1-daa1/7", learning_rate=0.05)
-    (own,) = explore.tabulate(results).query("stage == 'own'").to_dict("records")
-    assert own["name"] == "stage1-daa1/7 with learning_rate=0.05"
-    assert (own["learning_rate"], own["comparable"]) == (0.05, True)
-
-
-def test_tabulate_names_a_run_without_a_note_after_the_most_similar_condition(results):
-    add_own(results, "stage1-daa1/8", **{"data.train_size": 15})
-    (own,) = explore.tabulate(results).query("stage == 'own'").to_dict("records")
-    assert own["name"] == "stage1-daa1/8 with data.train_size=15"
-
-
-def test_runs_on_other_images_or_epochs_are_not_comparable(results):
     add_own(results, "stage1-daa1/8", **{"data.train_size": 15})
     add_own(results, "stage1-daa1/8", epochs=2)
     runs = explore.tabulate(results)
-    assert list(runs.loc[runs["stage"].eq("own"), "comparable"]) == [False, False]
-    assert runs["comparable"].sum() == len(STUDY)
+    own = runs[runs["stage"].eq("own")].set_index("name")["comparable"]
+    assert own.to_dict() == {
+        "stage1-daa1/7 with learning_rate=0.05": True,
+        "stage1-daa1/8 with data.train_size=15": False,
+        "stage1-daa1/8 with epochs=2": False,
+    }
+    assert runs["comparable"].sum() == len(STUDY) + 1
 
 
 def test_find_run_suggests_a_name(results):
@@ -213,16 +209,14 @@ def test_interrupted_training_keeps_its_checkpoint(tmp_path, monkeypatch):
     """Interrupt comes as KeyboardInterrupt into the sweep, here at the third epoch."""
     tiny_store(tmp_path)
     results = open_tiny(tmp_path)
-    real = in_notebook.sweep
 
-    def interrupted(conditions, store, **options):
-        def stop(message: Message) -> None:
-            if message.kind == "checkpoint" and message.epoch == 3:
-                raise KeyboardInterrupt
+    def interrupt(executor: Executor, job: RunJob, message: Message) -> bool:
+        if message.kind == "checkpoint" and message.epoch == 3:
+            raise KeyboardInterrupt
+        return False
 
-        return real(conditions, store, watch=stop, checkpoint_every=1, **options)
-
-    monkeypatch.setattr(in_notebook, "sweep", interrupted)
+    monkeypatch.setattr(Executor, "hear", interrupt)
+    monkeypatch.setattr(in_notebook, "sweep", partial(in_notebook.sweep, checkpoint_every=1))
     with pytest.raises(in_notebook.Stopped, match=r"The checkpoint of epoch [3-9]\d* is kept"):
         cl.train("stage1-long/13", results, epochs=500)
     assert results.store.run_ids() == []

@@ -249,6 +249,25 @@ def fill(disk: Path, free: int) -> Path:
     return filler
 
 
+@contextlib.contextmanager
+def limited(size: int):
+    """No file grows beyond some bytes, as where the disk is full."""
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = files.write_atomically
+
+    def write_limited(path: Path, content: bytes) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, unlimited[1]))
+        try:
+            write(path, content)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (files, checkpoints):
+            patch.setattr(module, "write_atomically", write_limited)
+        yield
+
+
 def assert_one_sentence(capfd, code: int, reason: str) -> None:
     """Exit code 2, and one line that says what to do."""
     said = [line for line in capfd.readouterr().err.splitlines() if line.startswith("cifarlib:")]
@@ -257,56 +276,19 @@ def assert_one_sentence(capfd, code: int, reason: str) -> None:
     assert "with --out" in said[0]
 
 
-def interesting_sizes(tmp_path: Path, conditions) -> tuple[int, int]:
-    """Bytes of a record and of a checkpoint."""
-    record = len(files.encode(make_record(conditions[0])))
-    return record, 4 * 3 * 4_800_000  # at least: weights, momenta and the best weights
-
-
 @pytest.mark.usefixtures("inline")
-def test_a_full_disk_gets_one_sentence(disk, undisturbed, conditions, capfd):
-    """Records and checkpoints meet a disk with a random little room; then there is room again."""
-    folder = tiny_store(disk / ODD).folder
-    record, checkpoint = interesting_sizes(disk, conditions)
-    with open_fault("Disk full") as fault:
-        for number in range(FEW):
-            every = "0" if number % 2 else "1"  # without checkpoints it is a record that fails
-            free = fault.random.randrange((record if number % 2 else checkpoint) // 2)
-            with fault.attempt():
-                filler = fill(disk, free)
-                code = run_command(folder, "--checkpoint-every", every)
-                assert_one_sentence(capfd, code, "No space left on device")
-                filler.unlink()
-                assert run_command(folder) == 0
-                check(folder, undisturbed)
-
-
-@pytest.mark.usefixtures("inline")
-def test_a_file_that_may_not_grow_gets_one_sentence(
-    tmp_path, monkeypatch, undisturbed, conditions, capfd
-):
-    """A limit on the size of files meets a record or a checkpoint in the middle."""
+def test_a_file_that_finds_no_room_gets_one_sentence(tmp_path, undisturbed, conditions, capfd):
+    """A record or a checkpoint stops somewhere in the middle; then there is room again."""
     folder = tiny_store(tmp_path / ODD).folder
-    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
-    record, checkpoint = interesting_sizes(tmp_path, conditions)
-    write = files.write_atomically
-    limit = [record]
-
-    def write_limited(path: Path, content: bytes) -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit[0], unlimited[1]))
-        try:
-            write(path, content)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
-
+    record = len(files.encode(make_record(conditions[0])))
+    checkpoint = 4 * 3 * 4_800_000  # at least: weights, momenta and the best weights
     with open_fault("Limit on the size of a file") as fault:
         for number in range(FEW):
-            part = checkpoints if number % 2 else files  # which writes checkpoints, and records
-            limit[0] = fault.random.randrange((checkpoint if number % 2 else record) // 2)
+            every, size = ("0", record) if number % 2 else ("1", checkpoint)
             with fault.attempt():
-                with monkeypatch.context() as patch:
-                    patch.setattr(part, "write_atomically", write_limited)
-                    assert_one_sentence(capfd, run_command(folder), "File too large")
+                with limited(fault.random.randrange(size // 2)):
+                    code = run_command(folder, "--checkpoint-every", every)
+                assert_one_sentence(capfd, code, "File too large")
                 assert run_command(folder) == 0
                 check(folder, undisturbed)
 
@@ -488,17 +470,20 @@ def test_damaged_notebooks_and_pages_are_made_anew(tmp_path, conditions):
                 assert [path.read_bytes() for path in paths] == whole
 
 
-def test_a_full_disk_leaves_the_report_of_before(disk, conditions, capfd):
+@pytest.mark.usefixtures("inline")
+def test_a_full_disk_gets_one_sentence_and_leaves_the_report_of_before(disk, conditions, capfd):
     store = tiny_store(disk / ODD)
     assert cli.main(report_command(store.folder)) == 0
     old = report_files(store.folder)
     store.write(make_record(conditions[0]))
-    with open_fault("Disk full under a report") as fault:
-        for _ in range(FEW):
+    with open_fault("Disk full") as fault:
+        for number in range(max(2, FEW)):
+            command = ["sweep", "--out", str(store.folder), *COMMAND]
             with fault.attempt():
                 filler = fill(disk, fault.random.randrange(20_000))
                 capfd.readouterr()
-                assert_one_sentence(capfd, cli.main(report_command(store.folder)), "No space left")
+                code = cli.main(command if number % 2 else report_command(store.folder))
+                assert_one_sentence(capfd, code, "No space left on device")
                 assert report_files(store.folder) == old
                 filler.unlink()
         assert cli.main(report_command(store.folder)) == 0

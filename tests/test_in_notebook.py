@@ -3,15 +3,15 @@
 import nbformat
 import papermill
 import pytest
-from conftest import TINY, make_data_record, make_network_record, make_record, tiny_conditions
+from conftest import SET_TINY, TINY, make_record, tiny_conditions, tiny_store
 
 from cifarlib import cli, extras, paths
 from cifarlib.errors import ConfigError, DataError
 from cifarlib.report import notebooks
 from cifarlib.runs import in_notebook, parameters
+from cifarlib.runs.display import Display
 from cifarlib.runs.locks import lock
 from cifarlib.runs.results import open_results
-from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import RunJob
 
 LONG = "stage1-long"  # two runs
@@ -19,10 +19,7 @@ LONG = "stage1-long"  # two runs
 
 @pytest.fixture
 def results(tmp_path):
-    store = RecordStore(tmp_path)
-    store.write(make_data_record("synthetic"))
-    store.write(make_network_record())
-    return open_results("smoke", TINY, tmp_path)
+    return open_results("smoke", TINY, tiny_store(tmp_path).folder)
 
 
 @pytest.fixture
@@ -68,24 +65,22 @@ def test_complete_stops_at_its_budget(results, made_up, with_images, capsys):
         results.complete([LONG], train=True, budget="soon")
 
 
-def test_complete_without_the_data_set_says_how_to_get_it(results, monkeypatch, capsys):
-    def find(name):
-        raise DataError("CIFAR-10 was not found; `cifarlib data --download` fetches it")
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("data.find", DataError("CIFAR-10 was not found; `cifarlib data --download` fetches it")),
+        ("extras.require", extras.missing("torch")),
+    ],
+)
+def test_complete_without_the_data_set_or_torch_says_how_to_get_it(
+    results, monkeypatch, capsys, place, error
+):
+    def refuse(*_):
+        raise error
 
-    monkeypatch.setattr(in_notebook.data, "find", find)
+    monkeypatch.setattr(f"cifarlib.{place}", refuse)
     assert results.complete([LONG], train=True) is results
-    assert capsys.readouterr().out.endswith(
-        "Nothing is trained: CIFAR-10 was not found; `cifarlib data --download` fetches it.\n"
-    )
-
-
-def test_complete_without_torch_says_what_to_install(results, monkeypatch, capsys):
-    def require(*packages):
-        raise extras.missing(packages[0])
-
-    monkeypatch.setattr(in_notebook.extras, "require", require)
-    assert results.complete([LONG], train=True) is results
-    assert "Nothing is trained: this needs torch, which is not installed" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(f"Nothing is trained: {error}.\n")
 
 
 def test_complete_shows_what_another_process_trains(results, capsys):
@@ -100,25 +95,20 @@ def test_complete_shows_what_another_process_trains(results, capsys):
     assert "In training in another process: stage1-long/9 (epoch 2 of 3)." in said
 
 
-def test_cell_progress_shows_a_line_for_each_running_run(results, monkeypatch):
-    drawn = []
-
-    class Handle:
-        def update(self, bundle, **_):
-            drawn.append(bundle)
-
-    monkeypatch.setattr("IPython.display.display", lambda *_, **__: Handle())
+def test_a_person_sees_a_bar_for_each_running_run(results, monkeypatch):
+    monkeypatch.setattr("cifarlib.runs.display.is_watched", lambda: True)
     jobs = [RunJob(c.run_id, c.name, c.config) for c in results.select(LONG)]
-    prices = in_notebook.Prices()
-    shown = in_notebook.CellProgress(jobs, 0, prices, 2, 1.0, results.store)
+    shown = Display(jobs, 0, in_notebook.Prices(), 2, 1.0, results.store.state)
     shown.advance(jobs[0], 20)
     shown.epoch(jobs[0], 1, 31.25)
-    assert "<td>stage1-long/9</td><td>1 of 3</td><td>31.2</td>" in drawn[-1]["text/html"]
-    assert 'value="0.333" max="2"' in drawn[-1]["text/html"]
-    shown.drop(jobs[0], "done")
+    (bar,) = shown.bars.values()
+    assert (bar.n, bar.total, bar.desc) == (20, 60, "stage1-long/9")
+    assert bar.postfix == "epoch 1 of 3, validation 31.2 %"
     shown.finish(jobs[0], make_record(results.select(LONG)[0]))
-    assert drawn[-1]["text/plain"].startswith("1 of 2 runs, about ")
-    assert "<td>" not in drawn[-1]["text/html"]
+    shown.drop(jobs[0])
+    assert (shown.bar.n, shown.bars) == (1, {})
+    assert shown.bar.desc.startswith("1 of 2 runs, about ")
+    shown.close()
 
 
 # ---------------------------------------------------------------------------------------------
@@ -155,9 +145,7 @@ def test_papermill_describes_each_parameter_of_a_chapter(path):
 @pytest.mark.integration
 def test_a_chapter_trains_under_papermill_and_a_report_leaves_that_out(tmp_path):
     """One run of the chapter is missing."""
-    store = RecordStore(tmp_path / "build")
-    store.write(make_data_record("synthetic"))
-    store.write(make_network_record())
+    store = tiny_store(tmp_path / "build")
     results = open_results("smoke", TINY, store.folder)
     stages = [LONG, "stage2-dropout", "stage2-improved", "dropout-question"]
     *most, last = in_notebook.choose_conditions(results, stages).values()
@@ -175,15 +163,12 @@ def test_a_chapter_trains_under_papermill_and_a_report_leaves_that_out(tmp_path)
 
 
 def test_report_trains_its_chapters_runs_first(tmp_path, made_up, with_images, capsys):
-    store = RecordStore(tmp_path)
-    store.write(make_data_record("synthetic"))
-    store.write(make_network_record())
+    store = tiny_store(tmp_path)
     for condition in tiny_conditions():
         if condition.stage != LONG:
             store.write(make_record(condition))
-    command = ["report", "--out", str(tmp_path), "--only", "stage2", "--train"]
-    overrides = [word for text in TINY for word in ("--set", text)]
-    assert cli.main([*command, *overrides]) == 0
+    command = ["report", "--out", str(tmp_path), "--only", "stage2", "--train", *SET_TINY]
+    assert cli.main(command) == 0
     assert all(store.read_run(c.run_id) for c in open_results("smoke", TINY, tmp_path).select(LONG))
     assert cli.main(["report", "--budget", "9m"]) == 2
     assert capsys.readouterr().err.endswith("cifarlib: --budget is for training; add --train\n")

@@ -14,22 +14,23 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
-from conftest import DEADLINE, SET_TINY, make_record, tiny_conditions, tiny_store, wait_for
+from conftest import DEADLINE, SET_TINY, tiny_conditions, tiny_store, wait_for
 
 from cifarlib import cli, data
 from cifarlib.config import DATASETS
 from cifarlib.errors import DataError, RunError
-from cifarlib.runs import checkpoints, executors, progress, ray_executor, ray_node, sweep
+from cifarlib.runs import checkpoints, executors, progress, ray_executor, sweep, worker
+from cifarlib.runs.progress import checkpoint_epoch
 from cifarlib.runs.ray_executor import RayExecutor, gpu_share
-from cifarlib.runs.ray_node import Relay, serve_task
-from cifarlib.runs.running import checkpoint_epoch
+from cifarlib.runs.ray_node import Desk, serve_task
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.weights import build_network
-from cifarlib.runs.worker import Message, RunJob
+from cifarlib.runs.worker import Message, RunJob, Settings
 
 needs_ray = pytest.mark.skipif(
     not importlib.util.find_spec("ray"), reason="Ray is not installed: pip install '.[ray]'"
@@ -42,6 +43,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 pytestmark = pytest.mark.long
 
 LONG = ("epochs.200=6",)
+LOST = "its node or its process is lost; to be taken up again"
 NAMES = ("stage1-long/9", "stage1-long/13", "stage1-base/1")  # 6, 6 and 1 epochs
 
 # ---------------------------------------------------------------------------------------------
@@ -229,33 +231,30 @@ def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_p
 @needs_ray
 def test_a_run_that_no_node_has_room_for_is_refused(cluster, tmp_path):
     executor = partial(RayExecutor, address=cluster.address)
-    with pytest.raises(RunError, match="no node of the cluster has 99 CPUs for a run; ask for"):
+    with pytest.raises(RunError, match="no node of the cluster has 99 CPUs for a run"):
         sweep.sweep(tiny_conditions(NAMES[2]), tiny_store(tmp_path), threads=99, executor=executor)
 
 
 @needs_ray
-def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path):
+def test_a_lost_node_costs_an_epoch_and_changes_no_result(cluster, tmp_path, monkeypatch):
     """It is killed once a run of its has handed back a checkpoint; the head takes that run up."""
     conditions = tiny_conditions(*NAMES, overrides=LONG)
     conditions.sort(key=lambda c: -c.config.epochs)  # a long one for each node, first
     store, doomed, lost = tiny_store(tmp_path / "cluster"), second_node(cluster), []
 
-    def watch(message: Message) -> None:
-        if message.kind == "checkpoint" and not lost:
-            for condition in conditions:
-                kept = (store.state / f"{condition.run_id}.pt").exists()
-                if kept and is_on(doomed, condition.name):
-                    lose(cluster, doomed)
-                    lost.append(condition)
-                    return
+    def lose_node(executor: RayExecutor, job: RunJob, message: Message) -> bool:
+        if message.kind == "checkpoint" and not lost and is_on(doomed, job.name):
+            lose(cluster, doomed)
+            lost.append(job)
+        return executors.Executor.hear(executor, job, message)
 
-    settings = {"checkpoint_every": 1, "watch": watch, "keep_weights": True}
+    monkeypatch.setattr(RayExecutor, "hear", lose_node)
+    settings = {"checkpoint_every": 1, "keep_weights": True}
     outcome, said = sweep_on(cluster, conditions, store, **settings)
     assert outcome == executors.Outcome(done=3)
     assert said[0].startswith("0 of 3 runs are recorded; 3 to go, workers: 2, about ")
     (victim,) = lost
-    line = f"{victim.name}: its node or its process is lost; to be taken up again"
-    assert line in said
+    assert f"{victim.name}: {LOST}" in said
     assert store.read_run(victim.run_id).provenance.resumed == 1
     kept = store.weights_path(victim.run_id).parent
     assert list(store.state.iterdir()) == [kept]  # no lock, no checkpoint
@@ -295,7 +294,7 @@ def test_without_ray_there_is_one_sentence(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
 def test_an_address_without_a_cluster_gets_one_sentence(address, tmp_path, capsys):
     said = refused(["--executor", "ray", "--address", address], tmp_path, capsys)
-    assert said.startswith(f"cifarlib: --address {address}: no Ray cluster answers there (")
+    assert said.startswith(f"cifarlib: there is no Ray cluster to join at {address} (")
 
 
 def test_an_address_is_for_ray_only(tmp_path, capsys):
@@ -304,79 +303,54 @@ def test_an_address_is_for_ray_only(tmp_path, capsys):
 
 
 # ---------------------------------------------------------------------------------------------
-# Messages, data and cards
+# A node's part, without Ray
 # ---------------------------------------------------------------------------------------------
 
 
-def make_relay(folder: Path, **settings) -> Relay:
-    (condition,) = tiny_conditions(NAMES[0])
-    job = RunJob(condition.run_id, condition.name, condition.config)
-    relay = Relay(job, RecordStore(folder), **settings)
-    relay.checkpoint.parent.mkdir(parents=True)
-    relay.checkpoint.write_bytes(b"a state")
-    return relay
+@pytest.fixture
+def desk(monkeypatch):
+    """A desk whose methods are called at once, as if they were an actor's."""
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda value: value))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which a node sets, as it does the next
+    monkeypatch.setattr(worker, "LEAST_WORK", worker.LEAST_WORK)
+    own = Desk()
+    methods = {name: SimpleNamespace(remote=getattr(own, name)) for name in ("begin", "put")}
+    return SimpleNamespace(take=own.take, **methods)
 
 
-def test_images_are_counted_together(tmp_path):
-    relay = make_relay(tmp_path, every_checkpoint=True)
-    relay.IMAGES = 0.2
-    for _ in range(3):
-        relay.send(Message("images", images=20))
-    time.sleep(0.2)
-    relay.send(Message("images", images=20))
-    relay.send(Message("failed"))
-    assert [(m.kind, m.images) for m in relay] == [("images", 80), ("failed", 0)]
-
-
-@pytest.mark.parametrize("every", [True, False])
-def test_a_checkpoint_is_handed_back_with_its_content(tmp_path, every):
-    """Each that was asked for by number of epochs; else those that are worth it, and the last."""
-    relay = make_relay(tmp_path, every_checkpoint=every)
-    relay.send(Message("checkpoint", epoch=1))
-    relay.send(Message("stopped", text="stopped after epoch 2"))
-    kinds = ["checkpoint"] * (1 + every) + ["stopped"]
-    messages = list(relay)
-    assert [m.kind for m in messages] == kinds
-    assert all(m.content == b"a state" for m in messages if m.kind == "checkpoint")
-
-
-def test_a_worker_that_ends_without_a_word_leaves_nobody_waiting(monkeypatch):
-    monkeypatch.setattr(ray_node, "carry_out", lambda *_: None)
-    (condition,) = tiny_conditions(NAMES[0])
-    packed = pickle.dumps(RunJob(condition.run_id, condition.name, condition.config))
-    assert list(serve_task(packed, None, None, "cpu", 1, None, None)) == []
-
-
-def test_what_ends_a_whole_sweep_names_the_node(tmp_path):
-    relay = make_relay(tmp_path, every_checkpoint=True)
-    relay.send(Message("fatal", text="the disk is full"))
-    (message,) = relay
-    assert message.text == f"{socket.gethostname()}: the disk is full"
-
-
-def test_a_node_hands_a_run_back_when_its_time_is_over_and_goes_on_from_there(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which a node sets
+def serve_on_node(desk, state: Path, end: float | None = None, files=None) -> Message:
     (condition,) = tiny_conditions(NAMES[0])
     job = RunJob(condition.run_id, condition.name, condition.config, keep_weights=True)
-    packed = pickle.dumps(job)
-    checkpoint, said = None, []
-    for end in (time.time(), time.time(), None):
-        messages = list(serve_task(packed, None, checkpoint, "cpu", 1, None, end))
-        checkpoint = next((m.content for m in messages if m.kind == "checkpoint"), None)
-        said.append((messages[-1].kind, messages[-1].text))
-    assert said == [
-        ("stopped", "stopped after epoch 1 of 3"),
-        ("stopped", "stopped after epoch 2 of 3"),
-        ("done", ""),
-    ]
-    record = messages[-1].record
-    assert record.run_id == condition.run_id
-    assert record.provenance.resumed == 2
-    path = tmp_path / f"{record.run_id}.pt"
-    path.write_bytes(messages[-1].content)
-    build_network(record, path)  # refuses other weights
+    settings = Settings("cpu", 1, 1, end)
+    packed = pickle.dumps((job, settings, state / f"{job.run_id}.pt", 0.0))
+    return serve_task(packed, files, desk)
+
+
+def test_a_node_hands_a_run_back_when_its_time_is_over_and_goes_on_from_there(desk, tmp_path):
+    for epoch in (1, 2):
+        said = serve_on_node(desk, tmp_path, end=time.time())
+        assert (said.kind, said.text) == ("stopped", f"stopped after epoch {epoch} of 3")
+        assert desk.take()[-1] == (NAMES[0], Message("checkpoint", epoch=epoch))
+    said = serve_on_node(desk, tmp_path)
+    assert (NAMES[0], Message("note", text=LOST)) in desk.take()
+    assert (said.kind, said.record.provenance.resumed) == ("done", 2)
+    path = tmp_path / f"{said.record.run_id}.pt"
+    path.write_bytes(said.content)
+    build_network(said.record, path)  # refuses other weights
+
+
+def test_a_worker_that_ends_without_a_word_is_a_failure(desk, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "run_job", lambda *_: None)
+    said = serve_on_node(desk, tmp_path)
+    assert (said.kind, said.text) == ("failed", "it ended without a word")
+
+
+def test_what_ends_a_whole_sweep_names_the_node(desk, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files = {file: np.zeros(9, np.uint8) for file in DATASETS["synthetic"].files}
+    said = serve_on_node(desk, tmp_path, files=("synthetic", files))
+    assert said.kind == "fatal"
+    assert said.text.startswith(f"{socket.gethostname()}: ")
 
 
 def test_a_data_set_is_put_in_place_once_and_verified(tmp_path):
@@ -387,28 +361,16 @@ def test_a_data_set_is_put_in_place_once_and_verified(tmp_path):
         return (source / file).read_bytes()
 
     folder = data.install("synthetic", tmp_path, read)
-    assert sorted(asked) == sorted(DATASETS["synthetic"].files)
     assert data.install("synthetic", tmp_path, read) == folder
-    assert len(asked) == len(DATASETS["synthetic"].files)
+    assert sorted(asked) == sorted(DATASETS["synthetic"].files)
     data.verify(DATASETS["synthetic"], folder)
     with pytest.raises(DataError, match="is damaged"):
         data.install("synthetic", tmp_path / "other", lambda file: read(file)[:-1])
     assert list((tmp_path / "other").iterdir()) == []
 
 
-def test_a_run_of_larger_batches_takes_more_of_a_card():
+def test_a_run_of_larger_batches_takes_more_of_a_gpu():
     configs = sorted((c.config for c in tiny_conditions()), key=lambda c: c.batch_size)
     shares = {c.batch_size: gpu_share(c) for c in configs if c.model.name == "residual"}
     assert list(shares.values()) == sorted(shares.values())
     assert 1 / executors.LANES == shares[32] < shares[256] <= 1
-
-
-def test_a_record_survives_the_way(tmp_path):
-    """It is written by the sweep's machine exactly as the node would have."""
-
-    (condition,) = tiny_conditions(NAMES[0])
-    record = make_record(condition)
-    there = pickle.loads(pickle.dumps(Message("done", record=record))).record
-    ours, theirs = RecordStore(tmp_path / "ours"), RecordStore(tmp_path / "theirs")
-    assert ours.write(there).read_bytes() == theirs.write(record).read_bytes()
-    assert np.array_equal(there.result.predictions.weights, record.result.predictions.weights)

@@ -230,7 +230,7 @@ def trained(inputs, tmp_path_factory):
         torch.set_num_threads(1)
         for condition in (c for c in conditions() if c.name in TRAINED):
             keep = condition.name == TRAINED[0]
-            arguments = (condition.config, store, "cpu", 1, 0, lambda message: None)
+            arguments = (condition.config, store, worker.Settings("cpu", 1, 0), print)
             worker.train(*arguments, keep_weights=keep)
         torch.set_num_threads(before)
     return store

@@ -43,17 +43,16 @@ from conftest import (
     wait_for,
 )
 
-from cifarlib import cli, data, paths
+from cifarlib import cli, data
 from cifarlib.config import DATASETS
 from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
 from cifarlib.runs import checkpoints, describe, executors, locks, sweep, worker
 from cifarlib.runs.budget import BORDER, Budget
-from cifarlib.runs.executors import LANES, default_workers
-from cifarlib.runs.progress import Prices, parse_budget
-from cifarlib.runs.running import checkpoint_epoch
+from cifarlib.runs.executors import LANES
+from cifarlib.runs.progress import checkpoint_epoch, parse_budget
 from cifarlib.runs.store import RecordStore
-from cifarlib.runs.worker import RunJob
+from cifarlib.runs.worker import SAFETY, RunJob, Settings
 from cifarlib.study import Condition, expand, load_scale, load_study
 
 
@@ -118,29 +117,24 @@ def test_every_run_is_recorded(swept, conditions):
 def test_a_run_that_two_stages_share_is_trained_once(swept):
     _, said = swept
     assert said[0].startswith("0 of 3 runs are recorded; 3 to go, workers: 2, about ")
-    assert sorted(line.split("]")[0] for line in said[1:]) == ["[1/3", "[2/3", "[3/3"]
+    ended = [line.split("]")[0] for line in said if line.startswith("[")]
+    assert ended == ["[1/3", "[2/3", "[3/3"]
     assert not any("another-stage" in line for line in said)
 
 
-def test_a_second_sweep_does_nothing(swept, conditions, monkeypatch):
-    store, _ = swept
+def test_a_second_sweep_only_removes_what_a_dead_worker_left(copy, conditions, monkeypatch):
     monkeypatch.setattr(sweep, "LocalExecutor", None)
-    before = {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")}
-    outcome, said = run_sweep(conditions, store)
-    assert (outcome, said) == (executors.Outcome(), ["nothing is missing"])
-    assert {path: path.stat().st_mtime_ns for path in store.folder.rglob("*")} == before
-
-
-def test_what_a_worker_left_that_died_right_behind_its_record_goes(swept, copy, conditions):
+    before = {path: path.stat().st_mtime_ns for path in copy.runs.rglob("*")}
     for ending in ("pt", "error.txt", "lock"):
         (copy.state / f"{conditions[0].run_id}.{ending}").write_text("left")
     outcome, said = run_sweep(conditions, copy)
     assert (outcome, said) == (executors.Outcome(), ["nothing is missing"])
+    assert {path: path.stat().st_mtime_ns for path in copy.runs.rglob("*")} == before
     assert list(copy.state.iterdir()) == []
 
 
 @pytest.mark.usefixtures("inline")
-def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions):
+def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions, caplog):
     """A cut-off record, a record gone beside a damaged checkpoint, and a killed write's rest."""
     cut, gone = conditions[0], conditions[1]
     copy.run_path(cut.run_id).write_bytes(copy.run_path(cut.run_id).read_bytes()[:1000])
@@ -159,8 +153,8 @@ def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions):
         f"{gone.run_id}.pt.reason.txt",
     }
     assert "truncated" in (aside / f"{cut.run_id}.json.reason.txt").read_text()
-    assert "truncated" in said[0]
-    assert "to be made again" in said[0]
+    assert "truncated" in caplog.text
+    assert "to be made again" in caplog.text
     notes = [line for line in said if "checkpoint" in line]
     assert len(notes) == 1
     assert notes[0].startswith(f"{gone.name}: the checkpoint is damaged and was set aside as ")
@@ -168,30 +162,21 @@ def test_what_is_damaged_is_set_aside_and_made_again(swept, copy, conditions):
     assert list(copy.state.iterdir()) == []
 
 
-def test_the_checkpoint_of_another_run_is_not_taken_up(tmp_path, conditions):
-    """Its content is whole, only its name is wrong."""
-    store, (one, other) = tiny_store(tmp_path), conditions[1:]
-    begin(tmp_path, RunJob(one.run_id, one.name, one.config), 2)
-    (store.state / f"{one.run_id}.pt").rename(store.state / f"{other.run_id}.pt")
-    notes = []
-    path = store.state / f"{other.run_id}.pt"
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (dict.fromkeys(checkpoints.PARTS) | {"run_id": "another"}, "it is of another run, another"),
+        ({"model": {}}, "it lacks best, optimizer, resumed, seconds"),
+    ],
+)
+def test_a_whole_checkpoint_that_does_not_fit_is_not_taken_up(tmp_path, state, reason):
+    store, path, notes = tiny_store(tmp_path), tmp_path / "state" / "0123456789abcdef.pt", []
+    begin(path, 2)
+    assert checkpoints.read_checkpoint(path, store, notes.append)["model"] is None
+    begin(path, 2, state)
     assert checkpoints.read_checkpoint(path, store, notes.append) is None
-    aside = store.folder / "damaged" / path.name
-    assert aside.exists()
-    assert one.run_id in aside.with_name(f"{path.name}.reason.txt").read_text()
-    (note,) = notes
-    assert "training from the start" in note
-    begin(tmp_path, RunJob(other.run_id, other.name, other.config), 2)
-    state = checkpoints.read_checkpoint(path, store, notes.append)
-    assert state == dict.fromkeys(checkpoints.PARTS) | {"history": {"learning_rate": [None] * 3}}
-
-
-def test_a_state_that_lacks_a_part_is_not_taken_up(tmp_path):
-    store, path = tiny_store(tmp_path), tmp_path / "state" / "0123456789abcdef.pt"
-    checkpoints.write_checkpoint(path, {"history": {"learning_rate": [None]}, "model": {}})
-    assert checkpoints.read_checkpoint(path, store, print) is None
-    (reason,) = (tmp_path / "damaged").glob("*.reason.txt")
-    assert reason.read_text() == "it lacks best, optimizer, resumed, seconds\n"
+    assert (tmp_path / "damaged" / f"{path.name}.reason.txt").read_text() == f"{reason}\n"
+    assert "training from the start" in notes[0]
 
 
 @pytest.mark.parametrize("kind", ["data", "network"])
@@ -200,32 +185,25 @@ def test_a_description_is_made_by_one_sweep_alone(tmp_path, monkeypatch, kind):
     store, made, said = RecordStore(tmp_path), [], queue.SimpleQueue()
     connection = SimpleNamespace(send=said.put)
     if kind == "data":
-        job, path = worker.DataJob("data", "synthetic"), store.data_path("synthetic")
+        job, path = worker.DescribeJob("data", "synthetic"), store.data_path("synthetic")
         record = make_data_record("synthetic")
         monkeypatch.setattr(describe, "describe_dataset", lambda name: made.append(name) or record)
     else:
-        job, path, record = worker.NetworkJob("network"), store.network_path, make_network_record()
+        job, path, record = worker.DescribeJob("network"), store.network_path, make_network_record()
         monkeypatch.setattr(describe, "describe_network", lambda: made.append("it") or record)
 
-    def carry_out() -> str:
-        worker.carry_out(job, store, connection, "cpu", 1, None, None)
+    def run_job() -> str:
+        worker.run_job(job, store, connection, Settings("cpu", 1, None))
         return said.get_nowait().kind
 
     with locks.lock(store.state / f"{path.stem}.lock"):
-        assert (carry_out(), made) == ("busy", [])
+        assert (run_job(), made) == ("busy", [])
     path.parent.mkdir()
     leftover = path.with_name(f".{path.name}.abc")
     leftover.write_text("half a description")
-    assert (carry_out(), len(made)) == ("done", 1)
-    assert (carry_out(), len(made)) == ("done", 1)
+    assert (run_job(), len(made)) == ("done", 1)
+    assert (run_job(), len(made)) == ("done", 1)
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_the_number_of_workers_decides_no_result(swept, tmp_path, conditions):
-    store = tiny_store(tmp_path)
-    outcome, _ = run_sweep(conditions[:2][::-1], store, workers=1)
-    assert outcome == executors.Outcome(done=2)
-    assert results(store, conditions[:2]) == results(swept[0], conditions[:2])
 
 
 @pytest.mark.usefixtures("inline")
@@ -284,7 +262,9 @@ def test_checkpoints_are_written_when_they_are_due(tmp_path, monkeypatch, every,
 
     monkeypatch.setattr(worker, "write_checkpoint", note)
     monkeypatch.setattr(worker, "LEAST_WORK", least)
-    record = worker.train(condition.config, tiny_store(tmp_path), "cpu", 1, every, lambda _: None)
+    record = worker.train(
+        condition.config, tiny_store(tmp_path), Settings("cpu", 1, every), lambda _: None
+    )
     assert record.result.history.epochs == 3
     assert written == saved  # never after the last epoch: there is the record
 
@@ -319,16 +299,17 @@ def as_jobs(*names: str, **settings) -> list[RunJob]:
 def make_budget(folder: Path, seconds: float | None, checkpoints: bool = True) -> Budget:
     """A budget of some seconds up to the last border, on a machine where every epoch takes 10."""
     deadline = None if seconds is None else time.monotonic() + BORDER + seconds
-    budget = Budget(deadline, RecordStore(folder), Prices(), 1, checkpoints)
-    budget._epoch = lambda job: 10.0
-    return budget
+    prices = SimpleNamespace(seconds=lambda config: 10.0 / SAFETY * config.epochs)
+    return Budget(deadline, RecordStore(folder), prices, 1, checkpoints)
 
 
-def begin(folder: Path, job: RunJob, epoch: int) -> None:
-    path = folder / "state" / f"{job.run_id}.pt"
-    state = dict.fromkeys(checkpoints.PARTS)
-    state["history"] = {"learning_rate": [None] * (epoch + 1)}
-    checkpoints.write_checkpoint(path, state)
+def begin(path: Path, epoch: int, state=None) -> None:
+    """A checkpoint."""
+    state = state or dict.fromkeys(checkpoints.PARTS)
+    history = {"learning_rate": [None] * (epoch + 1)}
+    owner = path.with_stem(state["run_id"]) if "run_id" in state else path
+    checkpoints.write_checkpoint(owner, state | {"history": history})
+    owner.replace(path)
     assert checkpoint_epoch(path) == epoch
 
 
@@ -350,7 +331,7 @@ def test_the_first_run_that_can_end_is_taken(tmp_path):
 
 def test_a_run_that_is_begun_needs_time_for_its_rest_only(tmp_path):
     _, long, other = as_jobs(*NAMES)
-    begin(tmp_path, other, 2)
+    begin(tmp_path / "state" / f"{other.run_id}.pt", 2)
     assert make_budget(tmp_path, 15).choose(deque([long, other])) == other
 
 
@@ -358,7 +339,7 @@ def test_where_no_run_can_end_one_gets_an_epoch_further(tmp_path):
     _, long, other = as_jobs(*NAMES, overrides=("epochs.200=9",))
     assert make_budget(tmp_path, 15).choose(deque([long, other])) == long
     assert make_budget(tmp_path, 15, checkpoints=False).choose(deque([long, other])) is None
-    begin(tmp_path, other, 1)
+    begin(tmp_path / "state" / f"{other.run_id}.pt", 1)
     assert make_budget(tmp_path, 15).choose(deque([long, other])) == other
     assert make_budget(tmp_path, 5).choose(deque([long, other])) is None
 
@@ -377,22 +358,20 @@ def test_the_first_seed_of_every_run_comes_before_a_second(tmp_path):
 def test_a_run_made_in_slices_equals_one_made_at_once(swept, tmp_path, conditions):
     """Each slice is out of time after its first epoch; the record is the same."""
     store, condition = tiny_store(tmp_path), conditions[2]
-    arguments = (condition.config, store, "cpu", 1, None, lambda _: None)
+    arguments = condition.config, store, Settings("cpu", 1, None, time.monotonic()), lambda _: None
     for epoch in (1, 2):
         with pytest.raises(worker.OutOfTimeError, match=f"stopped after epoch {epoch} of 3"):
-            worker.train(*arguments, deadline=time.monotonic())
+            worker.train(*arguments)
         assert checkpoint_epoch(store.state / f"{condition.run_id}.pt") == epoch
-    record = worker.train(*arguments, deadline=time.monotonic())
+    record = worker.train(*arguments)
     assert record.result == swept[0].read_run(condition.run_id).result
     assert record.provenance.resumed == 2
     assert list(store.state.iterdir()) == []
 
 
 def test_a_deadline_stops_no_run_without_checkpoints(tmp_path, conditions):
-    store = tiny_store(tmp_path)
-    record = worker.train(
-        conditions[1].config, store, "cpu", 1, 0, lambda _: None, deadline=time.monotonic()
-    )
+    settings = Settings("cpu", 1, 0, time.monotonic())
+    record = worker.train(conditions[1].config, tiny_store(tmp_path), settings, lambda _: None)
     assert record.result.history.epochs == 3
 
 
@@ -425,49 +404,26 @@ def test_the_command_begins_nothing_that_cannot_end(tmp_path, capfd):
     assert store.run_ids() == []
 
 
-def full_conditions(*numbers: int) -> list[Condition]:
-    """Runs of the base search at scale full."""
-    study = load_study()
-    names = {f"stage1-base/{number}" for number in numbers}
-    return [c for c in expand(study, load_scale("full", [], study)) if c.name in names]
+def serve_as_if_on_cuda(connections, folder, settings):
+    assert settings.device == "cuda"
+    serve_made_up(connections, folder, replace(settings, device="cpu"))
 
 
-@pytest.fixture
-def full_store(tmp_path) -> RecordStore:
-    """A build folder in which CIFAR-10 and the network are described."""
-    store = tiny_store(tmp_path)
-    store.write(make_data_record("cifar10"))
-    return store
-
-
-def serve_lanes_as_if_on_cuda(connections, folder, device, *arguments):
-    assert device == "cuda"
-    serve_lanes_made_up(connections, folder, "cpu", *arguments)
-
-
-def test_a_budget_begins_runs_on_a_gpu_without_records(made_up, full_store, monkeypatch):
+def test_a_budget_begins_runs_on_a_gpu_without_records(made_up, tmp_path, monkeypatch):
     """Slow records of processors are no reason to begin nothing in five and a half minutes."""
-    monkeypatch.setattr(executors, "serve_lanes", serve_lanes_as_if_on_cuda)
-    store = full_store
-    known, *wanted = full_conditions(*range(1, 10))
+    monkeypatch.setattr(executors, "serve", serve_as_if_on_cuda)
+    store, study = tiny_store(tmp_path), load_study()
+    store.write(make_data_record("cifar10"))
+    full = expand(study, load_scale("full", [], study))
+    known, *wanted = [c for c in full if c.stage == "stage1-base"][:9]
     store.write(make_record(known, train_s=36_000.0, threads=2))
-    said = io.StringIO()
+    said, deadline = io.StringIO(), time.monotonic() + 330
     with contextlib.redirect_stderr(said):
-        deadline = time.monotonic() + 330
         outcome = sweep.sweep([known, *wanted], store, device="cuda", deadline=deadline)
     assert outcome == executors.Outcome(done=len(wanted))
     first = said.getvalue().splitlines()[0]
     assert first.startswith("1 of 9 runs are recorded; 8 to go, workers: 8, about ")
     assert first.endswith(" min")
-
-
-def test_a_budget_too_short_for_an_epoch_begins_no_run_on_a_processor(
-    made_up, full_store, monkeypatch
-):
-    monkeypatch.setattr(executors, "cores", lambda: 2)
-    deadline = time.monotonic() + 60
-    outcome, _ = run_sweep(full_conditions(1), full_store, deadline=deadline)
-    assert (outcome.done, outcome.left) == (0, ["stage1-base/1"])
 
 
 @pytest.mark.parametrize("text", ["soon", "9 minutes", "-5s", "0m", "5", "1e3s"])
@@ -522,27 +478,27 @@ def with_seeds(*seeds: int) -> list[Condition]:
     return tiny_conditions(SHORT, overrides=(f"seeds={list(seeds)}",))
 
 
-def test_one_runs_fault_stops_no_other(made_up, tmp_path):
+def test_one_runs_fault_stops_no_other(made_up, tmp_path, capfd):
     """One raises, one kills each worker that takes it; both are named, the other is recorded."""
     store = tiny_store(tmp_path)
-    chosen = with_seeds(RAISES, DIES, GOOD)
-    (store.state).mkdir()
-    outcome, said = run_sweep(chosen, store, workers=1)
-    assert outcome.done == 1
-    assert outcome.failed == {
-        f"{SHORT} (seed {RAISES})": "ZeroDivisionError: a fault of one run",
-        f"{SHORT} (seed {DIES})": KILLED_TWICE,
-    }
-    assert len(trained_by(store)[chosen[1].run_id]) == 2
-    assert len(trained_by(store)[chosen[0].run_id]) == 1
-    for name, reason in outcome.failed.items():
-        assert said.count(f"{name}: failed, {reason}") == 1
-    assert store.run_ids() == [chosen[2].run_id]
+    raises, dies, good = with_seeds(RAISES, DIES, GOOD)
+    overrides = ["--set", f"seeds=[{RAISES}, {DIES}, {GOOD}]", *SET_TINY]
+    assert cli.main(["run", SHORT, "--out", str(tmp_path), "--device", "cpu", *overrides]) == 1
+    captured = capfd.readouterr()
+    reasons = {RAISES: "ZeroDivisionError: a fault of one run", DIES: KILLED_TWICE}
+    said = captured.err.splitlines()
+    for seed, reason in reasons.items():
+        assert said.count(f"{SHORT} (seed {seed}): failed, {reason}") == 1
+        assert f"cifarlib: {SHORT} (seed {seed}): {reason}" in said[-3:-1]
+    assert said[-1] == f"cifarlib: 2 runs failed; their errors: {store.state / '*.error.txt'}"
+    assert captured.out.splitlines()[1:] == [str(store.run_path(good.run_id))]
+    assert [len(trained_by(store)[c.run_id]) for c in (raises, dies)] == [1, 2]
+    assert store.run_ids() == [good.run_id]
     logs = {path.name: path.read_text() for path in store.state.glob("*.error.txt")}
-    assert logs.keys() == {f"{c.run_id}.error.txt" for c in chosen[:2]}
-    assert "Traceback (most recent call last)" in logs[f"{chosen[0].run_id}.error.txt"]
-    assert "in two lines" in logs[f"{chosen[0].run_id}.error.txt"]
-    assert "signal 9" in logs[f"{chosen[1].run_id}.error.txt"]
+    assert logs.keys() == {f"{c.run_id}.error.txt" for c in (raises, dies)}
+    assert "Traceback (most recent call last)" in logs[f"{raises.run_id}.error.txt"]
+    assert "in two lines" in logs[f"{raises.run_id}.error.txt"]
+    assert "signal 9" in logs[f"{dies.run_id}.error.txt"]
 
 
 @pytest.mark.parametrize("cause", [DIES_ONCE, STARVES_ONCE])
@@ -564,24 +520,22 @@ def test_a_run_that_lost_its_worker_is_tried_once_more(made_up, tmp_path, cause,
 
 def test_a_second_try_has_half_the_workers(tmp_path):
     """While one is to end no more begin; then all may again, and processes come back."""
-    crew = executors.LocalExecutor(RecordStore(tmp_path), "cpu", 4, 1, None)
-    started = [SimpleNamespace(job=None, shares_process=False) for _ in range(9)]
-    fresh, ended = iter(started), []
-    crew._start_worker = lambda: next(fresh)
-    crew._end = ended.append
-    crew.display = SimpleNamespace(say=lambda text: None)
-    jobs = as_jobs(*NAMES, "stage1-base/2", "stage1-base/3")
-    crew.waiting.extend(jobs)
-    crew._fit_crew()
-    assert (crew._room(), len(crew.crew)) == (4, 4)
-    lost = crew.waiting.popleft()
-    crew.try_again(lost, "its worker died", "")
-    assert crew.waiting[0] == lost
-    crew._fit_crew()
-    assert (crew._room(), len(crew.crew), len(ended)) == (2, 2, 2)
-    crew.waiting.popleft()
-    crew._fit_crew()
-    assert (crew._room(), len(crew.crew)) == (4, 4)
+    executor = executors.LocalExecutor(RecordStore(tmp_path), "cpu", 4, 1, None)
+    ended = []
+    executor._start = lambda number: [SimpleNamespace(job=None, shares_process=False)] * number
+    executor._end = ended.append
+    executor.display = SimpleNamespace(say=lambda text: None)
+    executor.waiting.extend(as_jobs(*NAMES, "stage1-base/2", "stage1-base/3"))
+    executor._fit_pool()
+    assert (executor._room(), len(executor.pool)) == (4, 4)
+    lost = executor.waiting.popleft()
+    executor.try_again(lost, "its worker died", "")
+    assert executor.waiting[0] == lost
+    executor._fit_pool()
+    assert (executor._room(), len(executor.pool), len(ended)) == (2, 2, 2)
+    executor.waiting.popleft()
+    executor._fit_pool()
+    assert (executor._room(), len(executor.pool)) == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -601,35 +555,23 @@ def test_want_of_memory_is_told_from_a_fault(tmp_path, monkeypatch, conditions, 
     monkeypatch.setattr(worker, "train", train)
     job = RunJob(conditions[0].run_id, SHORT, conditions[0].config)
     connection = SimpleNamespace(send=said.put)
-    worker.carry_out(job, RecordStore(tmp_path), connection, "cpu", 1, None, None)
+    worker.run_job(job, RecordStore(tmp_path), connection, Settings("cpu", 1, None))
     assert said.get_nowait().kind == kind
 
 
-def test_an_idle_worker_that_is_killed_is_no_loss(made_up, tmp_path):
-    store = tiny_store(tmp_path)
+def test_an_idle_worker_that_is_killed_is_no_loss(made_up, tmp_path, monkeypatch):
+    store, hear = tiny_store(tmp_path), executors.Executor.hear
 
-    def note(message):
+    def note(executor, job, message):
         """Tell the other worker that the sweep knows of the first one's end of work."""
         if message.kind == "done":
             (store.folder / HEARD).touch()
+        return hear(executor, job, message)
 
-    outcome, _ = run_sweep(with_seeds(GOOD, SEES_ANOTHER_DIE), store, workers=2, watch=note)
+    monkeypatch.setattr(executors.Executor, "hear", note)
+    outcome, _ = run_sweep(with_seeds(GOOD, SEES_ANOTHER_DIE), store, workers=2)
     assert outcome == executors.Outcome(done=2)
     assert len(store.run_ids()) == 2
-
-
-def test_the_command_says_how_many_failed(made_up, tmp_path, capfd):
-    store = tiny_store(tmp_path)
-    overrides = ["--set", f"seeds=[{GOOD}, {RAISES}]", *SET_TINY]
-    arguments = ["run", SHORT, "--out", str(tmp_path), "--device", "cpu", *overrides]
-    assert cli.main(arguments) == 1
-    captured = capfd.readouterr()
-    last = captured.err.splitlines()[-1]
-    assert last == f"cifarlib: 1 runs failed; their errors: {store.state / '*.error.txt'}"
-    reason = "ZeroDivisionError: a fault of one run"
-    assert captured.err.splitlines()[-2] == f"cifarlib: {SHORT} (seed {RAISES}): {reason}"
-    good = store.run_path(with_seeds(GOOD)[0].run_id)
-    assert captured.out.splitlines()[1:] == [str(good)]
 
 
 def test_what_is_wrong_for_every_run_ends_the_sweep(made_up, tmp_path):
@@ -682,23 +624,10 @@ def test_two_sweeps_share_the_work(made_up, tmp_path):
     assert list(store.state.iterdir()) == []
 
 
-def serve_lanes_made_up(connections, *arguments):
-    """Made-up workers that are threads of one process."""
-    threads = [
-        threading.Thread(target=serve_made_up, args=(connection, *arguments))
-        for connection in connections
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
 @pytest.fixture
 def in_lanes(made_up, monkeypatch):
     """As on a machine with a CUDA device."""
     monkeypatch.setattr(executors, "uses_cuda", lambda device: True)
-    monkeypatch.setattr(executors, "serve_lanes", serve_lanes_made_up)
 
 
 def trained_by(store: RecordStore) -> dict[str, list[str]]:
@@ -736,42 +665,25 @@ def test_whoever_kills_the_lanes_process_is_found(in_lanes, tmp_path):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_one_worker_a_core_and_several_lanes_for_a_gpu(monkeypatch):
+def test_one_worker_a_core_and_several_lanes_for_a_gpu(tmp_path, monkeypatch):
+    def choose(device: str, threads: int | None = None) -> tuple[int, int]:
+        executor = executors.LocalExecutor(RecordStore(tmp_path), device, None, threads)
+        return executor.workers, executor.threads
+
     monkeypatch.setattr(executors, "cores", lambda: 8)
-    assert default_workers("cpu") == (8, 1)
-    assert default_workers("cpu", threads=3) == (2, 3)
-    assert default_workers("cpu", threads=16) == (1, 16)
-    assert default_workers("cuda") == (LANES, 8)
+    assert choose("cpu") == (8, 1)
+    assert choose("cpu", threads=3) == (2, 3)
+    assert choose("cpu", threads=16) == (1, 16)
+    assert choose("cuda") == (LANES, 8)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
-    assert default_workers("auto") == (LANES, 8)
+    assert choose("auto") == (LANES, 8)
     monkeypatch.setattr(Path, "exists", lambda path: False)
-    assert default_workers("auto") == (8, 1)
+    assert choose("auto") == (8, 1)
 
 
 # ---------------------------------------------------------------------------------------------
 # The description of a data set
 # ---------------------------------------------------------------------------------------------
-
-
-def test_a_description_at_scale_lite_serves_every_scale(tmp_path, monkeypatch):
-    monkeypatch.setattr(paths, "BUILD", tmp_path)
-    chosen, full = tiny_conditions(SHORT), RecordStore(tmp_path / "full")
-
-    def missing() -> list[str]:
-        jobs, _ = sweep._take_stock(chosen, full)
-        return [job.name for job in jobs if isinstance(job, worker.DataJob)]
-
-    assert missing() == ["data set synthetic"]
-    lite = RecordStore(tmp_path / "lite")
-    lite.write(make_data_record("cifar10"))
-    assert missing() == ["data set synthetic"]
-    path = lite.write(make_data_record("synthetic"))
-    path.write_bytes(path.read_bytes()[:-9])
-    assert missing() == ["data set synthetic"]  # a damaged one serves nobody
-    assert not full.folder.exists()
-    lite.write(make_data_record("synthetic"))
-    assert missing() == []
-    assert full.read_data("synthetic") == make_data_record("synthetic")
 
 
 def test_a_data_set_is_described_from_its_images(tmp_path, monkeypatch):

@@ -26,6 +26,9 @@ LARGER = (
 )
 
 
+CPU = worker.Settings("cpu", 1, 1)
+
+
 @pytest.fixture(scope="module")
 def base() -> RunConfig:
     """Three epochs, of which the last is not the best."""
@@ -35,7 +38,7 @@ def base() -> RunConfig:
 
 def train(config: RunConfig, store: RecordStore, **settings) -> RunRecord:
     settings = {"keep_weights": True} | settings
-    return worker.train(config, store, "cpu", 1, 1, lambda message: None, **settings)
+    return worker.train(config, store, CPU, lambda message: None, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def test_kept_weights_give_the_recorded_predictions(change, base, trained, tmp_p
 def test_keeping_weights_changes_no_result_and_is_not_the_default(base, trained, tmp_path):
     kept, one = trained
     plain = tiny_store(tmp_path)
-    two = worker.train(base, plain, "cpu", 1, 1, lambda message: None)
+    two = worker.train(base, plain, CPU, lambda message: None)
     assert (one.run_id, one.result) == (two.run_id, two.result)
     assert one.model_dump().keys() == two.model_dump().keys()
     assert kept.weights_path(one.run_id).exists()

@@ -9,7 +9,7 @@ import pandas as pd
 from cifarlib.explore.collection import OWN, collect, tabulate, write_note
 from cifarlib.runs.further import find_condition, list_conditions
 from cifarlib.runs.grids import make_grid, open_study
-from cifarlib.runs.in_notebook import say_cost, train_or_raise
+from cifarlib.runs.in_notebook import train_missing
 from cifarlib.runs.results import Results, open_results
 from cifarlib.study import Condition, change
 
@@ -25,18 +25,15 @@ def train(
 
     Runs are trained as in a sweep, in worker processes with its locks, checkpoints and records.
     ``results`` are those of scale smoke unless given. Raises ``ConfigError`` for settings that
-    cannot be, before anything is trained, and the errors of ``train_or_raise``.
+    cannot be, before anything is trained, and the errors of ``train_missing``.
     """
     results = results or open_results("smoke")
     conditions = choose_conditions(start, results, settings)
     _, records = collect(results)
-    missing = [condition for condition in conditions if condition.run_id not in records]
-    if missing:
-        print(say_cost(missing, records.values(), device), flush=True)
-        for condition in missing:
-            if condition.stage == OWN:
-                write_note(results, condition, start)
-        train_or_raise(missing, results.store, device)
+    for condition in conditions:
+        if condition.stage == OWN and condition.run_id not in records:
+            write_note(results, condition, start)
+    train_missing(conditions, results, records, device)
     frame = tabulate(results)
     return frame[frame["run_id"].isin([condition.run_id for condition in conditions])]
 
@@ -59,11 +56,7 @@ def grid(
     results = results or open_results("smoke")
     named = make_grid(results, start, settings, seeds, name)
     opened = open_study(results, named)
-    known = opened.every_record
-    missing = {c.run_id: c for c in opened.conditions if c.run_id not in known}
-    if missing:
-        print(say_cost(list(missing.values()), known.values(), device), flush=True)
-        train_or_raise(opened.conditions, opened.store, device)
+    train_missing(opened.conditions, opened, opened.every_record, device)
     print(f"The grid is the study {named}; 09_own.ipynb shows it, and so does cifarlib report.")
     return opened.reread().runs
 

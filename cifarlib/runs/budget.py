@@ -3,8 +3,7 @@
 import time
 from collections import deque
 
-from cifarlib.runs.progress import Prices
-from cifarlib.runs.running import checkpoint_epoch
+from cifarlib.runs.progress import Prices, checkpoint_epoch
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import SAFETY, Job, RunJob
 
@@ -24,27 +23,18 @@ class Budget:
         checkpoints: bool,
         lag: float = 0.0,
     ):
-        self.deadline = deadline
-        self.store = store
-        self.prices = prices
+        self.store, self.prices, self.checkpoints = store, prices, checkpoints
         self.share = share  # workers that have the machine together
-        self.checkpoints = checkpoints
-        self.lag = lag  # s that ending runs takes longer than on this machine
-
-    @property
-    def is_limited(self) -> bool:
-        return self.deadline is not None
-
-    @property
-    def last_border(self) -> float | None:
-        """By when a worker should have left its run, on the monotonic clock."""
-        return None if self.deadline is None else self.deadline - BORDER - self.lag
+        self.is_limited = deadline is not None
+        self.last_border: float | None = None  # by when a worker should have left its run
+        self.end = float("inf")  # when whatever still runs is stopped
+        if deadline is not None:  # ``lag`` is what ending runs takes longer than on this machine
+            self.last_border = deadline - BORDER - lag
+            self.end = deadline - STOPPING - lag / 2
 
     def is_spent(self) -> bool:
         """Whether it is time to stop whatever still runs."""
-        if self.deadline is None:
-            return False
-        return time.monotonic() >= self.deadline - STOPPING - self.lag / 2
+        return time.monotonic() >= self.end
 
     def choose(self, waiting: deque[Job]) -> Job | None:
         """Take the first job that can end in time out of those waiting, None where none can.
@@ -57,26 +47,21 @@ class Budget:
         if self.last_border is None:
             return waiting.popleft()
         seconds = self.last_border - time.monotonic()
-        chosen = next((job for job in waiting if self._whole(job) <= seconds), None)
+        chosen = next((job for job in waiting if self._needs(job)[0] <= seconds), None)
         if chosen is None and self.checkpoints:
-            begun_first = sorted(waiting, key=lambda job: self._epochs_done(job) == 0)
-            chosen = next((job for job in begun_first if self._epoch(job) <= seconds), None)
+            begun_first = sorted(waiting, key=lambda job: not self._needs(job)[2])
+            chosen = next((job for job in begun_first if self._needs(job)[1] <= seconds), None)
         if chosen is not None:
             waiting.remove(chosen)
         return chosen
 
-    def _whole(self, job: Job) -> float:
-        """Seconds that a worker needs for the rest of a job; descriptions are always tried."""
-        if not isinstance(job, RunJob):
-            return 0.0
-        return self._epoch(job) * (job.config.epochs - self._epochs_done(job))
+    def _needs(self, job: Job) -> tuple[float, float, int]:
+        """Seconds of a worker for the rest of a job and for an epoch; epochs that are done.
 
-    def _epoch(self, job: Job) -> float:
+        Descriptions are always tried.
+        """
         if not isinstance(job, RunJob):
-            return 0.0
-        return SAFETY * self.prices.seconds(job.config) * self.share / job.config.epochs
-
-    def _epochs_done(self, job: Job) -> int:
-        if not isinstance(job, RunJob):
-            return 0
-        return checkpoint_epoch(self.store.state / f"{job.run_id}.pt")
+            return 0.0, 0.0, 0
+        done = checkpoint_epoch(self.store.state / f"{job.run_id}.pt")
+        epoch = SAFETY * self.prices.seconds(job.config) * self.share / job.config.epochs
+        return epoch * (job.config.epochs - done), epoch, done

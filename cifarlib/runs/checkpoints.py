@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib.checking import read_bytes
-from cifarlib.runs.running import DIGEST_BYTES, EPOCH_BYTES
+from cifarlib.runs.progress import DIGEST_BYTES, EPOCH_BYTES
 from cifarlib.runs.store import RecordStore, write_atomically
 
+SALT = b"checkpoint 2"  # of the digest
 PARTS = {"model", "optimizer", "history", "best", "seconds", "resumed"}  # of a run's state
 
 Aside = Callable[[], contextlib.AbstractContextManager[None]]
@@ -29,17 +30,13 @@ def write_checkpoint(
     torch.save(state | {"run_id": path.stem}, buffer)
     with aside():
         content = buffer.getvalue()
-        write_atomically(path, _checkpoint_digest(content) + content)
-
-
-def _checkpoint_digest(content: bytes) -> bytes:
-    return hashlib.sha256(b"checkpoint 2" + content).digest()
+        write_atomically(path, hashlib.sha256(SALT + content).digest() + content)
 
 
 def unpack_checkpoint(raw: bytes) -> tuple[int, bytes] | None:
     """Epoch and torch's bytes of a checkpoint; None where its content is not what was written."""
     digest, content = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
-    if _checkpoint_digest(content) != digest:
+    if hashlib.sha256(SALT + content).digest() != digest:
         return None
     return int.from_bytes(content[:EPOCH_BYTES], "big"), content[EPOCH_BYTES:]
 
@@ -49,36 +46,34 @@ def read_checkpoint(
 ) -> dict[str, Any] | None:
     """A run's state, None where there is none; a damaged one is set aside and said."""
     try:
-        raw = read_bytes(path)
+        return _unpack_state(read_bytes(path), path.stem)
     except FileNotFoundError:
         return None
     except OSError as error:  # such as a folder of this name
-        state, reason = None, f"it cannot be read ({error.strerror})"
-    else:
-        state, reason = _unpack_state(raw, path.stem)
-    if state is None:
-        aside = store.set_aside(path, reason)
-        text = f"the checkpoint is damaged and was set aside as {aside}; training from the start"
-        say(text)
-    return state
+        reason = f"it cannot be read ({error.strerror})"
+    except ValueError as error:
+        reason = str(error)
+    aside = store.set_aside(path, reason)
+    say(f"the checkpoint is damaged and was set aside as {aside}; training from the start")
+    return None
 
 
-def _unpack_state(raw: bytes, name: str) -> tuple[dict[str, Any] | None, str]:
-    """A checkpoint's state, or None and the reason why a run cannot go on from it."""
+def _unpack_state(raw: bytes, name: str) -> dict[str, Any]:
+    """A checkpoint's state; ``ValueError`` with the reason why a run cannot go on from it."""
     import torch
 
     unpacked = unpack_checkpoint(raw)
     if unpacked is None:
-        return None, "its content does not match its digest"
+        raise ValueError("its content does not match its digest")
     try:  # weights_only: no code comes from a file
         state = torch.load(io.BytesIO(unpacked[1]), map_location="cpu", weights_only=True)
         owner = state.pop("run_id", name)  # checkpoints of earlier versions do not say
     except MemoryError:
         raise
     except Exception as error:  # whoever wrote this gave it a digest, and torch may raise anything
-        return None, f"it holds no state of a run ({type(error).__name__})"
+        raise ValueError(f"it holds no state of a run ({type(error).__name__})") from error
     if owner != name:
-        return None, f"it is of another run, {owner}"
+        raise ValueError(f"it is of another run, {owner}")
     if lacking := PARTS - set(state):
-        return None, f"it lacks {', '.join(sorted(lacking))}"
-    return state, ""
+        raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    return state

@@ -1,4 +1,4 @@
-"""Who carries the jobs of a sweep out: what every executor does, and processes of this machine."""
+"""Who runs the jobs of a sweep: what every executor does, and worker processes of this machine."""
 
 import abc
 import contextlib
@@ -7,18 +7,21 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from cifarlib import extras
 from cifarlib.errors import CifarlibError
 from cifarlib.runs.budget import Budget
-from cifarlib.runs.progress import cores, duration, uses_cuda
-from cifarlib.runs.progress_line import ProgressLine
+from cifarlib.runs.display import Display
+from cifarlib.runs.progress import Prices, cores, duration, uses_cuda
+from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore, write_atomically
-from cifarlib.runs.worker import Job, Message, RunJob, serve, serve_lanes
+from cifarlib.runs.worker import Job, Message, RunJob, Settings, serve
 
 
 @dataclass
@@ -44,39 +47,37 @@ class Outcome:
 
 
 class Executor(abc.ABC):
-    """Has the jobs of one sweep carried out somewhere, and notes what comes of them."""
+    """Has the jobs of one sweep done somewhere, and notes what comes of them."""
 
-    device: str  # auto, cpu or cuda: where runs train
-    workers: int  # runs at once
-    share: int  # workers that have one machine, or card, of those that prices are for
-    second_try = "with half the workers"  # of a job that its worker did not survive
+    share: int  # workers that have one machine, or GPU, of those that prices are for
     lag = 0.0  # s that runs must end earlier than on this machine, to end in time
-
-    display: ProgressLine
+    display: Display
     budget: Budget
-    watch: Callable[[Message], None] | None
 
-    def __init__(self, store: RecordStore):
-        self.store = store
+    def __init__(
+        self,
+        store: RecordStore,
+        device: str = "auto",
+        workers: int | None = None,
+        threads: int | None = None,
+        checkpoint_every: int | None = None,
+    ):
+        self.store, self.device, self.checkpoint_every = store, device, checkpoint_every
         self.outcome = Outcome()
         self.waiting, self.busy = deque[Job](), deque[Job]()  # busy: with another sweep
-
-    @property
-    @abc.abstractmethod
-    def slowness(self) -> float:
-        """Seconds that this sweep takes for a second's work of this whole machine."""
+        self.workers, self.threads = self.choose_workers(workers, threads)
 
     @abc.abstractmethod
-    def start(self) -> None:
-        """Make ready for jobs."""
+    def choose_workers(self, workers: int | None, threads: int | None) -> tuple[int, int]:
+        """Runs at once and threads of each, from what is asked for."""
 
     @abc.abstractmethod
-    def hand_out(self) -> bool:
-        """Begin waiting jobs, as ``budget`` chooses them; whether there is room for any."""
+    def hand_out(self) -> None:
+        """Begin waiting jobs, as ``budget`` chooses them, while there is room."""
 
     @abc.abstractmethod
     def running(self) -> list[Job]:
-        """The jobs that are being carried out."""
+        """The jobs that are being done."""
 
     @abc.abstractmethod
     def listen(self) -> None:
@@ -87,20 +88,20 @@ class Executor(abc.ABC):
         """End everything at once; a run that is cut off goes on from its checkpoint."""
 
     def run(
-        self,
-        jobs: Sequence[Job],
-        display: ProgressLine,
-        budget: Budget,
-        watch: Callable[[Message], None] | None = None,
+        self, jobs: Sequence[Job], records: Sequence[RunRecord], deadline: float | None = None
     ) -> Outcome:
-        """Carry out jobs, most valuable first; what came of them."""
-        self.display, self.budget, self.watch = display, budget, watch
+        """Do jobs, most valuable first, beside the records that are there; what came of them."""
+        self.workers = min(self.workers, len(jobs))
         self.waiting.extend(jobs)
+        prices = Prices(records, self.device)
+        checkpoints = self.checkpoint_every != 0
+        self.budget = Budget(deadline, self.store, prices, self.share, checkpoints, self.lag)
+        slowness = self.share / self.workers
+        self.display = Display(jobs, len(records), prices, self.workers, slowness, self.store.state)
         try:
-            self.start()
             while True:
-                has_room = self.hand_out()
-                if budget.is_spent():
+                self.hand_out()
+                if self.budget.is_spent():
                     return self._out_of_time([*self.waiting, *self.busy])
                 if self.running():
                     self.listen()
@@ -108,27 +109,21 @@ class Executor(abc.ABC):
                     time.sleep(1.0)  # all that is left is being trained by another sweep
                     self.waiting.extend(self.busy)
                     self.busy.clear()
-                elif has_room:
+                else:
                     return self._out_of_time(self.waiting)
         finally:
             self.stop()
+            self.display.close()
 
     def hear(self, job: Job, message: Message) -> bool:
         """Take down a message about a running job; whether the job has ended with it."""
-        if self.watch is not None:
-            self.watch(message)
         match message.kind:
-            case "checkpoint":
-                return False
             case "epoch":
                 self.display.epoch(job, message.epoch, message.accuracy)
-                return False
             case "images":
                 self.display.advance(job, message.images)
-                return False
             case "note":
                 self.display.say(f"{job.name}: {message.text}")
-                return False
             case "done":
                 self.outcome.done += 1
                 self.display.finish(job, message.record)
@@ -143,23 +138,24 @@ class Executor(abc.ABC):
             case "starved":
                 self.try_again(job, message.text, message.detail)
             case "failed":
-                self.fail(job, message.text, message.detail)
+                self._fail(job, message.text, message.detail)
             case "fatal":
                 raise CifarlibError(message.text)
-        self.display.drop(job, message.kind)
-        return True
+        has_ended = message.kind not in ("epoch", "images", "note", "checkpoint")
+        if has_ended:
+            self.display.drop(job)
+        return has_ended
 
     def try_again(self, job: Job, reason: str, detail: str) -> None:
-        """Have a job that its worker did not survive carried out once more, in more room."""
+        """Have a job that its worker did not survive done once more, in more room."""
         if job.name in self.outcome.retried:
-            self.fail(job, f"{reason}, at the second try, too", detail)
+            self._fail(job, f"{reason}, at the second try, too", detail)
             return
         self.outcome.retried[job.name] = reason
         self.waiting.appendleft(job)
-        self.display.say(f"{job.name}: {reason}; to be tried once more, {self.second_try}")
+        self.display.say(f"{job.name}: {reason}; to be tried once more")
 
-    def fail(self, job: Job, reason: str, detail: str) -> None:
-        """Note that a job cannot be carried out."""
+    def _fail(self, job: Job, reason: str, detail: str) -> None:
         self.outcome.failed[job.name] = reason
         self.display.say(f"{job.name}: failed, {reason}")
         if isinstance(job, RunJob):
@@ -185,164 +181,125 @@ LANES = 8
 """Runs that one process may train at once on a CUDA device; fewer where they fill it."""
 
 
-def default_workers(device: str, threads: int | None = None) -> tuple[int, int]:
-    """Workers and threads of each: one thread a core, or lanes of one process for CUDA."""
-    if uses_cuda(device):
-        return LANES, threads or cores()
-    threads = threads or 1
-    return max(1, cores() // threads), threads
-
-
 @dataclass
 class _Worker:
-    process: multiprocessing.process.BaseProcess
+    process: BaseProcess
     connection: Connection
+    shares_process: bool
     job: Job | None = None
-    shares_process: bool = False
 
 
 class LocalExecutor(Executor):
-    """Worker processes of this machine, the jobs they have, and what comes back."""
+    """Worker processes of this machine; for CUDA one process, until that dies.
 
-    def __init__(
-        self,
-        store: RecordStore,
-        device: str,
-        workers: int | None,
-        threads: int | None,
-        checkpoint_every: int | None,
-    ):
+    A pool of ``concurrent.futures`` would not do: one process that is killed breaks all of it, and
+    nothing ends a job that runs.
+    """
+
+    def __init__(self, *arguments: Any):
         extras.require("torch", "torchvision")  # once, before every worker process fails for it
-        super().__init__(store)
-        many, each = default_workers(device, threads)
-        self.workers, self.threads = workers or many, threads or each
-        self.device, self.checkpoint_every = device, checkpoint_every
-        self.crew: list[_Worker] = []
+        super().__init__(*arguments)
+        self.pool: list[_Worker] = []
+        self.one_process = uses_cuda(self.device)
+
+    def choose_workers(self, workers: int | None, threads: int | None) -> tuple[int, int]:
+        if uses_cuda(self.device):
+            return workers or LANES, threads or cores()
+        threads = threads or 1
+        return workers or max(1, cores() // threads), threads
 
     @property
-    def share(self) -> int:
+    def share(self) -> int:  # type: ignore[override]
         """On the processor, what its cores could carry, even if there are fewer workers."""
-        return self.workers if uses_cuda(self.device) else max(1, cores() // self.threads)
+        return (
+            self.workers if uses_cuda(self.device) else max(self.workers, cores() // self.threads)
+        )
 
-    @property
-    def slowness(self) -> float:
-        """A part of the machine takes longer."""
-        return max(1.0, cores() / (self.workers * self.threads))
-
-    @property
-    def arguments(self) -> tuple[object, ...]:
-        """What a worker process is told."""
-        border = self.budget.last_border
-        return (self.store.folder, self.device, self.threads, self.checkpoint_every, border)
-
-    def start(self) -> None:
-        if uses_cuda(self.device) and self.workers > 1:
-            self.crew = self._start_lanes()
-        else:
-            self.crew = [self._start_worker() for _ in range(self.workers)]
-
-    def hand_out(self) -> bool:
-        self._fit_crew()
-        for worker in self.crew:
+    def hand_out(self) -> None:
+        self._fit_pool()
+        for worker in self.pool:
             if len(self.running()) >= self._room():
                 break
             if worker.job is None and (job := self.budget.choose(self.waiting)):
                 worker.job = job
                 with contextlib.suppress(OSError):  # where it died, we shall hear it
                     worker.connection.send(job)
-        return True
 
     def running(self) -> list[Job]:
-        return [worker.job for worker in self.crew if worker.job is not None]
+        return [worker.job for worker in self.pool if worker.job is not None]
 
     def listen(self) -> None:
-        for connection in wait([worker.connection for worker in self.crew], timeout=0.5):
-            worker = next(w for w in self.crew if w.connection is connection)
+        for connection in wait([worker.connection for worker in self.pool], timeout=0.5):
+            worker = next(w for w in self.pool if w.connection is connection)
             try:
                 message: Message = worker.connection.recv()
             except (EOFError, OSError):
-                self._bury(worker)
+                self._handle_death(worker)
                 continue
             assert worker.job is not None
             if self.hear(worker.job, message):
                 worker.job = None
 
-    def _start_worker(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, *self.arguments), daemon=True)
-        with _without_interrupts():
-            process.start()
-        theirs.close()
-        return _Worker(process, ours)
-
-    def _start_lanes(self) -> list[_Worker]:
-        """One process with a lane for each worker."""
-        context = multiprocessing.get_context("spawn")
-        pipes = [context.Pipe() for _ in range(self.workers)]
-        connections = [theirs for _, theirs in pipes]
-        process = context.Process(
-            target=serve_lanes, args=(connections, *self.arguments), daemon=True
-        )
-        with _without_interrupts():
-            process.start()
-        for connection in connections:
-            connection.close()
-        return [_Worker(process, ours, shares_process=True) for ours, _ in pipes]
+    def stop(self) -> None:
+        for worker in self.pool:
+            with contextlib.suppress(OSError):
+                worker.process.terminate() if worker.job else worker.connection.send(None)
+        for worker in self.pool:
+            self._end(worker)
 
     def _room(self) -> int:
         """Jobs that may run at once: half as many while one that lost its worker is to end."""
         delicate = {job.name for job in (*self.waiting, *self.running())} & {*self.outcome.retried}
         return max(1, self.workers // 2) if delicate else self.workers
 
-    def _fit_crew(self) -> None:
+    def _fit_pool(self) -> None:
         """End idle processes that there is no room for, and start what is missing."""
         room = self._room()
-        for worker in [worker for worker in self.crew if worker.job is None]:
-            if len(self.crew) > room and not worker.shares_process:
-                self.crew.remove(worker)
+        for worker in [worker for worker in self.pool if worker.job is None]:
+            if len(self.pool) > room and not worker.shares_process:
+                self.pool.remove(worker)
                 self._end(worker)
-        while len(self.crew) < min(room, len(self.waiting) + len(self.running())):
-            self.crew.append(self._start_worker())
+        while len(self.pool) < min(room, len(self.waiting) + len(self.running())):
+            self.pool += self._start(self.workers if self.one_process else 1)
 
-    def _bury(self, worker: _Worker) -> None:
-        """Take a worker whose process is gone out of the crew, and see to its job."""
-        job = worker.job
-        self.crew.remove(worker)
+    def _start(self, number: int) -> list[_Worker]:
+        """Workers of one new process."""
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(number)]
+        border = self.budget.last_border
+        settings = Settings(self.device, self.threads, self.checkpoint_every, border)
+        arguments = ([theirs for _, theirs in pipes], self.store.folder, settings)
+        process = context.Process(target=serve, args=arguments, daemon=True)
+        with _without_interrupts():
+            process.start()
+        for _, theirs in pipes:
+            theirs.close()
+        return [_Worker(process, ours, shares_process=number > 1) for ours, _ in pipes]
+
+    def _handle_death(self, worker: _Worker) -> None:
+        """Take a worker whose process is gone out of the pool, and see to its job."""
+        self.pool.remove(worker)
         if worker.shares_process:
+            self.one_process = False
             worker.process.kill()  # if one thread is gone, the others will not do well
         worker.process.join()
-        if job is not None and worker.shares_process:
-            self.waiting.appendleft(job)  # whose fault it was shows with a process for each
-        elif job is not None:
-            reason = _cause_of_death(worker.process.exitcode or 0)
-            self.try_again(job, reason, reason)
-
-    def stop(self) -> None:
-        for worker in self.crew:
-            if worker.job is None:
-                with contextlib.suppress(OSError):
-                    worker.connection.send(None)
-            else:
-                worker.process.terminate()
-        for worker in self.crew:
-            self._end(worker)
+        if worker.job is not None and worker.shares_process:
+            self.waiting.appendleft(worker.job)  # whose fault it was shows with a process for each
+        elif worker.job is not None:
+            code = worker.process.exitcode or 0
+            reason = f"its worker died ({code})"
+            if code < 0:
+                memory = ", as happens where memory runs out" if code == -signal.SIGKILL else ""
+                reason = f"its worker was killed (signal {-code}){memory}"
+            self.try_again(worker.job, reason, reason)
 
     def _end(self, worker: _Worker) -> None:
-        """See a worker that has nothing to do off."""
         with contextlib.suppress(OSError):
             worker.connection.send(None)
         worker.process.join(timeout=1 if self.budget.is_limited else 5)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
-
-
-def _cause_of_death(code: int) -> str:
-    """What is to be said of a process with this exit code."""
-    if code == -signal.SIGKILL:
-        return "its worker was killed (signal 9), as happens where memory runs out"
-    return f"its worker was killed (signal {-code})" if code < 0 else f"its worker died ({code})"
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ clock has a say. The file is removed by its holder; one that is found held by no
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import filelock
 
 from cifarlib.checking import list_folder, open_file
 from cifarlib.errors import RecordError
@@ -21,18 +22,32 @@ def lock(path: Path, *, patient: bool = False) -> Iterator[bool]:
     A ``patient`` caller waits until it is free. Raises ``RecordError`` where the folder cannot be
     written.
     """
-    handle = _acquire(path, patient)
+    own = filelock.FileLock(path, timeout=-1 if patient else 0)
     try:
-        yield handle is not None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(filelock.Timeout):
+            own.acquire()
+    except OSError as error:
+        if path.is_dir():
+            raise RecordError(
+                f"a folder stands where the lock {path} belongs; remove it and run the same "
+                "command again: nothing that was finished is lost"
+            ) from error
+        raise RecordError(
+            f"{path} cannot be locked ({error.strerror}); make the folder writable or name another "
+            "with --out"
+        ) from error
+    try:
+        yield own.is_locked
     finally:
-        if handle is not None:
+        if own.is_locked:
             with contextlib.suppress(OSError):  # left behind, the file does no harm
                 path.unlink()
-            os.close(handle)
+            own.release()
 
 
 def held(folder: Path) -> set[str]:
-    """The names of the locks in a folder that a living process holds."""
+    """The names of the locks in a folder, perhaps a read-only one, that a living process holds."""
     return {path.stem for path in list_folder(folder, ".lock") if _is_held(path)}
 
 
@@ -45,31 +60,3 @@ def _is_held(path: Path) -> bool:
     except OSError:
         return False
     return False
-
-
-def _acquire(path: Path, patient: bool) -> int | None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
-                # The holder before us may have removed the file between our two steps.
-                if os.fstat(handle).st_ino == path.stat().st_ino:
-                    return handle
-            except BlockingIOError:
-                os.close(handle)
-                return None
-            except FileNotFoundError:
-                pass
-            os.close(handle)
-    except IsADirectoryError as error:
-        raise RecordError(
-            f"a folder stands where the lock {path} belongs; remove it and run the same command "
-            "again: nothing that was finished is lost"
-        ) from error
-    except OSError as error:
-        raise RecordError(
-            f"{path} cannot be locked ({error.strerror}); make the folder writable or name another "
-            "with --out"
-        ) from error

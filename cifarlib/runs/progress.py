@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from cifarlib.checking import cut
+from cifarlib.checking import cut, open_file
 from cifarlib.config import FORWARD_GFLOP, RunConfig
 from cifarlib.errors import ConfigError
 from cifarlib.runs.locks import held
@@ -19,6 +19,24 @@ from cifarlib.study import Condition
 # ---------------------------------------------------------------------------------------------
 # What is there and what is missing
 # ---------------------------------------------------------------------------------------------
+
+
+DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
+
+
+def list_running(state: Path) -> dict[str, int]:
+    """Run id → epoch of the last checkpoint, of every run that a living process trains."""
+    return {name: checkpoint_epoch(state / f"{name}.pt") for name in held(state)}
+
+
+def checkpoint_epoch(path: Path) -> int:
+    """The epoch that a checkpoint claims to stand at, unchecked; 0 where there is none."""
+    try:
+        with open_file(path) as file:
+            head = file.read(DIGEST_BYTES + EPOCH_BYTES)
+    except OSError:
+        return 0
+    return int.from_bytes(head[DIGEST_BYTES:], "big")
 
 
 @dataclass(frozen=True)
@@ -45,21 +63,15 @@ def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageSta
     stages: dict[str, list[Condition]] = {}
     for condition in conditions:
         stages.setdefault(condition.stage, []).append(condition)
-    seen: set[str] = set()  # a run that two stages share costs once
+    paid = set(records)  # a run that two stages share costs once
     rows = []
     for stage, members in stages.items():
-        missing = {c.run_id: c.config for c in members if c.run_id not in records}
-        left = sum(prices.seconds(config) for name, config in missing.items() if name not in seen)
-        seen |= missing.keys()
-        rows.append(
-            StageStatus(
-                stage=stage,
-                conditions=len(members),
-                done=sum(c.run_id in records for c in members),
-                running=sum(c.run_id in locked and c.run_id not in records for c in members),
-                seconds_left=left,
-            )
-        )
+        missing = {c.run_id: c.config for c in members if c.run_id not in paid}
+        left = sum(map(prices.seconds, missing.values()))
+        paid |= missing.keys()
+        done = sum(c.run_id in records for c in members)
+        running = sum(c.run_id in locked and c.run_id not in records for c in members)
+        rows.append(StageStatus(stage, len(members), done, running, left))
     return rows
 
 
@@ -98,8 +110,7 @@ def work(config: RunConfig) -> float:
 class Prices:
     """Seconds that a run takes of a whole machine, or of a whole GPU.
 
-    They are learnt from the records of the same device class alone: processors and GPUs differ a
-    hundredfold. ``device`` is ``auto``, ``cpu`` or ``cuda``.
+    They are learnt from records of the same device class: these classes differ a hundredfold.
     """
 
     def __init__(self, records: Iterable[RunRecord] = (), device: str = "auto"):
@@ -112,14 +123,12 @@ class Prices:
         """Learn from a record; what it did not train, for it stopped early, does not count."""
         if record.provenance.device_class != self.device_class:
             return
-        config = record.config
-        share = record.result.history.epochs / config.epochs
-        seconds = record.seconds
-        if seconds > 0:
-            workers = record.provenance.lanes
-            if self.device_class == "cpu":
-                workers = max(1, cores() // record.provenance.threads)
-            rate = work(config) * share / seconds * workers
+        config, workers = record.config, record.provenance.lanes
+        if self.device_class == "cpu":
+            workers = max(1, cores() // record.provenance.threads)
+        if record.seconds > 0:
+            share = record.result.history.epochs / config.epochs
+            rate = work(config) * share / record.seconds * workers
             self.rates.setdefault((config.model.name, config.precision), []).append(rate)
 
     def seconds(self, config: RunConfig) -> float:

@@ -5,22 +5,20 @@ so killing it loses at most the epochs since each running run's last checkpoint,
 command goes on.
 """
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from typing import Any
 
-from cifarlib import paths
 from cifarlib.errors import RecordError
 from cifarlib.runs import provenance
-from cifarlib.runs.budget import Budget
 from cifarlib.runs.executors import Executor, LocalExecutor, Outcome
-from cifarlib.runs.progress import Prices
-from cifarlib.runs.progress_line import ProgressLine
 from cifarlib.runs.schema import RunRecord
-from cifarlib.runs.store import AnyRecord, RecordStore
-from cifarlib.runs.worker import DataJob, Job, Message, NetworkJob, RunJob
+from cifarlib.runs.store import RecordStore
+from cifarlib.runs.worker import DescribeJob, Job, RunJob
 from cifarlib.study import Condition
+
+logger = logging.getLogger(__name__)
 
 
 def sweep(
@@ -31,12 +29,10 @@ def sweep(
     workers: int | None = None,
     threads: int | None = None,
     checkpoint_every: int | None = None,
-    watch: Callable[[Message], None] | None = None,
     deadline: float | None = None,
     executor: Callable[..., Executor] | None = None,
     keep_weights: bool = False,
     datasets: Sequence[str] = (),
-    display: type[ProgressLine] = ProgressLine,
 ) -> Outcome:
     """Make the missing records of conditions, and what describes their data set and network.
 
@@ -45,12 +41,9 @@ def sweep(
     By ``deadline``, a time of the monotonic clock, the sweep has ended: it begins no run that
     would not end by then while there is one that would, and stops long ones at an epoch border,
     with a checkpoint from which the next sweep goes on.
-    ``watch`` is called with every message of a worker, as it comes.
-    ``executor`` makes what carries the runs out, from the arguments of ``LocalExecutor``, which
-    it is unless another is given.
-    With ``keep_weights`` the weights of every run that is trained are kept
-    (``RecordStore.weights_path``); they decide nothing, and a recorded run is not trained for them.
-    ``datasets`` are described, too. ``display`` shows how far the sweep is.
+    ``executor`` makes what has the runs done, from the arguments of ``Executor``. With
+    ``keep_weights`` the weights of every run that is trained are kept
+    (``RecordStore.weights_path``). ``datasets`` are described, too.
     A damaged record is set aside and its run trained again. A run that another sweep is training
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
@@ -60,19 +53,6 @@ def sweep(
     if not jobs:
         print("nothing is missing", file=sys.stderr, flush=True)
         return Outcome()
-    _make_folders(store)
-    crew = (executor or LocalExecutor)(store, device, workers, threads, checkpoint_every)
-    crew.workers = min(crew.workers, len(jobs))
-    prices = Prices(records, crew.device)
-    shown = display(jobs, len(records), prices, crew.workers, crew.slowness, store)
-    budget = Budget(deadline, store, prices, crew.share, checkpoint_every != 0, crew.lag)
-    try:
-        return crew.run(jobs, shown, budget, watch)
-    finally:
-        shown.close()
-
-
-def _make_folders(store: RecordStore) -> None:
     try:
         for folder in (store.runs, store.state):
             folder.mkdir(parents=True, exist_ok=True)
@@ -80,6 +60,8 @@ def _make_folders(store: RecordStore) -> None:
         raise RecordError(
             f"{store.folder} cannot be written ({error.strerror}); name another place with --out"
         ) from error
+    chosen = (executor or LocalExecutor)(store, device, workers, threads, checkpoint_every)
+    return chosen.run(jobs, records, deadline)
 
 
 def _take_stock(
@@ -95,46 +77,30 @@ def _take_stock(
     """
     jobs: list[Job] = []
     for dataset in dict.fromkeys([*datasets, *(c.config.data.name for c in conditions)]):
-        known = _read(store, partial(store.read_data, dataset), store.data_path(dataset))
-        if not known and not _copy_description(store, dataset):
-            jobs.append(DataJob(f"data set {dataset}", dataset))
-    if not _read(store, store.read_network, store.network_path):
-        jobs.append(NetworkJob("residual network"))
+        jobs.append(DescribeJob(f"data set {dataset}", dataset))
+    jobs.append(DescribeJob("residual network"))
+    jobs = [job for job in jobs if not _read(job, store)]
     seeds = list(dict.fromkeys(c.config.seed for c in conditions))
-    runs: dict[str, Condition] = {}
+    runs: dict[str, RunJob] = {}
     for condition in sorted(conditions, key=lambda c: seeds.index(c.config.seed)):
-        runs.setdefault(condition.run_id, condition)
+        seed = f" (seed {condition.config.seed})" if len(seeds) > 1 else ""
+        run = RunJob(condition.run_id, condition.name + seed, condition.config, keep_weights)
+        runs.setdefault(run.run_id, run)
     records = []
-    for name, condition in runs.items():
-        if record := _read(store, partial(store.read_run, name), store.run_path(name)):
+    for run in runs.values():
+        if record := _read(run, store):
             records.append(record)
-            store.clear_state(name)  # left where a worker died right behind its record
+            store.clear_state(run.run_id)  # left where a worker died right behind its record
         else:
-            seed = f" (seed {condition.config.seed})" if len(seeds) > 1 else ""
-            jobs.append(RunJob(name, condition.name + seed, condition.config, keep_weights))
+            jobs.append(run)
     return jobs, records
 
 
-def _copy_description(store: RecordStore, dataset: str) -> bool:
-    """Copy a data set's description from ``build/lite``; whether it is there.
-
-    That folder is kept in git, and a data set looks the same at every scale: to describe it anew
-    takes a processor half a minute or more.
-    """
+def _read(job: Job, store: RecordStore) -> Any:
+    """A job's record, None where there is none; a damaged one is set aside, and said."""
     try:
-        record = RecordStore(paths.BUILD / "lite").read_data(dataset)
-    except RecordError:
-        return False
-    if record is not None:
-        store.write(record)
-    return record is not None
-
-
-def _read(store: RecordStore, read: Callable[[], AnyRecord | None], path: Path) -> AnyRecord | None:
-    """A record, None where there is none; a damaged one is set aside, and said."""
-    try:
-        return read()
+        return job.read(store)
     except RecordError as error:
-        aside = store.set_aside(path, str(error))
-        print(f"{error}; set aside as {aside}, to be made again", file=sys.stderr)
+        aside = store.set_aside(job.path(store), str(error))
+        logger.warning("%s; set aside as %s, to be made again", error, aside)
         return None

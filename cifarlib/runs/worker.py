@@ -10,8 +10,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -38,23 +38,31 @@ class RunJob:
     config: RunConfig
     keep_weights: bool = False
 
+    def path(self, store: RecordStore) -> Path:
+        """Where the record belongs; the job's lock is named after it."""
+        return store.run_path(self.run_id)
+
+    def read(self, store: RecordStore) -> RunRecord | None:
+        """The record, None where there is none."""
+        return store.read_run(self.run_id)
+
 
 @dataclass(frozen=True)
-class DataJob:
-    """Describe one data set."""
+class DescribeJob:
+    """Describe a data set, or the residual network; ``path`` and ``read`` as of a run."""
 
     name: str
-    dataset: str
+    dataset: str | None = None  # the network where none is named
+
+    def path(self, store: RecordStore) -> Path:
+        return store.data_path(self.dataset) if self.dataset else store.network_path
+
+    def read(self, store: RecordStore) -> DataRecord | NetworkRecord | None:
+        return store.read_data(self.dataset) if self.dataset else store.read_network()
 
 
-@dataclass(frozen=True)
-class NetworkJob:
-    """Describe the residual network."""
-
-    name: str
-
-
-Job = RunJob | DataJob | NetworkJob
+Job = RunJob | DescribeJob
+Record = RunRecord | DataRecord | NetworkRecord
 
 
 @dataclass(frozen=True)
@@ -69,70 +77,77 @@ class Message:
     accuracy: float = 0.0  # validation top-1 after it, %
     text: str = ""
     detail: str = ""
-    record: RunRecord | DataRecord | NetworkRecord | None = None
+    record: Record | None = None
     content: bytes = b""  # of a checkpoint or of kept weights, where the sweep cannot see the file
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How jobs are run."""
+
+    device: str  # auto, cpu or cuda
+    threads: int
+    checkpoint_every: int | None  # epochs, see ``Checkpointer``
+    deadline: float | None = None  # of the last epoch border, on the monotonic clock
 
 
 class OutOfTimeError(Exception):
     """The next epoch would not end before the deadline; the run's checkpoint is written."""
 
 
-def serve(
-    connection: Connection,
-    folder: Path,
-    device: str,
-    threads: int,
-    checkpoint_every: int | None,
-    deadline: float | None = None,
-) -> None:
-    """A worker's life: jobs come through the connection, messages go back, None ends it."""
+def serve(connections: Sequence[Connection], folder: Path, settings: Settings) -> None:
+    """A worker process: jobs come through a connection, messages go back, None ends it.
+
+    Several connections are as many concurrent runs, which share a CUDA device: a thread for each.
+    """
     # On a machine with other work, threads that spin while they wait take minutes for seconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     threading.Thread(target=_die_with_parent, daemon=True).start()
     provenance.commit()  # now, for it is the code of now that this process runs
     store = RecordStore(folder)
-    with contextlib.suppress(EOFError, OSError):  # the sweep is gone, and so are we
-        while (job := connection.recv()) is not None:
-            carry_out(job, store, connection, device, threads, checkpoint_every, deadline)
+
+    def take_jobs(connection: Connection) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the sweep is gone, and so are we
+            while (job := connection.recv()) is not None:
+                run_job(job, store, connection, settings)
+
+    if len(connections) == 1:
+        take_jobs(connections[0])
+        return
+    with contextlib.suppress(Exception):  # what is wrong, each run says itself
+        import cifarlib.gpu.lanes  # noqa: F401  (before threads that would all import torch)
+    with ThreadPoolExecutor(len(connections)) as lanes:
+        list(lanes.map(take_jobs, connections))
 
 
-def serve_lanes(connections: Sequence[Connection], *settings: Any) -> None:
-    """Several workers in one process, which share its CUDA device: a thread for each.
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
-    ``settings`` are the arguments of ``serve`` after its connection.
+
+def run_job(job: Job, store: RecordStore, connection: Any, settings: Settings) -> None:
+    """Do a job, unless another sweep does or has done it.
+
+    The messages go to a connection, or to anything else with its ``send``.
     """
-    with contextlib.suppress(Exception):  # what is wrong with them, each worker says itself
-        import cifarlib.gpu.lanes  # noqa: F401  (once, before threads that would all import torch)
-    workers = [
-        threading.Thread(target=serve, args=(connection, *settings)) for connection in connections
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-
-
-def carry_out(
-    job: Job,
-    store: RecordStore,
-    connection: Connection,
-    device: str,
-    threads: int,
-    checkpoint_every: int | None,
-    deadline: float | None,
-) -> None:
-    """Do a job; the messages go to a connection, or to anything else with its ``send``."""
     try:
         import torch
 
         from cifarlib import training
 
-        torch.set_num_threads(threads)
-        training.resolve_device(device)  # before a long description of the data comes to nothing
-        if isinstance(job, DataJob | NetworkJob):
-            _describe(job, store, connection)
-        else:
-            _train(job, store, connection, device, threads, checkpoint_every, deadline)
+        torch.set_num_threads(settings.threads)
+        training.resolve_device(settings.device)  # before a long description comes to nothing
+        path, record = job.path(store), None
+        with lock(store.state / f"{path.stem}.lock") as held:
+            if held:
+                remove_leftovers(path)
+                record = job.read(store) or _make(job, store, settings, connection.send)
+                if isinstance(job, RunJob):  # of a sweep, perhaps, that died behind its record
+                    store.clear_state(job.run_id)
+        # After the lock's end, so that no lock file stays behind a run that is said to be done.
+        connection.send(Message("done", record=record) if held else Message("busy"))
     except OutOfTimeError as error:
         connection.send(Message("stopped", text=str(error)))
     except UnavailableError as error:
@@ -143,12 +158,26 @@ def carry_out(
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         kind = "starved" if _lacks_memory(error) else "failed"
         connection.send(Message(kind, text=text, detail=traceback.format_exc()))
-        if not _device_works(device):
+        if not _device_works(settings.device):
             os._exit(1)  # for whatever else this process tried would fail
 
 
+def _make(
+    job: Job, store: RecordStore, settings: Settings, tell: Callable[[Message], Any]
+) -> Record:
+    if isinstance(job, RunJob):
+        return train(job.config, store, settings, tell, keep_weights=job.keep_weights)
+    from cifarlib.runs import describe
+
+    record: DataRecord | NetworkRecord = (
+        describe.describe_dataset(job.dataset) if job.dataset else describe.describe_network()
+    )
+    store.write(record)
+    return record
+
+
 def _lacks_memory(error: Exception) -> bool:
-    """Whether memory ran out, of the processor or of a card: torch has its own ways to say so."""
+    """Whether memory ran out, of the processor or of a GPU: torch has its own ways to say so."""
     words = ("can't allocate memory", "not enough memory")  # of torch's allocator, RuntimeError
     return (
         isinstance(error, MemoryError)
@@ -165,62 +194,24 @@ def _device_works(name: str) -> bool:
     return device.type != "cuda" or lanes.card(device).works()
 
 
-def _die_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-
 # ---------------------------------------------------------------------------------------------
 # A run
 # ---------------------------------------------------------------------------------------------
 
 
-def _train(
-    job: RunJob,
-    store: RecordStore,
-    connection: Connection,
-    device_name: str,
-    threads: int,
-    checkpoint_every: int | None,
-    deadline: float | None,
-) -> None:
-    record = None
-    with lock(store.state / f"{job.run_id}.lock") as held:
-        if held and (record := store.read_run(job.run_id)):  # of another sweep, or one that died
-            store.clear_state(job.run_id)
-        elif held:
-            record = train(
-                job.config,
-                store,
-                device_name,
-                threads,
-                checkpoint_every,
-                connection.send,
-                deadline=deadline,
-                keep_weights=job.keep_weights,
-            )
-    # After the lock's end, so that no lock file stays behind a run that is said to be done.
-    connection.send(Message("done", record=record) if held else Message("busy"))
-
-
-@dataclass
 class Checkpointer:
     """Says after each epoch how far a run is, and writes its checkpoint when one is due.
 
-    That is every ``every`` epochs (0: never). None is every epoch, unless less than
+    That is every ``checkpoint_every`` epochs (0: never). None is every epoch, unless less than
     ``LEAST_WORK`` would be saved: writing takes half a second. Raises ``OutOfTimeError`` at the
-    last epoch border before ``deadline``, on the monotonic clock.
+    last epoch border before the deadline.
     """
 
-    path: Path
-    config: RunConfig
-    tell: Callable[[Message], Any]
-    every: int | None
-    deadline: float | None
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, path: Path, config: RunConfig, settings: Settings, tell: Callable[[Message], Any]
+    ):
+        self.path, self.config, self.tell = path, config, tell
+        self.every, self.deadline = settings.checkpoint_every, settings.deadline
         self.aside: Aside = contextlib.nullcontext
         self.saved = self.began = time.monotonic()
         self.took: list[float] = []  # s of each epoch; the first holds the loading of the data
@@ -234,34 +225,31 @@ class Checkpointer:
         accuracy = 100 * correct / self.config.data.validation_size
         self.tell(Message("epoch", epoch=epoch, accuracy=accuracy))
         late = self._is_late(epoch)
-        if late or self._is_due(epoch):
+        if self.every is None:
+            due = time.monotonic() - self.saved >= LEAST_WORK
+        else:
+            due = self.every > 0 and epoch % self.every == 0
+        if late or due:
             write_checkpoint(self.path, state, self.aside)
             self.tell(Message("checkpoint", epoch=epoch))
             self.saved = time.monotonic()
         if late:
             raise OutOfTimeError(f"stopped after epoch {epoch} of {self.config.epochs}")
 
-    def _is_due(self, epoch: int) -> bool:
-        if self.every is None:
-            return time.monotonic() - self.saved >= LEAST_WORK
-        return self.every > 0 and epoch % self.every == 0
-
     def _is_late(self, epoch: int) -> bool:
+        if self.deadline is None or self.every == 0:
+            return False
         last = epoch + 1 == self.config.epochs  # after which the chosen epochs are evaluated
         expected = SAFETY * max(self.took[1:] or self.took) * (1 + last)
-        late = self.deadline is not None and time.monotonic() + expected > self.deadline
-        return late and self.every != 0
+        return time.monotonic() + expected > self.deadline
 
 
 def train(
     config: RunConfig,
     store: RecordStore,
-    device_name: str,
-    threads: int,
-    checkpoint_every: int | None,
+    settings: Settings,
     tell: Callable[[Message], Any],
     *,
-    deadline: float | None = None,
     keep_weights: bool = False,
 ) -> RunRecord:
     """Train a configuration, on from its checkpoint if there is one, and write its record.
@@ -269,17 +257,19 @@ def train(
     With ``keep_weights`` those that its predictions come from are written first, so that no
     record that was made with it lacks them. Checkpoints are written as ``Checkpointer`` says.
     """
+    import torch
+
     from cifarlib import training
     from cifarlib.runs.inputs import load_inputs
     from cifarlib.runs.weights import KeptWeights, write_weights
 
-    device = training.resolve_device(device_name)
+    device = training.resolve_device(settings.device)
     name = run_id(config)
     checkpoint = store.state / f"{name}.pt"
     for path in (checkpoint, store.run_path(name), store.weights_path(name)):
         remove_leftovers(path)
     state = read_checkpoint(checkpoint, store, lambda text: tell(Message("note", text=text)))
-    on_epoch = Checkpointer(checkpoint, config, tell, checkpoint_every, deadline)
+    on_epoch = Checkpointer(checkpoint, config, settings, tell)
     with _lane(config, device) as lane:
         if lane is not None:
             on_epoch.aside = lane.aside
@@ -296,8 +286,8 @@ def train(
             )
     made_by = provenance.of_this_process(
         device.type,
-        threads,
-        _card(device),
+        settings.threads,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         resumed=fitted.resumed,
         execution=lane.execution(config) if lane else "eager",
         lanes=lane.together if lane else 1,
@@ -311,45 +301,10 @@ def train(
     return record
 
 
-def _card(device: Any) -> str | None:
-    """The name of a CUDA device's card."""
-    if device.type != "cuda":
-        return None
-    import torch
-
-    return torch.cuda.get_device_name(device)
-
-
 def _lane(config: RunConfig, device: Any) -> contextlib.AbstractContextManager[Any]:
-    """Where a run is carried out on a CUDA device, once there is room; elsewhere None."""
+    """Where a run is trained on a CUDA device, once there is room; elsewhere None."""
     if device.type != "cuda":
         return contextlib.nullcontext()
     from cifarlib.gpu import lanes
 
     return lanes.card(device).lane(config)
-
-
-# ---------------------------------------------------------------------------------------------
-# A data set
-# ---------------------------------------------------------------------------------------------
-
-
-def _describe(job: DataJob | NetworkJob, store: RecordStore, connection: Connection) -> None:
-    """Make a description, unless another sweep makes it or has made it in the meantime."""
-    from cifarlib.runs.describe import describe_dataset, describe_network
-
-    read: Callable[[], DataRecord | NetworkRecord | None]
-    describe: Callable[[], DataRecord | NetworkRecord]
-    if isinstance(job, DataJob):
-        path = store.data_path(job.dataset)
-        read = partial(store.read_data, job.dataset)
-        describe = partial(describe_dataset, job.dataset)
-    else:
-        path = store.network_path
-        read, describe = store.read_network, describe_network
-    with lock(store.state / f"{path.stem}.lock") as held:
-        if held:
-            remove_leftovers(path)
-            if not read():
-                store.write(describe())
-    connection.send(Message("done") if held else Message("busy"))
