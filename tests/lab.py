@@ -1,11 +1,5 @@
-"""A JupyterLab of its own, with a notebook open in a headless Chromium.
+"""A JupyterLab of its own, with a notebook open in a headless Chromium."""
 
-As a program it makes the picture in the README, over the records of a build folder:
-
-    python tests/lab.py build/smoke --set data.name=cifar10 --out build/explore.png
-"""
-
-import argparse
 import contextlib
 import json
 import os
@@ -130,33 +124,3 @@ def browse(browser: Browser, address: str, wanted: str = ".explorer svg") -> Pag
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.locator(wanted).first.wait_for()
     return page
-
-
-def main() -> None:
-    """Make a picture of the notebook over a build folder's records."""
-    import tempfile
-
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("build", type=Path)
-    parser.add_argument("--scale", default="smoke")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    parameters = {
-        "scale": options.scale,
-        "overrides": options.set,
-        "build": str(options.build.absolute()),
-    }
-    with (
-        tempfile.TemporaryDirectory() as home,
-        serve(Path(home), parameters) as address,
-        open_browser() as browser,
-    ):
-        page = browse(browser, address)
-        page.locator(".explorer").evaluate("box => box.scrollIntoView({block: 'start'})")
-        page.wait_for_timeout(500)  # pictures are decoded
-        page.screenshot(path=options.out)
-
-
-if __name__ == "__main__":
-    main()

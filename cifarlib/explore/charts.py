@@ -16,7 +16,7 @@ import pandas as pd
 
 from cifarlib.config import DATASETS, SplitName
 from cifarlib.errors import ConfigError
-from cifarlib.explore.collection import OWN, collect, to_frame
+from cifarlib.explore.collection import OWN, collect
 from cifarlib.runs.frames import SETTINGS, RunPredictions
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import RunRecord
@@ -82,9 +82,8 @@ class Charts:
     """The charts of one set of runs, their menus, and the rows that they are drawn from."""
 
     def __init__(self, results: Results, first: str = "", second: str = "", own: bool = True):
-        conditions, records = collect(results)
-        conditions = [c for c in conditions if own or c.stage != OWN]
-        runs = to_frame(results, conditions, records).dropna(subset="test_top1")
+        runs, records = collect(results)
+        runs = runs[own | runs["stage"].ne(OWN)].dropna(subset="test_top1")
         if runs.empty:
             raise ConfigError(f"no run is recorded in {results.store.folder}; run `cifarlib sweep`")
         self.settings = list_settings(runs)

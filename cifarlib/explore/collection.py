@@ -31,24 +31,11 @@ def tabulate(results: Results) -> pd.DataFrame:
     Names are unique: a seed is added where one condition has several. ``comparable`` says whether
     a run saw the scale's images for its condition's epochs; means are taken over such runs only.
     """
-    return to_frame(results, *collect(results))
+    return collect(results)[0]
 
 
-def to_frame(
-    results: Results, conditions: list[Condition], records: dict[str, RunRecord]
-) -> pd.DataFrame:
-    """The frame of ``tabulate`` from what ``collect`` gives."""
-    frame = tabulate_runs(conditions, records)
-    seeds = frame["name"].astype(str) + ", seed " + frame["seed"].astype(str)
-    frame["name"] = frame["name"].mask(frame["name"].duplicated(keep=False), seeds)
-    frame["comparable"] = [
-        c.config.data == results.scale.data and "epochs" not in c.changed for c in conditions
-    ]
-    return frame.sort_values("test_top1", ascending=False, kind="stable")
-
-
-def collect(results: Results) -> tuple[list[Condition], dict[str, RunRecord]]:
-    """The condition of each recorded run, in the studies' order, and the records by run id."""
+def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
+    """What ``tabulate`` gives, and the records by run id."""
     new = [name for name in results.store.run_ids() if name not in results.every_record]
     records = results.every_record | results.store.read_runs(new)[0]
     records = {name: record for name, record in records.items() if record.engine == ENGINE}
@@ -56,13 +43,19 @@ def collect(results: Results) -> tuple[list[Condition], dict[str, RunRecord]]:
     for _, condition in list_conditions(results):
         known.setdefault(condition.run_id, condition)
     own = [name_own(results, record, known) for i, record in records.items() if i not in known]
-    return [*(c for i, c in known.items() if i in records), *own], records
+    conditions = [*(c for i, c in known.items() if i in records), *own]
+    frame = tabulate_runs(conditions, records)
+    seeds = frame["name"].astype(str) + ", seed " + frame["seed"].astype(str)
+    frame["name"] = frame["name"].mask(frame["name"].duplicated(keep=False), seeds)
+    frame["comparable"] = [
+        c.config.data == results.scale.data and "epochs" not in c.changed for c in conditions
+    ]
+    return frame.sort_values("test_top1", ascending=False, kind="stable"), records
 
 
 def find_run(results: Results, name: str) -> RunRecord:
     """A recorded run by its name in ``tabulate`` or its id; ``ConfigError`` where there is none."""
-    conditions, records = collect(results)
-    frame = to_frame(results, conditions, records)
+    frame, records = collect(results)
     found = frame.loc[frame["name"].eq(name) | frame["run_id"].eq(name), "run_id"]
     if found.empty:
         raise ConfigError(f"no recorded run is named {name!r}; {suggest(name, frame['name'][:8])}")

@@ -21,10 +21,8 @@ def open_further(
 ) -> dict[str, Results]:
     """Every study but the paper's by name, opened as ``open_results`` does.
 
-    ``own`` names some that the build folder keeps.
-
-    One that the scale cannot be applied to is left out: a scale file of one's own need not say
-    what the epochs of every study become.
+    ``own`` names some that the build folder keeps. One that the scale cannot be applied to is left
+    out: a scale file of one's own need not say what the epochs of every study become.
     """
     found = {}
     for name in [*STUDIES, *own]:
@@ -73,12 +71,8 @@ def narrow(
     told = {condition.run_id for condition in results.known}
     narrowed = {}
     for name, other in further.items():
-        kept = [
-            condition
-            for condition in other.conditions
-            if condition.run_id not in told
-            and (condition.run_id in other.every_record or condition.run_id in shown)
-        ]
+        wanted = (other.every_record.keys() | shown) - told
+        kept = [condition for condition in other.conditions if condition.run_id in wanted]
         told |= {condition.run_id for condition in kept}
         narrowed[name] = replace(other, conditions=kept)
     return narrowed
@@ -86,13 +80,12 @@ def narrow(
 
 def join(results: Results, further: Mapping[str, Results]) -> Results:
     """The paper's study with the conditions, records and faults of others."""
-    conditions, records, faults = list(results.conditions), dict(results.records), results.faults
-    diverged = dict(results.diverged)
     for other in further.values():
-        conditions += other.conditions
-        records |= other.records
-        diverged |= other.diverged
-        faults = [*faults, *(fault for fault in other.faults if fault not in faults)]
-    return replace(
-        results, conditions=conditions, records=records, diverged=diverged, faults=faults
-    )
+        results = replace(
+            results,
+            conditions=results.conditions + other.conditions,
+            records=results.records | other.records,
+            diverged=results.diverged | other.diverged,
+            faults=list(dict.fromkeys(results.faults + other.faults)),
+        )
+    return results

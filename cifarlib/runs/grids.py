@@ -6,6 +6,7 @@ the records, where every command and the explorer know it by name.
 
 import hashlib
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ from cifarlib.study import (
 )
 
 HEAD = "# Made by cifarlib: a study in the format of params/study.yaml, to be changed at will.\n"
+YAML: Any = {"sort_keys": False, "allow_unicode": True, "width": 100, "default_flow_style": None}
 MOST_LETTERS = 60  # of a name that a grid is given
 
 
@@ -68,8 +70,8 @@ def make_grid(
     grid = {key: _plain_values(values) for key, values in settings.items()}
     named, kept = name or _name(start, grid), kept_studies(results.store.folder)
     for number in itertools.count(2):
-        content = _describe(results, *found, grid, seeds, named)
-        text = f"{HEAD}{_to_yaml(content)}".encode()
+        content = json.loads(json.dumps(_describe(results, *found, grid, seeds, named)))
+        text = f"{HEAD}{yaml.safe_dump(content, **YAML)}".encode()
         if name or named not in kept or read_bytes(kept[named]) == text:
             break
         named = f"{_name(start, grid)}-{number}"
@@ -125,20 +127,6 @@ def _describe(
         "defaults": {},
         "stages": {f"{name}-start": first | shared, name: title | varied | shared},
     }
-
-
-class _Dumper(yaml.SafeDumper):
-    """Without aliases, which few readers know."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _to_yaml(content: dict[str, Any]) -> str:
-    return yaml.dump(
-        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100,
-        default_flow_style=None,
-    )  # fmt: skip
 
 
 def place(folder: Path, name: str) -> Path:

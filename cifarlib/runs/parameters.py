@@ -57,17 +57,12 @@ def check_values(values: Mapping[str, Any], known: Mapping[str, Any], name: str)
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name}: parameter {parameter!r} is {value}; give a finite number")
         default = known[parameter]
-        if default is not None and not _fits(value, default):
+        kinds = (int, float) if type(default) is float else (type(default),)
+        if default is not None and type(value) not in kinds:
             raise ConfigError(
                 f"{name}: parameter {parameter!r} is of type {type(value).__name__}; "
                 f"give a {type(default).__name__}, such as {cut(repr(default))}"
             )
-
-
-def _fits(value: Any, default: Any) -> bool:
-    if type(default) is float:
-        return type(value) in (int, float)
-    return type(value) is type(default)
 
 
 def find_shell() -> Any:

@@ -18,9 +18,7 @@ def trace(model: nn.Module, image: tuple[int, int, int]) -> tuple[Layer, ...]:
     Operations that are no module (an addition, a flattening) are layers, too, named after the
     module that executes them. The model's mode and weights stay as they are.
     """
-    graph = fx.GraphModule(model, _Leaves().trace(model))
-    names = {node.name: _name(node) for node in graph.graph.nodes}
-    tracer = _Tracer(graph, names)
+    tracer = _Tracer(fx.GraphModule(model, _Leaves().trace(model)))
     training = model.training
     model.eval()
     try:
@@ -29,6 +27,41 @@ def trace(model: nn.Module, image: tuple[int, int, int]) -> tuple[Layer, ...]:
     finally:
         model.train(training)
     return tuple(tracer.layers)
+
+
+class _Leaves(fx.Tracer):
+    """Keeps every layer whole, ours included."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not any(m.children())
+
+
+class _Tracer(fx.Interpreter):
+    """Executes a graph node by node and notes each."""
+
+    def __init__(self, graph: fx.GraphModule):
+        super().__init__(graph)
+        self.layers: list[Layer] = []
+
+    def run_node(self, node: fx.Node) -> object:
+        with FlopCounterMode(display=False) as counter:
+            result = super().run_node(node)
+        if node.op in ("call_module", "call_function", "call_method"):
+            module = None
+            if node.op == "call_module":
+                module = self.module.get_submodule(str(node.target))
+            self.layers.append(
+                Layer(
+                    name=_name(node),
+                    kind=_torch_name(module) if module is not None else _kind(node),
+                    inputs=tuple(_name(n) for n in node.all_input_nodes),
+                    output=tuple(result.shape[1:]),
+                    parameters=sum(p.numel() for p in module.parameters()) if module else 0,
+                    flops=counter.get_total_flops(),
+                    **_window(module),
+                )
+            )
+        return result
 
 
 def _name(node: fx.Node) -> str:
@@ -45,54 +78,15 @@ def _kind(node: fx.Node) -> str:
     return getattr(node.target, "__name__", str(node.target))
 
 
-class _Leaves(fx.Tracer):
-    """Keeps every layer with weights whole, ours included."""
-
-    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        return isinstance(m, nn.Linear) or super().is_leaf_module(m, qualified_name)
-
-
 def _torch_name(module: nn.Module) -> str:
     """The name of a module's class, or of the class of torch that it is a kind of."""
     kinds = (kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn"))
     return next(kinds).__name__
 
 
-class _Tracer(fx.Interpreter):
-    """Executes a graph node by node and notes each."""
-
-    def __init__(self, graph: fx.GraphModule, names: dict[str, str]):
-        super().__init__(graph)
-        self.names = names
-        self.layers: list[Layer] = []
-
-    def run_node(self, node: fx.Node) -> object:
-        with FlopCounterMode(display=False) as counter:
-            result = super().run_node(node)
-        if node.op in ("call_module", "call_function", "call_method"):
-            module = None
-            if node.op == "call_module":
-                module = self.module.get_submodule(str(node.target))
-            self.layers.append(
-                Layer(
-                    name=self.names[node.name],
-                    kind=_torch_name(module) if module is not None else _kind(node),
-                    inputs=tuple(self.names[n.name] for n in node.all_input_nodes),
-                    output=tuple(result.shape[1:]),
-                    parameters=sum(p.numel() for p in module.parameters()) if module else 0,
-                    flops=counter.get_total_flops(),
-                    **_window(module),
-                )
-            )
-        return result
-
-
 def _window(module: nn.Module | None) -> dict[str, int]:
     """Kernel size, stride and padding of a square convolution."""
     if not isinstance(module, nn.Conv2d):
         return {}
-    return {
-        "kernel": module.kernel_size[0],
-        "stride": module.stride[0],
-        "padding": int(module.padding[0]),
-    }
+    kernel, stride, padding = module.kernel_size[0], module.stride[0], int(module.padding[0])
+    return {"kernel": kernel, "stride": stride, "padding": padding}
