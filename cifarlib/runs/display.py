@@ -68,6 +68,7 @@ class Display:
         layout = "{percentage:3.0f}%|{bar}| {desc}"
         self.bar = self.make_bar(total=self.total, initial=finished, bar_format=layout)
         self.bars: dict[str, Any] = {}  # by a job's name
+        self._describe()
 
     def advance(self, job: Job, images: int) -> None:
         """Some images of a run have been trained on."""
@@ -80,8 +81,7 @@ class Display:
         if isinstance(job, RunJob):
             text = f"epoch {epoch} of {job.config.epochs}, validation {accuracy:.1f} %"
             self._find_bar(job).set_postfix_str(text)
-            left = duration(self.seconds_left())
-            self.bar.set_description_str(f"{self.finished} of {self.total} runs, {left} left")
+            self._describe()
             if not self.watched and time.monotonic() - self.spoken > SILENT:
                 self.say(f"{job.name}: {text}")
 
@@ -94,6 +94,7 @@ class Display:
         self.left.pop(record.run_id, None)
         self.prices.add(record)
         self.bar.update()
+        self._describe()
         accuracy = record.accuracy("test")
         outcome = f"diverged in epoch {record.result.history.epochs}"
         if accuracy is not None:
@@ -106,6 +107,7 @@ class Display:
     def drop(self, job: Job) -> None:
         """A job is not run here any more."""
         if bar := self.bars.pop(job.name, None):
+            bar.total = bar.n  # else a run that stopped early would look like a failure
             bar.close()
 
     def say(self, text: str) -> None:
@@ -125,6 +127,10 @@ class Display:
             * (1 - min(1.0, self.images[name] / (config.epochs * config.data.train_size)))
             for name, config in self.left.items()
         )
+
+    def _describe(self) -> None:
+        left = duration(self.seconds_left())
+        self.bar.set_description_str(f"{self.finished} of {self.total} runs, about {left} left")
 
     def _find_bar(self, job: RunJob) -> Any:
         if job.name not in self.bars:
