@@ -44,8 +44,8 @@ def test_a_grid_has_every_combination_beside_its_start(results):
 
 def test_a_grid_of_a_stage_with_settings_for_a_scale_has_them(tmp_path):
     results = open_results("lite", (), tmp_path, "beyond")
-    name = grids.make_grid(results, "recipe-30/11,30 epochs", {"dropout": [0.0, 0.1]})
     base = results.select("recipe-30")[0]
+    name = grids.make_grid(results, base.name, {"dropout": [0.0, 0.1]})
     found = open_results("lite", (), tmp_path, name).conditions
     assert found[0].run_id == base.run_id
     assert {c.config.epochs for c in found} == {30}

@@ -51,7 +51,9 @@ class RayExecutor(Executor):
         here = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             self.ray.get_runtime_context().get_node_id(), soft=False
         )
-        self.desk = self.ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote()
+        options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+        desk = self.ray.remote(Desk).options(scheduling_strategy=here, **options)
+        self.desk = desk.remote()
         self.do_on_node = self.ray.remote(_make_task())
 
     def choose_workers(self, workers: int | None, threads: int | None) -> tuple[int, int]:
