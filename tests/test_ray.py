@@ -152,9 +152,9 @@ def test_a_sweep_that_is_stopped_or_killed_goes_on(cluster, tmp_path):
     assert said[-1] == "cifarlib: stopped; the same command goes on from here"
     finished = {name: store.run_path(name).read_bytes() for name in store.run_ids()}
     assert 0 < len(finished) < len(conditions)
-    kept = [path.read_bytes() for path in begun_in(store)]
+    kept = begun_in(store)
     assert kept
-    assert all(checkpoints.unpack_checkpoint(content) for content in kept)
+    assert all(checkpoints.read_checkpoint(path, store, print) for path in kept)
     nodes = cluster.list_all_nodes()
     wait_for(lambda: not any(is_on(n, "stage1-long") for n in nodes), "the end of the tasks")
 
@@ -217,7 +217,7 @@ def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_p
     at_border = f"{long.name}: stopped after epoch {epoch} of 500, its checkpoint is kept"
     too_busy = f"{long.name}: stopped within an epoch"  # whose node was too slow to say so in time
     assert said[-1] in (at_border, too_busy)
-    assert checkpoints.unpack_checkpoint(checkpoint.read_bytes())
+    assert checkpoints.read_checkpoint(checkpoint, store, print)
 
     deadline = time.monotonic() + 14
     with contextlib.redirect_stderr(io.StringIO()):

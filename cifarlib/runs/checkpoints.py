@@ -33,14 +33,6 @@ def write_checkpoint(
         write_atomically(path, hashlib.sha256(SALT + content).digest() + content)
 
 
-def unpack_checkpoint(raw: bytes) -> tuple[int, bytes] | None:
-    """Epoch and torch's bytes of a checkpoint; None where its content is not what was written."""
-    digest, content = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
-    if hashlib.sha256(SALT + content).digest() != digest:
-        return None
-    return int.from_bytes(content[:EPOCH_BYTES], "big"), content[EPOCH_BYTES:]
-
-
 def read_checkpoint(
     path: Path, store: RecordStore, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
@@ -62,11 +54,12 @@ def _unpack_state(raw: bytes, name: str) -> dict[str, Any]:
     """A checkpoint's state; ``ValueError`` with the reason why a run cannot go on from it."""
     import torch
 
-    unpacked = unpack_checkpoint(raw)
-    if unpacked is None:
+    digest, content = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
+    if hashlib.sha256(SALT + content).digest() != digest:
         raise ValueError("its content does not match its digest")
     try:  # weights_only: no code comes from a file
-        state = torch.load(io.BytesIO(unpacked[1]), map_location="cpu", weights_only=True)
+        buffer = io.BytesIO(content[EPOCH_BYTES:])
+        state = torch.load(buffer, map_location="cpu", weights_only=True)
         owner = state.pop("run_id", name)  # checkpoints of earlier versions do not say
     except MemoryError:
         raise

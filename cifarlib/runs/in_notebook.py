@@ -37,11 +37,6 @@ class Stopped(KeyboardInterrupt):
         return [str(self)]
 
 
-# ---------------------------------------------------------------------------------------------
-# The missing runs of a chapter
-# ---------------------------------------------------------------------------------------------
-
-
 def complete(
     results: Results, stages: Sequence[str] | None, *, train: bool, budget: str, device: str
 ) -> Results:
@@ -102,11 +97,6 @@ def _estimate(conditions: Sequence[Condition], records: Iterable[RunRecord], dev
     known = {(c.config.model.name, c.config.precision) for c in conditions} <= prices.rates.keys()
     source = "recorded runs" if known else "the usual speed of such a machine"
     return f"about {duration(seconds)}, estimated from {source}"
-
-
-# ---------------------------------------------------------------------------------------------
-# Training in a cell
-# ---------------------------------------------------------------------------------------------
 
 
 def train_missing(

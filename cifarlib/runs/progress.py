@@ -16,11 +16,6 @@ from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore
 from cifarlib.study import Condition
 
-# ---------------------------------------------------------------------------------------------
-# What is there and what is missing
-# ---------------------------------------------------------------------------------------------
-
-
 DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
 
 
@@ -74,10 +69,6 @@ def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageSta
         rows.append(StageStatus(stage, len(members), done, running, left))
     return rows
 
-
-# ---------------------------------------------------------------------------------------------
-# What a run costs
-# ---------------------------------------------------------------------------------------------
 
 DEFAULT_GFLOPS = {
     "cpu": {"fp32": 240.0, "bf16": 480.0},  # a whole machine of two cores

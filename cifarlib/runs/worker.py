@@ -194,11 +194,6 @@ def _device_works(name: str) -> bool:
     return device.type != "cuda" or lanes.card(device).works()
 
 
-# ---------------------------------------------------------------------------------------------
-# A run
-# ---------------------------------------------------------------------------------------------
-
-
 class Checkpointer:
     """Says after each epoch how far a run is, and writes its checkpoint when one is due.
 
