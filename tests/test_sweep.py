@@ -49,7 +49,7 @@ from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
 from cifarlib.runs import checkpoints, describe, executors, locks, sweep, worker
 from cifarlib.runs.budget import BORDER, Budget
-from cifarlib.runs.executors import LANES
+from cifarlib.runs.executors import LANES, Outcome
 from cifarlib.runs.progress import checkpoint_epoch, parse_budget
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import SAFETY, RunJob, Settings
@@ -418,6 +418,14 @@ def test_a_budget_begins_runs_on_a_gpu_without_records(made_up, tmp_path, monkey
     first = said.getvalue().splitlines()[0]
     assert first.startswith("1 of 9 runs are recorded; 8 to go, workers: 8, about ")
     assert first.endswith(" min")
+
+
+def test_a_budget_shorter_than_an_epoch_is_said_to_be_too_short():
+    """Repeating it would never get anywhere."""
+    outcome = Outcome(stopped=["stage1-daa1/13"])
+    assert "before an epoch ended, so nothing is kept; name a longer one" in outcome.say_left("4m")
+    for more in ({"epochs": 1}, {"done": 1}, {"stopped": [], "left": ["stage1-daa1/9"]}):
+        assert "longer" not in replace(outcome, **more).say_left("4m")
 
 
 @pytest.mark.parametrize("text", ["soon", "9 minutes", "-5s", "0m", "5", "1e3s"])

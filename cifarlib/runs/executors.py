@@ -29,6 +29,7 @@ class Outcome:
     """What a sweep did."""
 
     done: int = 0
+    epochs: int = 0  # that ended, of whichever runs
     stopped: list[str] = field(default_factory=list)  # begun and out of time: checkpoint kept
     left: list[str] = field(default_factory=list)  # not begun, since they would not have ended
     seconds_left: float = 0.0  # of this machine, for what was stopped and left
@@ -40,8 +41,10 @@ class Outcome:
         """What a budget of time left undone; nothing where all was done."""
         if not (self.stopped or self.left):
             return ""
+        short = self.stopped and not (self.done or self.epochs)
+        lost = " before an epoch ended, so nothing is kept; name a longer one" if short else ""
         return (
-            f"the budget of {budget} is used: {self.done} done, {len(self.stopped)} stopped on the "
+            f"the budget of {budget} is used{lost}: {self.done} done, {len(self.stopped)} stopped on the "
             f"way, {len(self.left)} not begun, about {duration(self.seconds_left)} left"
         )
 
@@ -119,6 +122,7 @@ class Executor(abc.ABC):
         """Take down a message about a running job; whether the job has ended with it."""
         match message.kind:
             case "epoch":
+                self.outcome.epochs += 1
                 self.display.epoch(job, message.epoch, message.accuracy)
             case "images":
                 self.display.advance(job, message.images)
