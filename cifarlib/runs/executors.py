@@ -44,8 +44,8 @@ class Outcome:
         short = self.stopped and not (self.done or self.epochs)
         lost = " before an epoch ended, so nothing is kept; name a longer one" if short else ""
         return (
-            f"the budget of {budget} is used{lost}: {self.done} done, {len(self.stopped)} stopped on the "
-            f"way, {len(self.left)} not begun, about {duration(self.seconds_left)} left"
+            f"the budget of {budget} is used{lost}: {self.done} done, {len(self.stopped)} stopped "
+            f"on the way, {len(self.left)} not begun, about {duration(self.seconds_left)} left"
         )
 
 
