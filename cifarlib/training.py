@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cifarlib import augment, metrics, schedules
+from cifarlib import metrics, resampling, schedules, transforms
 from cifarlib.config import SPLITS, RunConfig, SplitName
 from cifarlib.convolution import use_matrix_products
 from cifarlib.errors import RunError
@@ -94,10 +94,10 @@ class Feed:
         self.resize = (
             None
             if config.resize is None
-            else augment.Resize(config.resize.size, config.resize.crop, config.resize.method)
+            else resampling.Resize(config.resize.size, config.resize.crop, config.resize.method)
         )
 
-    def plan(self, epoch: int) -> tuple[Tensor, augment.Draws]:
+    def plan(self, epoch: int) -> tuple[Tensor, transforms.Draws]:
         """One epoch's order of the training images, int64 (n,), and the draws of each image."""
         count = len(self.inputs.train)
         if self.config.protocol.shuffle:
@@ -136,10 +136,10 @@ class Feed:
             part = slice(start, start + EVALUATION_BATCH)
             yield self.view(images.images[part], draws[part] if draws else None)
 
-    def draw(self, count: int, purpose: str, epoch: int) -> augment.Draws:
+    def draw(self, count: int, purpose: str, epoch: int) -> transforms.Draws:
         """The random numbers of a whole set, for one purpose in one epoch."""
         settings = self.config.augmentation.model_dump(exclude={"padding_mode", "alternating_flip"})
-        return augment.draw(
+        return transforms.draw(
             count,
             **settings,
             margin=self.resize.size - self.resize.crop if self.resize else 0,
@@ -147,11 +147,11 @@ class Feed:
             generator=_generator(self.config, purpose, epoch),
         ).to(self.inputs.train.labels.device)
 
-    def view(self, images: Tensor, draws: augment.Draws | None) -> Tensor:
+    def view(self, images: Tensor, draws: transforms.Draws | None) -> Tensor:
         """What the network sees of images: augmented by their draws, or as they are."""
         settings = self.config.augmentation
         if draws is not None:
-            images = augment.augment(
+            images = transforms.augment(
                 images,
                 draws,
                 padding=settings.padding,
@@ -159,12 +159,12 @@ class Feed:
                 resize=self.resize,
             )
         elif self.resize is not None:
-            images = augment.resize_and_centre_crop(images, self.resize)
-        images = augment.normalize(
+            images = resampling.resize_and_centre_crop(images, self.resize)
+        images = transforms.normalize(
             images, self.inputs.mean, self.inputs.std, channels_last=self.channels_last
         )
         if draws is not None and draws.cut is not None:
-            images = augment.cut_out(images, draws.cut, settings.cutout)
+            images = transforms.cut_out(images, draws.cut, settings.cutout)
         return images
 
 
@@ -181,7 +181,7 @@ def first_model(config: RunConfig, inputs: Inputs) -> nn.Module:
         images = inputs.train.images[:WHITENING_IMAGES].cpu()
         whiten_stem(
             model,
-            augment.normalize(images, inputs.mean, inputs.std),
+            transforms.normalize(images, inputs.mean, inputs.std),
             frozen=config.model.whitening.frozen,
         )
     return model

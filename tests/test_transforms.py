@@ -5,19 +5,18 @@ import pytest
 import torch
 import torchvision.transforms.functional as reference
 from PIL import Image
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
 
-from cifarlib import augment
+from cifarlib import resampling, transforms
 
 METHODS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 DAA1 = {"rotation_degrees": 0.0, "rotation_probability": 0.0, "padding": 4, "flip_probability": 0.5}
 DAA2 = DAA1 | {"rotation_degrees": 15.0, "rotation_probability": 0.5}
 
 
-def draw(count: int, settings: dict, seed: int = 0, margin: int = 0) -> augment.Draws:
+def draw(count: int, settings: dict, seed: int = 0, margin: int = 0) -> transforms.Draws:
     generator = torch.Generator().manual_seed(seed)
-    return augment.draw(count, **settings, margin=margin, generator=generator)
+    return transforms.draw(count, **settings, margin=margin, generator=generator)
 
 
 def make_images(count: int, size: int = 32) -> torch.Tensor:
@@ -98,7 +97,7 @@ def test_nothing_random():
     draws = draw(50, settings)
     assert not torch.stack([draws.angles, draws.top, draws.left, draws.flip]).any()
     batch = make_images(50)
-    assert torch.equal(augment.augment(batch, draws, padding=0), batch)
+    assert torch.equal(transforms.augment(batch, draws, padding=0), batch)
 
 
 def test_a_kind_of_draw_does_not_depend_on_the_others():
@@ -112,30 +111,30 @@ def test_a_kind_of_draw_does_not_depend_on_the_others():
 # -- augmentation -----------------------------------------------------------------------------
 
 
-def augment_by_torchvision(images: torch.Tensor, draws: augment.Draws, padding: int):
+def crop_and_flip_by_torchvision(images: torch.Tensor, draws: transforms.Draws, size: int):
     """Each image by itself with the same random numbers."""
     results = []
     for k, image in enumerate(images):
-        if angle := draws.angles[k].item():
-            image = reference.rotate(image, angle, InterpolationMode.NEAREST)
-        image = reference.pad(image, [padding])
-        image = reference.crop(image, int(draws.top[k]), int(draws.left[k]), *images.shape[-2:])
+        image = reference.crop(image, int(draws.top[k]), int(draws.left[k]), size, size)
         results.append(reference.hflip(image) if draws.flip[k] else image)
     return torch.stack(results)
 
 
-@pytest.mark.parametrize("padding", [0, 4, 16])
-def test_padding_crop_and_flip_are_torchvisions(images, padding):
+@pytest.mark.parametrize(
+    ("padding", "mode"), [(0, "black"), (4, "black"), (16, "black"), (3, "reflect")]
+)
+def test_padding_crop_and_flip_are_torchvisions(images, padding, mode):
     draws = draw(len(images), DAA1 | {"padding": padding})
-    ours = augment.augment(images, draws, padding=padding)
+    ours = transforms.augment(images, draws, padding=padding, padding_mode=mode)
+    padded = reference.pad(images, [padding], padding_mode={"black": "constant"}.get(mode, mode))
     assert ours.dtype == torch.uint8
-    assert torch.equal(ours, augment_by_torchvision(images, draws, padding))
+    assert torch.equal(ours, crop_and_flip_by_torchvision(padded, draws, 32))
 
 
 def test_rotation_is_torchvisions(images):
     angles = torch.linspace(-180, 180, len(images))
     angles[:4] = torch.tensor([45.0, 90.0, -90.0, 180.0])
-    ours = augment.rotate(images, angles)
+    ours = transforms.rotate(images, angles)
     expected = torch.stack(
         [reference.rotate(i, a.item()) for i, a in zip(images, angles, strict=True)]
     )
@@ -145,7 +144,7 @@ def test_rotation_is_torchvisions(images):
 
 def test_rotation_is_pillows(images):
     angles = draw(len(images), DAA2 | {"rotation_probability": 1.0}).angles
-    ours = augment.rotate(images, angles)
+    ours = transforms.rotate(images, angles)
     expected = from_pil(
         [reference.rotate(to_pil(i), a.item()) for i, a in zip(images, angles, strict=True)]
     )
@@ -155,50 +154,41 @@ def test_rotation_is_pillows(images):
 def test_rotation_leaves_the_others_and_its_input_alone(images):
     angles = draw(len(images), DAA2).angles
     before = images.clone()
-    ours = augment.rotate(images, angles)
+    ours = transforms.rotate(images, angles)
     assert torch.equal(ours[angles == 0], images[angles == 0])
     assert torch.equal(images, before)
     # What an accelerator does, rotating all of them, gives the same.
-    assert torch.equal(augment._rotate(images, angles), ours)
+    assert torch.equal(transforms._rotate(images, angles), ours)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resize_crop_and_flip_are_torchvisions(images, method):
-    resize, padding = augment.Resize(64, 56, method), 2
+    resize, padding = resampling.Resize(64, 56, method), 2
     settings = DAA2 | {"padding": padding}
     batch, draws = images[:40], draw(40, settings, margin=8)
-    ours = augment.augment(batch, draws, padding=padding, resize=resize)
-    enlarged = resize_by_pillow(augment.rotate(batch, draws.angles), 64, method)
-    enlarged = reference.pad(enlarged, [padding])
-    for k, image in enumerate(enlarged):
-        image = reference.crop(image, int(draws.top[k]), int(draws.left[k]), 56, 56)
-        assert torch.equal(ours[k], reference.hflip(image) if draws.flip[k] else image)
+    ours = transforms.augment(batch, draws, padding=padding, resize=resize)
+    enlarged = resize_by_pillow(transforms.rotate(batch, draws.angles), 64, method)
+    padded = reference.pad(enlarged, [padding])
+    assert torch.equal(ours, crop_and_flip_by_torchvision(padded, draws, 56))
 
 
-@pytest.mark.parametrize("resize", [None, augment.Resize(73, 64, "lanczos")])
+@pytest.mark.parametrize("resize", [None, resampling.Resize(73, 64, "lanczos")])
 def test_images_do_not_depend_on_the_batches(images, resize):
     margin = 9 if resize else 0
     draws = draw(len(images), DAA2, margin=margin)
-    whole = augment.augment(images, draws, padding=4, resize=resize)
+    whole = transforms.augment(images, draws, padding=4, resize=resize)
     parts = [slice(0, 101), torch.arange(101, len(images))]
-    halves = [augment.augment(images[p], draws[p], padding=4, resize=resize) for p in parts]
+    halves = [transforms.augment(images[p], draws[p], padding=4, resize=resize) for p in parts]
     assert torch.equal(torch.cat(halves), whole)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("resize", [None, augment.Resize(73, 64, "lanczos")])
+@pytest.mark.parametrize("resize", [None, resampling.Resize(73, 64, "lanczos")])
 def test_devices_agree(images, resize):
     draws = draw(len(images), DAA2, margin=9 if resize else 0)
-    here = augment.augment(images, draws, padding=4, resize=resize)
-    there = augment.augment(images.cuda(), draws.to("cuda"), padding=4, resize=resize).cpu()
+    here = transforms.augment(images, draws, padding=4, resize=resize)
+    there = transforms.augment(images.cuda(), draws.to("cuda"), padding=4, resize=resize).cpu()
     assert share_equal(here, there) > (0.9999 if resize is None else 0.999)
-
-
-def test_centre_crop_is_torchvisions():
-    for size, crop in ((256, 224), (73, 64), (32, 32), (35, 32)):
-        batch = make_images(2, size)
-        expected = reference.center_crop(batch, [crop])
-        assert torch.equal(augment.centre_crop(batch, crop), expected)
 
 
 # -- resizing ---------------------------------------------------------------------------------
@@ -207,14 +197,15 @@ def test_centre_crop_is_torchvisions():
 @pytest.mark.parametrize("size", [256, 33, 7])
 @pytest.mark.parametrize("method", METHODS)
 def test_resize_is_pillows(images, method, size):
-    ours = augment.resize(images[:20], size, method)
+    ours = resampling.resize_and_centre_crop(images[:20], resampling.Resize(size, size, method))
     assert ours.dtype == torch.uint8
     assert torch.equal(ours, resize_by_pillow(images[:20], size, method))
 
 
 def test_resize_of_an_oblong_image():
     batch = make_images(6, 40)[..., :24]
-    assert torch.equal(augment.resize(batch, 50, "bicubic"), resize_by_pillow(batch, 50, "bicubic"))
+    ours = resampling.resize_and_centre_crop(batch, resampling.Resize(50, 50, "bicubic"))
+    assert torch.equal(ours, resize_by_pillow(batch, 50, "bicubic"))
 
 
 # -- normalising ------------------------------------------------------------------------------
@@ -223,8 +214,8 @@ def test_resize_of_an_oblong_image():
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_normalize_is_torchvisions(images, channels_last):
     mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(mean, std)])
-    ours = augment.normalize(images[:20], mean, std, channels_last=channels_last)
+    transform = Compose([ToTensor(), Normalize(mean, std)])
+    ours = transforms.normalize(images[:20], mean, std, channels_last=channels_last)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     assert ours.is_contiguous(memory_format=memory_format)
     assert ours.dtype == torch.float32
@@ -238,14 +229,14 @@ def test_resized_statistics_are_those_of_pillows_images(method):
     pixels = resized.numpy().astype(np.int32)
     mean = pixels.mean((0, 2, 3)) / 255
     std = np.sqrt((pixels**2).mean((0, 2, 3)) / 255**2 - mean**2)
-    mean_of_ours, std_of_ours = augment.resized_statistics(batch, size, crop, method)
+    mean_of_ours, std_of_ours = resampling.resized_statistics(batch, size, crop, method)
     np.testing.assert_allclose(mean_of_ours, mean, rtol=1e-12)
     np.testing.assert_allclose(std_of_ours, std, rtol=1e-12)
 
 
 def test_resized_statistics_of_all_training_images(cifar10):
     """Table II, nearest; Listing 4 gives the same numbers with the rounding of float32."""
-    mean, std = augment.resized_statistics(cifar10, 256, 224, "nearest")
+    mean, std = resampling.resized_statistics(cifar10, 256, 224, "nearest")
     assert mean.dtype == std.dtype == torch.float64
     np.testing.assert_allclose(mean, [0.488720, 0.475235, 0.439246], atol=5e-7)
     np.testing.assert_allclose(std, [0.243068, 0.239364, 0.255938], atol=5e-7)
@@ -254,22 +245,11 @@ def test_resized_statistics_of_all_training_images(cifar10):
 # -- past the paper ---------------------------------------------------------------------------
 
 
-def test_reflected_padding_is_torchvisions():
-    images, draws = make_images(40), draw(40, DAA1 | {"padding": 3})
-    ours = augment.augment(images, draws, padding=3, padding_mode="reflect")
-    padding = transforms.Pad(3, padding_mode="reflect")
-    for image, mine, top, left, flip in zip(
-        images, ours, draws.top, draws.left, draws.flip, strict=True
-    ):
-        expected = reference.crop(padding(image), int(top), int(left), 32, 32)
-        assert torch.equal(mine, reference.hflip(expected) if flip else expected)
-
-
 @pytest.mark.parametrize("size", [1, 8, 9, 32])
 def test_a_cutout_is_a_square_of_zeros_that_the_edge_may_cut(size):
     images = torch.ones(4, 3, 32, 32)
     centres = torch.tensor([[16, 16], [0, 0], [31, 31], [5, 30]])
-    cut = augment.cut_out(images, centres, size)
+    cut = transforms.cut_out(images, centres, size)
     assert images.all()
     for image, (row, column) in zip(cut, centres.tolist(), strict=True):
         top, left = row - size // 2, column - size // 2
@@ -288,5 +268,5 @@ def test_centres_of_cutouts_are_everywhere_and_change_no_other_draw():
     for name in ("angles", "top", "left", "flip"):
         assert torch.equal(getattr(with_cut, name), getattr(without, name))
     generator = torch.Generator().manual_seed(0)
-    small = augment.draw(2000, **DAA2, cutout=8, size=20, generator=generator)
+    small = transforms.draw(2000, **DAA2, cutout=8, size=20, generator=generator)
     assert small.cut.max() == 19
