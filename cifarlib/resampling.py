@@ -3,7 +3,6 @@
 Images are uint8 tensors (b, 3, height, width).
 """
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from cifarlib.data import moments
 
 
 class Resize(NamedTuple):
@@ -113,7 +114,9 @@ def resized_statistics(images: Tensor, size: int, crop: int, method: str) -> tup
             sums = sum(parts, torch.zeros((2, 3), dtype=torch.float64))
     finally:
         torch.set_num_threads(threads)
-    return _moments(sums.tolist(), len(images) * crop * crop)
+    whole = ([int(value) for value in row] for row in sums.tolist())
+    mean, std = moments(*whole, len(images) * crop * crop)
+    return torch.from_numpy(mean), torch.from_numpy(std)
 
 
 def _sums(images: Tensor, vertical: Tensor, horizontal: Tensor, counts: Tensor | None) -> Tensor:
@@ -134,12 +137,3 @@ def _sums(images: Tensor, vertical: Tensor, horizontal: Tensor, counts: Tensor |
             norms = torch.linalg.vector_norm(pixels, dim=(2, 3))
             sums[1] += norms.square().round().sum(0)
     return sums.cpu()
-
-
-def _moments(sums: list[list[float]], pixels: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation from sums of values and of squares, each a whole number."""
-    means, deviations = [], []
-    for total, squares in zip(*((int(s) for s in row) for row in sums), strict=True):
-        means.append(total / (pixels * 255))
-        deviations.append(math.sqrt((pixels * squares - total**2) / (pixels * 255) ** 2))
-    return torch.tensor(means, dtype=torch.float64), torch.tensor(deviations, dtype=torch.float64)
