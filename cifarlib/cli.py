@@ -347,28 +347,24 @@ def _export(options: Options) -> int:
 
 
 def _status(options: Options) -> int:
-    from cifarlib.runs.progress import StageStatus, duration, status
+    from cifarlib.runs.progress import duration, status
 
     results = _open_and_tell(options)
-    rows = status(results.conditions, results.store)
-    counts = ("conditions", "done", "running", "pending")
+    table = {
+        row.stage: [row.conditions, row.done, row.running, row.pending, round(row.seconds_left, 1)]
+        for row in status(results.conditions, results.store)
+    }
+    names = ("conditions", "done", "running", "pending")
     if options.json:
-        content = {
-            row.stage: {key: getattr(row, key) for key in counts}
-            | {"seconds_left": round(row.seconds_left, 1)}
-            for row in rows
-        }
-        print(json.dumps(content, indent=2))
+        keys = (*names, "seconds_left")
+        rows = {stage: dict(zip(keys, row, strict=True)) for stage, row in table.items()}
+        print(json.dumps(rows, indent=2))
         return 0
-    sums = (
-        sum(getattr(row, key) for row in rows)
-        for key in ("conditions", "done", "running", "seconds_left")
-    )
+    table["all"] = [sum(column) for column in zip(*table.values(), strict=True)] or [0] * 5
     form = "{:<18}{:>12}{:>8}{:>9}{:>9}{:>12}".format
-    print(form("stage", *counts, "time left"))
-    for row in [*rows, StageStatus("all", *sums)]:
-        numbers = (getattr(row, key) for key in counts)
-        print(form(row.stage, *numbers, duration(row.seconds_left)))
+    print(form("stage", *names, "time left"))
+    for stage, (*counts, seconds) in table.items():
+        print(form(stage, *counts, duration(seconds)))
     if options.study in STUDIES and (kept := kept_studies(results.store.folder)):
         _tell(f"studies of your own (--study NAME): {', '.join(kept)}")
     return 0
@@ -513,7 +509,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cifarlib {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add(name: str, call, help: str, example: str, *shared) -> argparse.ArgumentParser:
+    def add(name: str, call, help: str, example: str, *shared, **defaults) -> Callable[..., Any]:
+        """A command; gives what adds options to it."""
         command = commands.add_parser(
             name,
             help=help,
@@ -522,8 +519,8 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             parents=shared,
         )
-        command.set_defaults(call=call)
-        return command
+        command.set_defaults(call=call, **defaults)
+        return command.add_argument
 
     several: Any = {"action": "append", "default": []}
     scale = (
@@ -554,101 +551,89 @@ def _parser() -> argparse.ArgumentParser:
     )
     machine = (device, threads, checkpoints, weights)
 
-    command = add("data", _data, "find, check or download a data set", "cifarlib data --download")
-    command.add_argument("--download", action="store_true", help="fetch it if it is missing")
-    command.add_argument("--name", default="cifar10", choices=tuple(DATASETS))
-    command.add_argument("--root", type=Path, metavar="DIR", help="folder to look in (data/)")
+    option = add("data", _data, "find, check or download a data set", "cifarlib data --download")
+    option("--download", action="store_true", help="fetch it if it is missing")
+    option("--name", default="cifar10", choices=tuple(DATASETS))
+    option("--root", type=Path, metavar="DIR", help="folder to look in (data/)")
 
     example = "cifarlib run stage1-daa1/13 --scale lite"
-    command = add("run", _run, "train one condition", example, study, *scale, *machine)
-    command.add_argument("condition", help="its name, or its run id")
-    command.set_defaults(workers=1, budget=None, executor="local", address=None)
+    local = {"workers": 1, "budget": None, "executor": "local", "address": None}
+    option = add("run", _run, "train one condition", example, study, *scale, *machine, **local)
+    option("condition", help="its name, or its run id")
 
     example = "cifarlib sweep --scale lite"
-    command = add(
+    option = add(
         "sweep", _sweep, "make the missing records", example, study, *scale, *machine, workers
     )
-    command.add_argument(
+    option(
         "--run",
         **several,
         metavar="NAME",
         help="only this condition, by name or run id (may be repeated; runs are trained in the "
         "order named, before those of any --stage)",
     )
-    command.add_argument("--stage", **several, help="only this stage (may be repeated)")
-    command.add_argument(
+    option("--stage", **several, help="only this stage (may be repeated)")
+    option(
         "--from",
         dest="from_",
         metavar="CONDITION",
         help="make a grid of your own, kept as a study: this condition with other settings",
     )
-    command.add_argument(
+    option(
         "--grid",
         **several,
         metavar="KEY=VALUES",
         help="a setting to vary, dropout=0,0.3 (may be repeated: every combination is trained)",
     )
-    command.add_argument("--seeds", default="", metavar="SEEDS", help="of a grid, 42,43,44")
-    command.add_argument("--name", default="", help="of a grid (made of its settings)")
-    command.add_argument(
+    option("--seeds", default="", metavar="SEEDS", help="of a grid, 42,43,44")
+    option("--name", default="", help="of a grid (made of its settings)")
+    option(
         "--budget",
         metavar="TIME",
         help="end within 540s, 9m or 2h: the most valuable runs first, long ones in slices",
     )
-    command.add_argument(
+    option(
         "--executor", default="local", choices=("local", "ray"), help="this machine, or a cluster"
     )
-    command.add_argument(
-        "--address", metavar="HOST:PORT", help="of the Ray cluster (this machine's own)"
-    )
+    option("--address", metavar="HOST:PORT", help="of the Ray cluster (this machine's own)")
 
     help = "take records that other build folders hold"
-    command = add("merge", _merge, help, "cifarlib merge other/smoke", study, *scale)
-    command.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="a build folder")
-    command.add_argument(
+    option = add("merge", _merge, help, "cifarlib merge other/smoke", study, *scale)
+    option("folders", nargs="+", type=Path, metavar="DIR", help="a build folder")
+    option(
         "--prefer",
         choices=("ours", "theirs"),
         help="which record to keep where two of one run differ (neither is changed otherwise)",
     )
 
-    command = add("report", _report, "render the report", "cifarlib report --scale lite", *scale)
-    command.add_argument(
+    option = add("report", _report, "render the report", "cifarlib report --scale lite", *scale)
+    option(
         "--only",
         **several,
         metavar="CHAPTER",
         help="only this chapter, such as stage1, as a page of its own (may be repeated)",
     )
-    command.add_argument(
+    option(
         "--study",
         default="",
         metavar="NAME",
         help="only this study of your own, by its name in the build folder or its YAML file",
     )
-    command.add_argument(
-        "--appendix", default="", metavar="NAME", help="end the report with such a study"
-    )
-    command.add_argument(
-        "-p", "--parameter", **several, metavar="NAME=VALUE", help="a notebook's parameter"
-    )
-    command.add_argument(
-        "--train", action="store_true", help="first train the runs that its chapters lack"
-    )
-    command.add_argument("--budget", metavar="TIME", help="stop that training after 540s, 9m or 2h")
+    option("--appendix", default="", metavar="NAME", help="end the report with such a study")
+    option("-p", "--parameter", **several, metavar="NAME=VALUE", help="a notebook's parameter")
+    option("--train", action="store_true", help="first train the runs that its chapters lack")
+    option("--budget", metavar="TIME", help="stop that training after 540s, 9m or 2h")
 
     help, example = "train stored runs again and compare", "cifarlib verify --sample 3"
-    command = add("verify", _verify, help, example, study, *scale, device, workers, weights)
-    command.add_argument(
-        "--sample", type=_whole(1), metavar="K", help="number of runs to sample (default: 3)"
-    )
-    command.add_argument(
-        "--seed", type=_whole(0), default=0, help="random seed for choosing runs (default: 0)"
-    )
-    command.add_argument("--run", **several, help="this one, by name or id (may be repeated)")
+    option = add("verify", _verify, help, example, study, *scale, device, workers, weights)
+    option("--sample", type=_whole(1), metavar="K", help="number of runs to sample (default: 3)")
+    option("--seed", type=_whole(0), default=0, help="random seed for choosing runs (default: 0)")
+    option("--run", **several, help="this one, by name or id (may be repeated)")
 
     help = "evaluate kept weights on CIFAR-10.1"
     example = "cifarlib generalise --scale lite --folder data/cifar-10.1"
-    command = add("generalise", _generalise, help, example, study, *scale, device)
-    command.add_argument(
+    option = add("generalise", _generalise, help, example, study, *scale, device)
+    option(
         "--folder",
         type=Path,
         metavar="DIR",
@@ -656,37 +641,37 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     help = "say what differs between two builds"
-    command = add("diff", _diff, help, "cifarlib diff build/lite other/lite")
-    command.add_argument("first", type=Path, help="a build folder, or a report.html")
-    command.add_argument("second", type=Path, help="another")
-    command.add_argument("--all", action="store_true", help="every change, not the first dozen")
+    option = add("diff", _diff, help, "cifarlib diff build/lite other/lite")
+    option("first", type=Path, help="a build folder, or a report.html")
+    option("second", type=Path, help="another")
+    option("--all", action="store_true", help="every change, not the first dozen")
 
     help = "pack records, report and program into one RO-Crate zip"
-    command = add("export", _export, help, "cifarlib export --scale lite --to study.zip", *scale)
-    command.add_argument("--to", type=Path, metavar="FILE.zip", help="(cifarlib-SCALE.zip there)")
+    option = add("export", _export, help, "cifarlib export --scale lite --to study.zip", *scale)
+    option("--to", type=Path, metavar="FILE.zip", help="(cifarlib-SCALE.zip there)")
 
     help, example = "measure how fast it is", "cifarlib bench --part throughput"
-    command = add("bench", _bench, help, example, device)
-    command.add_argument("--part", action="append", help="only this part (may be repeated)")
-    command.add_argument("--images", type=_whole(1), default=6300, help="in each measurement")
-    command.add_argument("--repeats", type=_whole(1), default=3, help="the median counts")
-    command.add_argument(
+    option = add("bench", _bench, help, example, device)
+    option("--part", action="append", help="only this part (may be repeated)")
+    option("--images", type=_whole(1), default=6300, help="in each measurement")
+    option("--repeats", type=_whole(1), default=3, help="the median counts")
+    option(
         "--seconds", type=_whole(1), metavar="N", help="time to measure a GPU for (default: 600)"
     )
-    command.add_argument("--out", type=Path, default=paths.BENCH, metavar="DIR", help="build/bench")
+    option("--out", type=Path, default=paths.BENCH, metavar="DIR", help="build/bench")
 
     help = "say what is done and left"
-    command = add("status", _status, help, "cifarlib status --json", study, *scale)
-    command.add_argument("--json", action="store_true", help="for scripts")
+    option = add("status", _status, help, "cifarlib status --json", study, *scale)
+    option("--json", action="store_true", help="for scripts")
 
     help = "check a study of your own"
-    command = add("study", _check_study, help, "cifarlib study check my.yaml", *scale)
-    command.add_argument("action", choices=["check"], help="list its conditions and their cost")
-    command.add_argument("study", metavar="FILE", help="a YAML file, or a study's name")
+    option = add("study", _check_study, help, "cifarlib study check my.yaml", *scale)
+    option("action", choices=["check"], help="list its conditions and their cost")
+    option("study", metavar="FILE", help="a YAML file, or a study's name")
 
     help = "say why a run is not recorded"
-    command = add("why", _why, help, "cifarlib why stage1-daa1/13", study, *scale)
-    command.add_argument("run", help="a condition's name, or a run id")
+    option = add("why", _why, help, "cifarlib why stage1-daa1/13", study, *scale)
+    option("run", help="a condition's name, or a run id")
     return parser
 
 

@@ -206,8 +206,7 @@ def load_study(study: Path | str | None = None) -> Study:
 
 def scale_names() -> list[str]:
     """The scales that ``params/`` offers."""
-    known = {"smoke", "lite", "full"}
-    return sorted(known | {p.stem for p in list_folder(paths.PARAMS, ".yaml")} - STUDIES.keys())
+    return sorted({p.stem for p in list_folder(paths.PARAMS, ".yaml")} - STUDIES.keys())
 
 
 def split_overrides(overrides: str | typing.Sequence[str]) -> tuple[str, ...]:
