@@ -89,7 +89,7 @@ def _data(options: Options) -> int:
         data.download(options.name, root=options.root)
     if options.root:
         os.environ["CIFAR10_ROOT"] = str(options.root)
-    folder = data.find(options.name, reread=True)
+    folder = data.find(options.name)
     train, test = data.load(options.name)
     mean, std = data.channel_statistics(train.images)
     print(f"{DATASETS[options.name].title} in {folder}: every MD5 is right")

@@ -7,7 +7,6 @@ stand-in set is generated into ``data/`` when it is first asked for.
 
 import contextlib
 import hashlib
-import json
 import math
 import pickle
 import tempfile
@@ -15,12 +14,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cifarlib import paths, synthetic
-from cifarlib.checking import named_folder, open_file, parse_json, read_bytes
+from cifarlib.checking import named_folder, read_bytes
 from cifarlib.config import DATASETS, DataConfig, DatasetInfo
 from cifarlib.errors import DataError
 
@@ -30,7 +28,6 @@ CIFAR10_MD5 = "c58f30108f718f92721af3b95e74349a"  # of the archive, published on
 SHAPE = (3, 32, 32)  # channels, rows, columns
 BLOCK = 1 << 20  # bytes read at a time
 TIMEOUT = 30  # s without an answer
-VERIFIED = ".verified.json"
 
 
 @dataclass(frozen=True)
@@ -58,23 +55,24 @@ class Splits:
 # ---------------------------------------------------------------------------------------------
 
 
-def find(name: str, *, reread: bool = False) -> Path:
+def find(name: str) -> Path:
     """The folder of a data set, every file of it verified; the stand-in set is made if missing.
 
-    ``reread`` trusts no earlier verification. Raises ``DataError`` when the set is missing, or one
-    of its files is missing or damaged.
+    Raises ``DataError`` when the set is missing, or one of its files is missing or damaged.
     """
-    info = _info(name)
+    folder = _find(_info(name))
+    verify(_info(name), folder)
+    return folder
+
+
+def _find(info: DatasetInfo) -> Path:
     folder, places = _locate(info)
-    if folder is None and not info.real:
-        folder = _put(info, places[-1], synthetic.write)
-    if folder is None:
+    if folder is None and info.real:
         looked = " or ".join(map(str, places))
         raise DataError(
             f"{info.title} was not found at {looked}; `cifarlib data --download` fetches it"
         )
-    verify(info, folder, reread=reread)
-    return folder
+    return folder or _put(info, places[-1], synthetic.write)
 
 
 def _info(name: str) -> DatasetInfo:
@@ -101,56 +99,34 @@ def _locate(info: DatasetInfo) -> tuple[Path | None, list[Path]]:
 # ---------------------------------------------------------------------------------------------
 
 
-def verify(info: DatasetInfo, folder: Path, *, reread: bool = False) -> None:
-    """Compare every file's MD5 with the pinned one; raises ``DataError`` at the first that differs.
+def verify(info: DatasetInfo, folder: Path) -> None:
+    """Compare every file's MD5 with the pinned one.
 
-    What was verified is remembered beside the files by size and modification time, so that each
-    file is read once, unless it is to be ``reread``: both may be those of a file that was changed.
-    Where the folder is read-only nothing is remembered.
+    Raises ``DataError`` at the first that is missing, cannot be read or differs.
     """
-    remembered = {} if reread else _read_verified(folder)
-    verified = {}
-    for name, expected in info.files.items():
-        path = folder / name
-        try:
-            status = path.stat()
-            seen = [status.st_size, status.st_mtime_ns, expected]
-            found = expected if remembered.get(name) == seen else _md5(path)
-        except FileNotFoundError as error:
-            raise DataError(f"{path} is missing; {_mend(info, folder)}") from error
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
-        if found != expected:
-            raise DataError(
-                f"{path} is damaged: its MD5 is {found} ({status.st_size} bytes) instead of "
-                f"{expected}; {_mend(info, path)}"
-            )
-        verified[name] = seen
-    if verified != remembered:
-        with contextlib.suppress(OSError):  # a read-only folder is verified each time
-            (folder / VERIFIED).write_text(json.dumps(verified, indent=1), encoding="utf-8")
+    for name in info.files:
+        _read_verified(info, folder / name)
 
 
-def _mend(info: DatasetInfo, broken: Path) -> str:
-    if not info.real:
-        return "delete the folder, it is generated again"
-    if broken.is_dir():
-        return "`cifarlib data --download` fetches it"
-    return "delete it and run `cifarlib data --download`"
-
-
-def _md5(path: Path) -> str:
-    with open_file(path) as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def _read_verified(folder: Path) -> dict[str, list[Any]]:
-    """File name → size, modification time (ns), MD5; empty when there is no usable memory."""
+def _read_verified(info: DatasetInfo, path: Path) -> bytes:
+    """The content of one file of a data set, which is known by its MD5."""
+    expected = info.files[path.name]
+    again = "delete the folder, it is generated again"
     try:
-        content = parse_json(read_bytes(folder / VERIFIED))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        content = read_bytes(path)
+    except FileNotFoundError as error:
+        cure = "`cifarlib data --download` fetches it" if info.real else again
+        raise DataError(f"{path} is missing; {cure}") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        cure = "delete it and run `cifarlib data --download`" if info.real else again
+        raise DataError(
+            f"{path} is damaged: its MD5 is {found} ({len(content)} bytes) instead of {expected}; "
+            f"{cure}"
+        )
+    return content
 
 
 # ---------------------------------------------------------------------------------------------
@@ -177,7 +153,7 @@ def download(
         return find(name)
     target = Path(root) / info.folder if root else _locate(info)[0] or paths.DATA / info.folder
     with contextlib.suppress(DataError):
-        verify(info, target, reread=True)
+        verify(info, target)
         return target
     return _put(info, target, lambda folder: _fetch(info, folder, url, md5, progress))
 
@@ -271,59 +247,18 @@ def _move(source: Path, target: Path) -> None:
 def load(name: str) -> tuple[Images, Images]:
     """All training images, in the order of the files, and all test images."""
     info = _info(name)
-    folder = find(name)
-    return _read_images(folder, info.train_files), _read_images(folder, info.test_files)
+    folder = _find(info)
+    return _read_images(info, folder, info.train_files), _read_images(info, folder, info.test_files)
 
 
-def _read_images(folder: Path, names: dict[str, str]) -> Images:
-    batches = [read_batch(folder / name) for name in names]
-    return Images(
-        np.concatenate([batch.images for batch in batches]),
-        np.concatenate([batch.labels for batch in batches]),
-    )
-
-
-def read_batch(path: Path) -> Images:
-    """The images of one batch file; raises ``DataError`` for anything that is not such a file."""
-    try:
-        with open_file(path) as file:
-            content = _BatchUnpickler(file, encoding="bytes").load()
-        pixels, labels = content[b"data"], np.array(content[b"labels"], dtype=np.int64)
-        if isinstance(pixels, bytes):
-            pixels = np.frombuffer(pixels, dtype=np.uint8)
-        images = np.array(pixels, dtype=np.uint8, order="C").reshape(-1, *SHAPE)
-        if labels.shape != (len(images),) or not np.isin(labels, np.arange(10)).all():
-            raise ValueError("its labels do not fit its images")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    except MemoryError as error:
-        raise DataError(f"{path} cannot be read: memory is short; end other programs") from error
-    except Exception as error:  # unpickling damaged bytes may raise anything
-        raise DataError(f"{path} is no batch of images: {error or type(error).__name__}") from error
-    return Images(images, labels)
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    """Makes arrays and plain values, and refuses every other name: no code comes from a file."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        allowed = {
-            ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-            ("_codecs", "encode"): _encode,
-        }
-        if (module, name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused")
-        return allowed[module, name]
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """How Python 3 writes bytes in Python 2's pickles."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}, which is refused")
-    return text.encode("latin1")
+def _read_images(info: DatasetInfo, folder: Path, names: Iterable[str]) -> Images:
+    # Unpickled is only what has the pinned MD5: no code comes from another file.
+    batches = [
+        pickle.loads(_read_verified(info, folder / name), encoding="bytes") for name in names
+    ]
+    pixels = [np.frombuffer(batch[b"data"], dtype=np.uint8) for batch in batches]
+    labels = [np.array(batch[b"labels"], dtype=np.int64) for batch in batches]
+    return Images(np.concatenate(pixels).reshape(-1, *SHAPE), np.concatenate(labels))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ def generated(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def standin(generated) -> tuple[data.Images, data.Images]:
     info, folder = DATASETS["synthetic"], generated / DATASETS["synthetic"].folder
-    return data._read_images(folder, info.train_files), data._read_images(folder, info.test_files)
+    return tuple(
+        data._read_images(info, folder, names) for names in (info.train_files, info.test_files)
+    )
 
 
 @pytest.fixture
@@ -111,58 +113,13 @@ def test_an_unknown_data_set_is_refused():
         data.find("cifar100")
 
 
-def test_files_are_read_once_until_they_change(tiny, monkeypatch):
-    folder = unpack(tiny, paths.DATA)
-    read = []
-    md5 = data._md5
-    monkeypatch.setattr(data, "_md5", lambda path: read.append(path.name) or md5(path))
-    data.find("cifar10")
-    assert sorted(read) == ["data_batch_1", "test_batch"]
-    data.find("cifar10")
-    assert len(read) == 2
-    os.utime(folder / "test_batch", ns=(1, 1))
-    data.find("cifar10")
-    assert read[2:] == ["test_batch"]
-    assert sorted(p.name for p in folder.iterdir()) == [data.VERIFIED, "data_batch_1", "test_batch"]
-
-
-def test_a_changed_file_of_the_same_size_and_time_is_found_where_files_are_reread(tiny):
-    folder = unpack(tiny, paths.DATA)
-    data.find("cifar10")
-    file = folder / "test_batch"
-    content, before = file.read_bytes(), file.stat()
-    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(DataError, match="test_batch is damaged"):
-        data.find("cifar10", reread=True)
-
-
-@pytest.mark.parametrize("memory", ["[" * 100_000, "[1]", "\0"])
-def test_a_memory_that_is_none_is_forgotten(tiny, memory):
-    folder = unpack(tiny, paths.DATA)
-    (folder / data.VERIFIED).write_text(memory)
-    assert data.find("cifar10") == folder
-
-
-def test_a_folder_that_cannot_be_written_is_verified_all_the_same(tiny, monkeypatch):
-    folder = unpack(tiny, paths.DATA)
-
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "write_text", refuse)
-    assert data.find("cifar10") == folder
-    assert not (folder / data.VERIFIED).exists()
-
-
 def test_a_damaged_file_is_named_with_both_checksums_and_the_cure(tiny):
     path = unpack(tiny, paths.DATA) / "test_batch"
-    data.find("cifar10")
     expected = DATASETS["cifar10"].test_files["test_batch"]
     path.write_bytes(path.read_bytes()[:-100])
     found = hashlib.md5(path.read_bytes()).hexdigest()
     with pytest.raises(DataError) as caught:
-        data.find("cifar10")
+        data.load.__wrapped__("cifar10")
     for part in (str(path), expected, found, "delete it and run `cifarlib data --download`"):
         assert part in str(caught.value)
 
@@ -182,9 +139,6 @@ def test_what_is_no_file_is_named(tiny, make, told, at_once):
     make(path)
     with pytest.raises(DataError, match=told):
         data.find("cifar10")
-    if path.is_fifo():
-        with pytest.raises(DataError, match=told):
-            data.read_batch(path)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -232,7 +186,7 @@ def test_a_download_is_put_into_place(tiny, server):
     folder = fetch(server, tiny.read_bytes())
     assert folder == paths.DATA / DATASETS["cifar10"].folder == data.find("cifar10")
     assert [p.name for p in paths.DATA.iterdir()] == [folder.name]
-    assert len(data.read_batch(folder / "test_batch")) == 5
+    assert [len(images) for images in data.load.__wrapped__("cifar10")] == [5, 5]
 
 
 def test_a_good_copy_is_left_alone(tiny, server):
@@ -247,8 +201,7 @@ def test_a_download_mends_the_copy_that_is_used(tiny, server, tmp_path, monkeypa
     (folder / "data_batch_1").unlink()
     (folder / "test_batch").write_bytes(b"damaged")
     assert fetch(server, tiny.read_bytes()) == folder == data.find("cifar10")
-    names = sorted(p.name for p in folder.iterdir())
-    assert names == [data.VERIFIED, "data_batch_1", "test_batch"]
+    assert sorted(p.name for p in folder.iterdir()) == ["data_batch_1", "test_batch"]
 
 
 @pytest.mark.parametrize("body", [b"<html>a captive portal</html>", None], ids=["page", "corrupt"])
@@ -301,35 +254,6 @@ def test_a_full_disk_is_named_and_leaves_nothing(tiny, server):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert_nothing_is_left()
-
-
-# ---------------------------------------------------------------------------------------------
-# Reading batches
-# ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("kind", ["array", "bytes"])
-def test_arrays_and_bytes_are_read_alike(tmp_path, kind, protocol):
-    pixels = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
-    content = {b"data": pixels if kind == "array" else pixels.tobytes(), b"labels": [3, 9]}
-    path = tmp_path / "batch"
-    path.write_bytes(pickle.dumps(content, protocol=protocol))
-    batch = data.read_batch(path)
-    assert batch.images.dtype == np.uint8
-    assert batch.labels.dtype == np.int64
-    np.testing.assert_array_equal(batch.images, pixels.reshape(2, 3, 32, 32))
-    assert batch.labels.tolist() == [3, 9]
-    assert batch.images.flags.writeable  # torch warns of others
-
-
-def test_damaged_pickles_are_refused(tmp_path):
-    path = tmp_path / "batch"
-    whole = pickle.dumps({b"data": bytes(3072), b"labels": [1]}, protocol=2)
-    for content in (b"", whole[:-1], whole[:100], b"text", b"\x80\xff", b"cos\nsystem"):
-        path.write_bytes(content)
-        with pytest.raises(DataError, match="is no batch of images"):
-            data.read_batch(path)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -4,24 +4,22 @@ import contextlib
 import copy
 import json
 import os
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-import numpy as np
 import pytest
 import yaml
 from conftest import make_record, tiny_conditions
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
-from cifarlib import cli, data, paths
+from cifarlib import cli, paths
 from cifarlib.checking import Strict, validate
 from cifarlib.config import DATASETS, RunConfig, flatten, run_id
-from cifarlib.errors import CifarlibError, ConfigError, DataError, RecordError
+from cifarlib.errors import CifarlibError, ConfigError, RecordError
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import _digest, decode, encode
 from cifarlib.study import expand, load_scale, load_study
@@ -285,93 +283,3 @@ def test_records_with_a_right_digest_must_still_be_valid(place, value):
     content["digest"] = _digest(content)
     with contextlib.suppress(RecordError):
         decode(RunRecord, json.dumps(content).encode(), "a record")
-
-
-# ---------------------------------------------------------------------------------------------
-# Data files that somebody made
-# ---------------------------------------------------------------------------------------------
-
-PIXELS = np.arange(3 * 3072, dtype=np.uint8).reshape(3, 3072)
-ODD = st.one_of(
-    VALUES,
-    st.sampled_from(
-        [
-            PIXELS,
-            PIXELS[:1],
-            PIXELS.astype(float),
-            PIXELS[:, :-1],
-            PIXELS.tobytes(),
-            np.zeros(3, dtype=[("a", "u1")]),
-            np.array(5, dtype=np.uint8),
-            [0, 1, 9],
-            [0, 1, 10],
-            [-1, 0, 1],
-            ["0", "1", "2"],
-            [0.5, 1, 2],
-            [[0], [1], [2]],
-            [10**30] * 3,
-            (),
-        ]
-    ),
-)
-
-
-@given(ODD, ODD, st.integers(0, pickle.HIGHEST_PROTOCOL))
-@settings(max_examples=100)
-def test_odd_batches_are_refused_or_are_images(tmp_path, pixels, labels, protocol):
-    path = tmp_path / "data_batch_1"
-    path.write_bytes(pickle.dumps({b"data": pixels, b"labels": labels}, protocol))
-    read_batch(path)
-
-
-def read_batch(path: Path) -> None:
-    """Read a batch; only an error of ours may come of it, or images with their labels."""
-    try:
-        batch = data.read_batch(path)
-    except DataError:
-        return
-    assert batch.images.dtype == np.uint8
-    assert batch.images.shape == (len(batch.labels), 3, 32, 32)
-    assert set(batch.labels.tolist()) <= set(range(10))
-
-
-class Command:
-    """What a file may not make happen."""
-
-    def __init__(self, function: Any, *arguments: Any):
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-@given(
-    st.sampled_from(
-        [
-            Command(Path.touch, Path("touched")),
-            Command(eval, "open('touched', 'w')"),
-            Command(open, "touched", "w"),
-            Command(np.memmap, "touched", np.uint8, "w+", 0, (1,)),
-            Command(np.save, "touched.npy", 1),
-            Command(getattr, "text", "upper"),
-        ]
-    ),
-    st.sampled_from(["data", "labels", "whole"]),
-)
-@settings(max_examples=18)
-def test_no_code_comes_from_a_file(tmp_path, here, command, where):
-    content = {b"data": PIXELS, b"labels": [0, 1, 2]}
-    content = command if where == "whole" else content | {where.encode(): command}
-    path = tmp_path / "data_batch_1"
-    path.write_bytes(pickle.dumps(content))
-    with pytest.raises(DataError, match="which is refused"):
-        data.read_batch(path)
-    assert list(here.iterdir()) == []
-
-
-@pytest.fixture
-def here(tmp_path_factory, monkeypatch):
-    """An empty folder to be in, where whatever was made would be seen."""
-    folder = tmp_path_factory.mktemp("here")
-    monkeypatch.chdir(folder)
-    return folder
