@@ -101,7 +101,7 @@ class _Loader(yaml.SafeLoader):
     By YAML 1.1 it reads 042 as 34, 1:30 as 90 and 1e-3 as a text.
     """
 
-    yaml_implicit_resolvers: typing.ClassVar = {
+    yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, form) for tag, form in resolvers if not tag.endswith((":int", ":float"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -120,9 +120,7 @@ _DIGITS = "-+.0123456789"
 _FLOAT = r"[-+]?([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$"
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("[-+]?[0-9][0-9_]*$"), _DIGITS)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), _DIGITS)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node))
-)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -241,7 +241,8 @@ def _generalise(options: Options) -> int:
     shift.read_images(folder)  # before torch is waited for
     from cifarlib.runs.evaluate import generalise
 
-    print("\n".join(generalise(results, folder, device=options.device)))
+    for line in generalise(results, folder, device=options.device):
+        print(line)
     return 0
 
 

@@ -114,8 +114,8 @@ def resized_statistics(images: Tensor, size: int, crop: int, method: str) -> tup
             sums = sum(parts, torch.zeros((2, 3), dtype=torch.float64))
     finally:
         torch.set_num_threads(threads)
-    whole = ([int(value) for value in row] for row in sums.tolist())
-    mean, std = moments(*whole, len(images) * crop * crop)
+    totals, squares = ([int(value) for value in row] for row in sums.tolist())
+    mean, std = moments(totals, squares, len(images) * crop * crop)
     return torch.from_numpy(mean), torch.from_numpy(std)
 
 
