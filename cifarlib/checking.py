@@ -3,6 +3,7 @@
 import difflib
 import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -95,17 +96,15 @@ def list_folder(folder: Path, ending: str) -> list[Path]:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML, but strict where it would silently change what a file says.
+    """PyYAML with the numbers of YAML 1.2, and without a key twice, of which it keeps the last.
 
-    It keeps the last of two equal keys, and by YAML 1.1 reads 042 as 34 and 1:30 as 90.
+    By YAML 1.1 it reads 042 as 34, 1:30 as 90 and 1e-3 as a text.
     """
 
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(_require_decimal(node).replace("_", ""))
-
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        _require_decimal(node)
-        return super().construct_yaml_float(node)
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, form) for tag, form in resolvers if not tag.endswith((":int", ":float"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -117,17 +116,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _require_decimal(node: yaml.ScalarNode) -> str:
-    """A number's text; an error for octal (042), sexagesimal (1:30), binary and hexadecimal."""
-    text = str(node.value)
-    if ":" in text or re.match(r"[-+]?0[0-9_xb]", text):
-        reason = f"{cut(text)} is not a plain decimal number; write it as such, 42 for 042"
-        raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
-    return text
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_DIGITS = "-+.0123456789"
+_FLOAT = r"[-+]?([0-9][0-9_]*\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$|[-+]?\.inf$|\.nan$"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("[-+]?[0-9][0-9_]*$"), _DIGITS)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), _DIGITS)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -190,38 +183,22 @@ def shown(path: Path) -> str:
 
 Model = typing.TypeVar("Model", bound=Strict)
 
-MOST_VALUES = 100_000
+MOST = 300_000  # values and separators of a file, its aliases written out
 MOST_BYTES = 1_000_000  # of a YAML file, which PyYAML takes a second to read
-
-
-def _count(content: Any, known: dict[int, int]) -> int:
-    """Values in plain data, written out: a few lines of YAML aliases may stand for billions.
-
-    What holds itself counts once; JSON refuses it.
-    """
-    if not isinstance(content, dict | list):
-        return 1
-    if id(content) not in known:
-        known[id(content)] = 1
-        inner = content.values() if isinstance(content, dict) else content
-        try:
-            known[id(content)] = 1 + sum(_count(value, known) for value in inner)
-        except RecursionError:  # too deep: JSON refuses that, too
-            return 1
-    return known[id(content)]
 
 
 def validate(model: type[Model], content: Any, source: str) -> Model:
     """Check plain data against a model; the first fault becomes a one-sentence ``ConfigError``."""
-    if _count(content, {}) > MOST_VALUES:
-        raise ConfigError(f"{source} holds more than {MOST_VALUES} values; write fewer")
     try:
-        # As JSON, because strict models take a list for a tuple only from there.
-        text = json.dumps(content, default=str)
+        # As JSON, because strict models take a list for a tuple only from there; piece by piece,
+        # because a few lines of YAML aliases may stand for billions of values.
+        pieces = list(itertools.islice(json.JSONEncoder(default=str).iterencode(content), MOST))
     except (TypeError, ValueError, RecursionError) as error:  # a date as a key, an endless list
         raise ConfigError(f"{source} holds what no setting can be: {error}; correct it") from error
+    if len(pieces) == MOST:
+        raise ConfigError(f"{source} holds more values than a study can have; write fewer")
     try:
-        return model.model_validate_json(text)
+        return model.model_validate_json("".join(pieces))
     except pydantic.ValidationError as error:
         # A mistyped key is also a missing one: the unknown name says more.
         faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
@@ -242,14 +219,7 @@ def _sentence(model: type[Strict], fault: Mapping[str, Any], source: str) -> str
             where = f" at {place}" if location else ""
             return f"{source}{where}: {fault['ctx']['error']}"
         case "float_type" | "int_type" if isinstance(given, str):
-            hint = "write it without quotes"
-            if match := re.fullmatch(r"([+-]?\d+)(\.\d*)?[eE]([+-]?)(\d+)", given):
-                whole, fraction, sign, exponent = match.groups()
-                number = f"{whole}{fraction or '.0'}e{sign or '+'}{exponent}"
-                if fault["type"] == "int_type":
-                    number = f"{float(given):.0f}"
-                hint = f"YAML takes that for text, write {number}"
-            return f"{source}: {place} must be a number, not the text {cut(given)!r}; {hint}"
+            return f"{source}: {place} must be a number, not the text {cut(given)!r}"
         case _:
             message = fault["msg"][0].lower() + fault["msg"][1:]
             return f"{source}: {place} = {cut(repr(given))} is not valid: {message}"

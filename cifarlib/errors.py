@@ -1,4 +1,4 @@
-"""The errors a user can mend: one sentence each, which says what is wrong, where, and what to do.
+"""Errors that a user can fix: one sentence each, which says what is wrong, where, and what to do.
 
 The command line prints the sentence and exits with code 2; every error survives pickling,
 because it may cross the border between a worker process and the sweep.
@@ -6,7 +6,7 @@ because it may cross the border between a worker process and the sweep.
 
 
 class CifarlibError(Exception):
-    """Root of all errors that a user can mend."""
+    """Root of all errors that a user can fix."""
 
     def _render_traceback_(self) -> list[str]:
         """What a notebook shows: the sentence, without a traceback."""
@@ -26,7 +26,7 @@ class RecordError(CifarlibError):
 
 
 class RunError(CifarlibError):
-    """A run cannot be carried out on this machine, or did not finish."""
+    """A run is not possible on this machine, or did not finish."""
 
 
 class UnavailableError(RunError):

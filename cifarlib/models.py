@@ -15,9 +15,8 @@ projection shortcut (1×1 convolution of stride 2 and batch normalisation; count
 its second ReLU, and takes a ReLU of the sum.
 """
 
+import copy
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -131,25 +130,20 @@ def build_model(config: ModelConfig, dropout: float, seed: int) -> nn.Module:
             model.fc = LogitLayer(model.fc.in_features, CLASSES)
         if config.initialization == "kaiming":
             initialize_kaiming(model)
-    _depart(model, config)
-    return model
-
-
-@torch.no_grad()
-def _depart(model: nn.Module, config: ModelConfig) -> None:
-    """Change what a configuration has otherwise than the paper, in place."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = config.batch_norm_momentum
     if isinstance(model, ResidualNetwork):
-        model.fc.weight.mul_(config.last_layer_scale)
-        stages = (model.stage1, model.stage2, model.stage3)
-        for stage in stages:
-            stage.block2.norm.weight.mul_(config.branch_scale)
-        if config.partial_identity:
-            blocks = [block for stage in stages for block in (stage.block1, stage.block2)]
-            for block in (model.stem2, *blocks):
-                nn.init.dirac_(block.conv.weight[: block.conv.in_channels])
+        with torch.no_grad():
+            model.fc.weight.mul_(config.last_layer_scale)
+            stages = (model.stage1, model.stage2, model.stage3)
+            for stage in stages:
+                stage.block2.norm.weight.mul_(config.branch_scale)
+            if config.partial_identity:
+                blocks = [block for stage in stages for block in (stage.block1, stage.block2)]
+                for block in (model.stem2, *blocks):
+                    nn.init.dirac_(block.conv.weight[: block.conv.in_channels])
+    return model
 
 
 WHITENING_EPSILON = 5e-4  # added to the variances, so that noise is not blown up
@@ -190,30 +184,25 @@ WEIGHTS = {
 }
 
 
-def find_imagenet_weights(name: str) -> Path | None:
-    """The weight file in ``$CIFARLIB_WEIGHTS`` or torch's hub cache; None where there is none."""
-    file = WEIGHTS[name].url.rpartition("/")[2]
-    folders = [Path(torch.hub.get_dir()) / "checkpoints"]
-    if given := named_folder("CIFARLIB_WEIGHTS"):
-        folders.insert(0, given)
-    return next((folder / file for folder in folders if (folder / file).is_file()), None)
-
-
 def require_imagenet_weights(name: str) -> Path:
-    """The weight file of a network; raises ``UnavailableError`` where there is none.
+    """A network's weight file, in ``$CIFARLIB_WEIGHTS`` or torch's hub cache.
 
-    Nothing is downloaded here: ``torch.hub.load_state_dict_from_url(url)`` fills the cache.
+    Raises ``UnavailableError`` where there is none: nothing is downloaded here.
     """
+    url = WEIGHTS[name].url
+    folders = [Path(torch.hub.get_dir()) / "checkpoints"]
     try:
-        path = find_imagenet_weights(name)
+        if given := named_folder("CIFARLIB_WEIGHTS"):
+            folders.insert(0, given)
     except ConfigError as error:
         raise UnavailableError(f"{name}: {error}") from error
-    if path is None:
-        raise UnavailableError(
-            f"{name}: weights not available offline; download {WEIGHTS[name].url} into torch's hub "
-            "cache or into the folder that CIFARLIB_WEIGHTS names"
-        )
-    return path
+    for folder in folders:
+        if (path := folder / url.rpartition("/")[2]).is_file():
+            return path
+    raise UnavailableError(
+        f"{name}: weights not available offline; download {url} into torch's hub cache or into the "
+        "folder that CIFARLIB_WEIGHTS names"
+    )
 
 
 def load_imagenet_weights(model: nn.Module, name: str) -> None:
@@ -243,32 +232,10 @@ def _modern(key: str) -> str:
     return key
 
 
-# ---------------------------------------------------------------------------------------------
-# Size and cost
-# ---------------------------------------------------------------------------------------------
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
 def count_flops(model: nn.Module, image_size: int) -> int:
     """Floating-point operations of one image's forward pass (a multiply-add counts as two)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    parameter = next(model.parameters())
-    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
-    with _evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(model).eval()(torch.zeros(1, 3, image_size, image_size))
     return counter.get_total_flops()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)

@@ -18,7 +18,7 @@ from cifarlib.config import AdamConfig, MuonConfig, RunConfig, SGDConfig
 Optimizer = torch.optim.Optimizer
 
 
-def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | Together":
+def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | ChainedOptimizer":
     """The optimiser of a configuration, over all parameters of a model that are trained.
 
     A group's learning rate is the run's times its ``rate_factor``, 1 where it has none. PyTorch's
@@ -45,10 +45,10 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | Togethe
     rest = _build_plain(config, settings.rest, others, biases)
     for group in rest.param_groups:
         group["rate_factor"] = settings.rest_factor * group.get("rate_factor", 1.0)
-    return Together(muon, rest)
+    return ChainedOptimizer(muon, rest)
 
 
-def set_rate(optimizer: "Optimizer | Together", rate: float) -> None:
+def set_rate(optimizer: "Optimizer | ChainedOptimizer", rate: float) -> None:
     """Set the learning rate of a run's next step."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate_factor", 1.0)
@@ -89,7 +89,7 @@ def _build_plain(
     return torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, **shared)
 
 
-class Together:
+class ChainedOptimizer:
     """Several optimisers, each over its part of a model, that step as one."""
 
     def __init__(self, *optimizers: Optimizer):

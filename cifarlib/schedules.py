@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
+
+import torch
 
 
 def learning_rate_at(
@@ -24,7 +27,7 @@ def learning_rate_at(
             exceeded = any(top1 > schedule.threshold for top1 in validation_top1)
             return schedule.learning_rate if exceeded else base
         case "plateau":
-            return _plateau(schedule, base, validation_top1)
+            return _plateau(schedule, base, tuple(validation_top1))
         case "multi_step":
             passed = sum(step >= round(share * total_steps) for share in schedule.milestones)
             return base * schedule.factor**passed
@@ -35,24 +38,16 @@ def learning_rate_at(
     raise ValueError(f"there is no schedule {schedule.name!r}")
 
 
-SMALLEST_REDUCTION = 1e-8  # a smaller one is not made; ``eps`` of ReduceLROnPlateau
-
-
-def _plateau(schedule: Any, base: float, validation_top1: Sequence[float]) -> float:
-    """A replay of ``torch.optim.lr_scheduler.ReduceLROnPlateau``, mode max, relative threshold."""
-    rate, best, bad_epochs, cooldown = base, -math.inf, 0, 0
+@lru_cache(maxsize=1)  # for all steps of an epoch
+def _plateau(schedule: Any, base: float, validation_top1: tuple[float, ...]) -> float:
+    """The rate that PyTorch's scheduler comes to after some epochs."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, "max", **schedule.model_dump(exclude={"name"})
+    )
     for top1 in validation_top1:
-        if top1 > best * (1 + schedule.threshold):
-            best, bad_epochs = top1, 0
-        else:
-            bad_epochs += 1
-        if cooldown > 0:
-            cooldown, bad_epochs = cooldown - 1, 0
-        if bad_epochs > schedule.patience:
-            reduced = rate * schedule.factor
-            rate = reduced if rate - reduced > SMALLEST_REDUCTION else rate
-            cooldown, bad_epochs = schedule.cooldown, 0
-    return rate
+        scheduler.step(top1)
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def _cosine(schedule: Any, base: float, step: int, total_steps: int) -> float:

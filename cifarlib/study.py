@@ -14,6 +14,7 @@ import json
 import math
 import re
 import typing
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,13 +56,9 @@ def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _first_twice(values: typing.Iterable[Any]) -> str | None:
-    """The first value that was there before, as text."""
-    seen = set()
-    for text in map(_plain, values):
-        if text in seen:
-            return text
-        seen.add(text)
-    return None
+    """A value that is there more than once, as text."""
+    counted = Counter(map(_plain, values)).most_common(1)
+    return counted[0][0] if counted and counted[0][1] > 1 else None
 
 
 def _plain(value: Any) -> str:
@@ -209,8 +206,7 @@ def load_study(study: Path | str | None = None) -> Study:
 
 def scale_names() -> list[str]:
     """The scales that ``params/`` offers."""
-    known = {"smoke", "lite", "full"}
-    return sorted(known | {p.stem for p in list_folder(paths.PARAMS, ".yaml")} - STUDIES.keys())
+    return sorted({p.stem for p in list_folder(paths.PARAMS, ".yaml")} - STUDIES.keys())
 
 
 def split_overrides(overrides: str | typing.Sequence[str]) -> tuple[str, ...]:
@@ -274,14 +270,13 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
     """
     if stage is not None and stage not in study.stages:
         raise ConfigError(f"there is no stage {stage!r}; {suggest(stage, study.stages)}")
-    names = study.stages if stage is None else [stage]
     paper = _Paper()
     conditions: list[Condition] = []
-    for name in names:
-        seeds = len(study.stages[name].seeds or scale.seeds)
-        _limit(len(conditions) + seeds * _count_conditions(study, name, ()), f"stage {name}")
+    for name in study.stages if stage is None else [stage]:
         exact = study.stages[name].at.get(scale.name, {})
         points = _stage_points(study, name, paper, exact)
+        seeds = study.stages[name].seeds or scale.seeds
+        _limit(len(conditions) + len(points) * len(seeds), name)
         conditions += _at_scale(study, scale, name, points, exact)
     return conditions
 
@@ -290,35 +285,12 @@ MOST_CONDITIONS = 10_000
 """Of a study with all its seeds; two orders of magnitude above the paper's."""
 
 
-def _limit(conditions: int, where: str) -> None:
+def _limit(conditions: int, stage: str) -> None:
     if conditions > MOST_CONDITIONS:
         raise ConfigError(
-            f"{where}: the study then has {conditions:,} conditions, seeds counted; "
+            f"stage {stage}: the study then has {conditions:,} conditions, seeds counted; "
             f"at most {MOST_CONDITIONS:,} can be run, so shorten its grid, list or seeds"
         )
-
-
-def _count_conditions(study: Study, name: str, visited: tuple[str, ...]) -> int:
-    """Conditions of a stage for one seed, without making them."""
-    stage = study.stages[name]
-    points = math.prod(map(len, stage.grid.values())) * max(1, len(stage.list_))
-    if stage.from_ is None:
-        return points
-    source = _source(study, name, visited)
-    _limit(_count_conditions(study, source, (*visited, name)), f"stage {source}")
-    return points * len(stage.from_.runs)
-
-
-def _source(study: Study, name: str, visited: tuple[str, ...]) -> str:
-    """The stage that another one is taken from."""
-    reference = study.stages[name].from_
-    assert reference is not None
-    source = reference.stage
-    if source not in study.stages or source == name or source in visited:
-        raise ConfigError(
-            f"stage {name} is taken from {source!r}, which is no other stage before it"
-        )
-    return source
 
 
 def expand_paper(study: Study, scale: Scale) -> list[Condition]:
@@ -391,23 +363,11 @@ def _at_scale(
     """A stage's conditions at each seed; ``exact`` is what the stage says for this scale alone."""
     seeds = study.stages[stage].seeds if stage in study.stages else None
     conditions = []
-    for point in points:
+    for point, seed in itertools.product(points, seeds or scale.seeds):
         where = f"the study, {point.name}"
-        for seed in seeds or scale.seeds:
-            config = _run_config(
-                study, scale, where, point.settings, seed, translated="epochs" not in exact
-            )
-            conditions.append(
-                Condition(
-                    stage,
-                    point.run,
-                    point.settings,
-                    point.changed,
-                    config,
-                    run_id(config),
-                    point.name,
-                )
-            )
+        translated = "epochs" not in exact
+        config = _run_config(study, scale, where, point.settings, seed, translated=translated)
+        conditions.append(Condition(stage, **vars(point), config=config, run_id=run_id(config)))
     return conditions
 
 
@@ -431,23 +391,23 @@ def _stage_points(
     """The conditions of a stage; ``exact`` is what it says for one scale alone."""
     stage = study.stages[name]
     where = f"stage {name}"
-    both = (stage.fixed.keys() & stage.grid.keys()) | {
-        key
-        for item in stage.list_
-        for key in item.keys() & (stage.fixed.keys() | stage.grid.keys())
-    }
+    varied = set().union(stage.grid, *stage.list_)
+    both = (stage.fixed.keys() & varied) | (stage.grid.keys() & set().union(*stage.list_))
     if both:
         raise ConfigError(f"{where}: {', '.join(sorted(both))} is both fixed and varied; keep one")
+    items = list(_list_items(stage))
+    runs = len(stage.from_.runs) if stage.from_ else 1
+    _limit(math.prod(map(len, stage.grid.values())) * len(items) * runs, name)
     for key, values in stage.grid.items():
         if not values:
             raise ConfigError(f"{where}: the grid gives no value for {key}")
         if (twice := _first_twice(values)) is not None:
             raise ConfigError(f"{where}: the grid gives {key} the value {twice} twice; keep one")
     points = [
-        dict(zip(stage.grid, values, strict=True))
+        item | dict(zip(stage.grid, values, strict=True))
+        for item in items
         for values in itertools.product(*stage.grid.values())
     ]
-    points = [item | point for item in _list_items(stage) for point in points]
     found: list[tuple[int, dict[str, Any], dict[str, Any]]]
     if stage.from_ is None:
         found = [
@@ -473,17 +433,20 @@ def _bases(
     study: Study, name: str, reference: Reference, paper: "_Paper", visited: tuple[str, ...]
 ) -> dict[int | None, dict[str, Any]]:
     """Number → settings of the runs of the stage that another one is taken from."""
-    source = _source(study, name, visited)
-    where = f"stage {name} is taken from"
+    source = reference.stage
+    if source not in study.stages or source in (*visited, name):
+        raise ConfigError(
+            f"stage {name} is taken from {source!r}, which is no other stage before it"
+        )
     bases: dict[int | None, dict[str, Any]] = {}
     if source in paper.stages:
         bases = {point.run: study.defaults | point.settings for point in paper.points(source)}
-    bases |= {
-        point.run: point.settings
-        for point in _stage_points(study, source, paper, visited=(*visited, name))
-    }
+    for point in _stage_points(study, source, paper, visited=(*visited, name)):
+        bases[point.run] = point.settings
     if missing := [run for run in reference.runs if run not in bases]:
-        raise ConfigError(f"{where} run {missing[0]} of {source}, which has no such run")
+        raise ConfigError(
+            f"stage {name} is taken from run {missing[0]} of {source}, which has no such run"
+        )
     return bases
 
 

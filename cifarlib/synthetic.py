@@ -8,7 +8,6 @@ The files are the same to the bit everywhere: random numbers are raw 64-bit word
 all arithmetic is on integers.
 """
 
-import os
 import pickle
 from pathlib import Path
 
@@ -31,7 +30,7 @@ FILES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_b
 
 
 def write(folder: Path) -> None:
-    """Write all files of the data set into a new folder, and through to the disk."""
+    """Write all files of the data set into a new folder."""
     folder.mkdir()
     for number, name in enumerate((*FILES, "test_batch")):
         images, labels = draw(BATCH_IMAGES, stream=number)
@@ -44,20 +43,13 @@ def write(folder: Path) -> None:
                 for index, label in enumerate(labels)
             ],
         }
-        _dump(content, folder / name)
+        (folder / name).write_bytes(pickle.dumps(content, protocol=3))
     meta = {
         b"num_cases_per_batch": BATCH_IMAGES,
         b"label_names": [name.encode() for name in CLASSES],
         b"num_vis": 3 * SIDE * SIDE,
     }
-    _dump(meta, folder / "batches.meta")
-
-
-def _dump(content: dict[bytes, object], path: Path) -> None:
-    with path.open("wb") as file:
-        file.write(pickle.dumps(content, protocol=3))
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol=3))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -127,63 +119,38 @@ def _draw_shapes(random: _Random, labels: np.ndarray) -> np.ndarray:
     shapes = np.zeros((count, SIDE, SIDE), dtype=bool)
     for label, name in enumerate(CLASSES):
         members = labels == label
-        shapes[members] = _SHAPES[name](x[members], y[members], radius[members], period[members])
+        shapes[members] = _inside(name, *(part[members] for part in (x, y, radius, period)))
     return shapes
 
 
-def _disc(x, y, radius, period):
-    return x * x + y * y <= radius * radius
-
-
-def _ring(x, y, radius, period):
-    hole = radius * 5 // 8
-    return _disc(x, y, radius, period) & (x * x + y * y > hole * hole)
-
-
-def _square(x, y, radius, period):
-    return np.maximum(abs(x), abs(y)) <= radius * 7 // 8
-
-
-def _frame(x, y, radius, period):
-    return _square(x, y, radius, period) & (np.maximum(abs(x), abs(y)) > radius * 9 // 16)
-
-
-def _triangle(x, y, radius, period):
-    return (abs(y) <= radius * 7 // 8) & (2 * abs(x) <= y + radius)
-
-
-def _plus(x, y, radius, period):
-    return (np.minimum(abs(x), abs(y)) <= radius * 5 // 16) & (np.maximum(abs(x), abs(y)) <= radius)
-
-
-def _saltire(x, y, radius, period):
-    return (abs(abs(x) - abs(y)) <= radius * 7 // 16) & (np.maximum(abs(x), abs(y)) <= radius)
-
-
-def _bars(x, y, radius, period):
-    return (np.maximum(abs(x), abs(y)) <= radius) & (y // period % 2 == 0)
-
-
-def _pillars(x, y, radius, period):
-    return (np.maximum(abs(x), abs(y)) <= radius) & (x // period % 2 == 0)
-
-
-def _dots(x, y, radius, period):
-    return (np.maximum(abs(x), abs(y)) <= radius) & (x // period % 2 == 0) & (y // period % 2 == 0)
-
-
-_SHAPES = {
-    "disc": _disc,
-    "ring": _ring,
-    "square": _square,
-    "frame": _frame,
-    "triangle": _triangle,
-    "plus": _plus,
-    "saltire": _saltire,
-    "bars": _bars,
-    "pillars": _pillars,
-    "dots": _dots,
-}
+def _inside(
+    shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray, period: np.ndarray
+) -> np.ndarray:
+    """Which pixels lie inside a shape: bool (n, 32, 32)."""
+    distance = x * x + y * y  # squared
+    nearest, farthest = np.minimum(abs(x), abs(y)), np.maximum(abs(x), abs(y))
+    box = farthest <= radius
+    match shape:
+        case "disc":
+            return distance <= radius * radius
+        case "ring":
+            hole = radius * 5 // 8
+            return (distance <= radius * radius) & (distance > hole * hole)
+        case "square":
+            return farthest <= radius * 7 // 8
+        case "frame":
+            return (farthest <= radius * 7 // 8) & (farthest > radius * 9 // 16)
+        case "triangle":
+            return (abs(y) <= radius * 7 // 8) & (2 * abs(x) <= y + radius)
+        case "plus":
+            return box & (nearest <= radius * 5 // 16)
+        case "saltire":
+            return box & (abs(abs(x) - abs(y)) <= radius * 7 // 16)
+        case "bars":
+            return box & (y // period % 2 == 0)
+        case "pillars":
+            return box & (x // period % 2 == 0)
+    return box & (x // period % 2 == 0) & (y // period % 2 == 0)  # dots
 
 
 def _draw_colours(random: _Random, count: int) -> tuple[np.ndarray, np.ndarray]:

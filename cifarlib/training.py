@@ -1,4 +1,4 @@
-"""Training: ``fit`` carries out one run configuration and says what came out.
+"""Training: ``fit`` trains one run configuration and returns what came out.
 
 It prints nothing and saves nothing. After each epoch it hands its whole state to ``on_epoch``;
 given back, that state continues the run bit for bit, because all randomness derives from
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cifarlib import augment, metrics, schedules
+from cifarlib import metrics, resampling, schedules, transforms
 from cifarlib.config import SPLITS, RunConfig, SplitName
 from cifarlib.convolution import use_matrix_products
 from cifarlib.errors import RunError
@@ -91,13 +91,10 @@ class Feed:
         self.config = config
         self.inputs = inputs
         self.channels_last = channels_last
-        self.resize = (
-            None
-            if config.resize is None
-            else augment.Resize(config.resize.size, config.resize.crop, config.resize.method)
-        )
+        resize = config.resize
+        self.resize = resampling.Resize(**resize.model_dump()) if resize else None
 
-    def plan(self, epoch: int) -> tuple[Tensor, augment.Draws]:
+    def plan(self, epoch: int) -> tuple[Tensor, transforms.Draws]:
         """One epoch's order of the training images, int64 (n,), and the draws of each image."""
         count = len(self.inputs.train)
         if self.config.protocol.shuffle:
@@ -136,10 +133,10 @@ class Feed:
             part = slice(start, start + EVALUATION_BATCH)
             yield self.view(images.images[part], draws[part] if draws else None)
 
-    def draw(self, count: int, purpose: str, epoch: int) -> augment.Draws:
+    def draw(self, count: int, purpose: str, epoch: int) -> transforms.Draws:
         """The random numbers of a whole set, for one purpose in one epoch."""
         settings = self.config.augmentation.model_dump(exclude={"padding_mode", "alternating_flip"})
-        return augment.draw(
+        return transforms.draw(
             count,
             **settings,
             margin=self.resize.size - self.resize.crop if self.resize else 0,
@@ -147,11 +144,11 @@ class Feed:
             generator=_generator(self.config, purpose, epoch),
         ).to(self.inputs.train.labels.device)
 
-    def view(self, images: Tensor, draws: augment.Draws | None) -> Tensor:
+    def view(self, images: Tensor, draws: transforms.Draws | None) -> Tensor:
         """What the network sees of images: augmented by their draws, or as they are."""
         settings = self.config.augmentation
         if draws is not None:
-            images = augment.augment(
+            images = transforms.augment(
                 images,
                 draws,
                 padding=settings.padding,
@@ -159,13 +156,36 @@ class Feed:
                 resize=self.resize,
             )
         elif self.resize is not None:
-            images = augment.resize_and_centre_crop(images, self.resize)
-        images = augment.normalize(
+            images = resampling.resize_and_centre_crop(images, self.resize)
+        images = transforms.normalize(
             images, self.inputs.mean, self.inputs.std, channels_last=self.channels_last
         )
         if draws is not None and draws.cut is not None:
-            images = augment.cut_out(images, draws.cut, settings.cutout)
+            images = transforms.cut_out(images, draws.cut, settings.cutout)
         return images
+
+
+# ---------------------------------------------------------------------------------------------
+# Views of an image that are evaluated together
+# ---------------------------------------------------------------------------------------------
+
+
+def _shift(batch: Tensor, by: int, mirrored: bool = False) -> Tensor:
+    """Images (n, 3, h, w) shifted diagonally by a pixel, their borders reflected."""
+    padded = nn.functional.pad(batch, (1, 1, 1, 1), mode="reflect")
+    height, width = batch.shape[2:]
+    moved = padded[:, :, 1 + by : 1 + by + height, 1 + by : 1 + by + width]
+    return moved.flip(3) if mirrored else moved
+
+
+Views = tuple[tuple[Callable[[Tensor], Tensor], float], ...]
+FLIPS: Views = ((lambda batch: batch.flip(3), 1.0),)
+CROPS: Views = (
+    *FLIPS,
+    *((partial(_shift, by=by, mirrored=flip), 0.5) for by in (-1, 1) for flip in (False, True)),
+)
+"""Beside the image itself its mirror image, and both shifted by a pixel up and left, and down and
+right (Jordan, 2024): each view, and what its logits count."""
 
 
 # ---------------------------------------------------------------------------------------------
@@ -181,7 +201,7 @@ def first_model(config: RunConfig, inputs: Inputs) -> nn.Module:
         images = inputs.train.images[:WHITENING_IMAGES].cpu()
         whiten_stem(
             model,
-            augment.normalize(images, inputs.mean, inputs.std),
+            transforms.normalize(images, inputs.mean, inputs.std),
             frozen=config.model.whitening.frozen,
         )
     return model
@@ -379,17 +399,19 @@ class Run:
 
     def state(self) -> State:
         """Everything that the next epoch depends on."""
-        average = {} if self.average is None else {"average": self.average.state_dict()}
-        return {
+        state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "history": self.history,
             "best": self.best,
             "seconds": self.seconds,
             "resumed": self.resumed,
-            **average,
-            **({} if self.losses is None else {"losses": self.losses}),
         }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        if self.losses is not None:
+            state["losses"] = self.losses
+        return state
 
     def restore(self, state: State) -> None:
         self.model.load_state_dict(state["model"])
@@ -520,33 +542,18 @@ class Run:
         """The evaluated network's logits (n, 10) of batches of images."""
         return compute_logits(self.evaluated, batches, self.config, self.device)
 
-    def _average_views(
-        self, logits: dict[str, Tensor], epoch: int, *, shifts: bool
-    ) -> dict[str, int]:
-        """Correct images by the mean logits of each image and its mirror image.
-
-        With ``shifts`` they count half; the other half are both of the image shifted by a pixel up
-        and left, and down and right, with reflected borders (Jordan, 2024).
-        """
+    def _average_views(self, logits: dict[str, Tensor], epoch: int, views: Views) -> dict[str, int]:
+        """Correct images by the sum of each image's logits and those of its weighted ``views``."""
         correct = {}
         with self.timed("evaluation"), torch.no_grad():
             for name in ("validation", "test"):
                 images: ImageSet = getattr(self.inputs, name)
-                both = logits[name] + self._view_logits(images, name, epoch, _mirror)
-                if shifts:
-                    for shift in (-1, 1):
-                        both += (
-                            self._view_logits(images, name, epoch, partial(_shift, by=shift)) / 2
-                        )
-                        moved = partial(_shift, by=shift, mirrored=True)
-                        both += self._view_logits(images, name, epoch, moved) / 2
-                correct[name] = metrics.top_k_correct(both, images.labels)[0]
+                total = logits[name]
+                for view, weight in views:
+                    batches = self.feed.evaluation(images, f"evaluation/{name}", epoch)
+                    total = total + weight * self._forward(map(view, batches))
+                correct[name] = metrics.top_k_correct(total, images.labels)[0]
         return correct
-
-    def _view_logits(
-        self, images: ImageSet, name: str, epoch: int, view: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        return self._forward(map(view, self.feed.evaluation(images, f"evaluation/{name}", epoch)))
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -568,6 +575,7 @@ class Run:
                 if epoch == shown or self.history[name]["top1"][epoch] is None:
                     logits[name] = self._evaluate(name, epoch)
         sets = {name: getattr(self.inputs, name) for name in SPLITS}
+        evaluation = self.config.evaluation
         classes, confidence = metrics.predictions(logits["test"])
         result = Result(
             history=History(
@@ -590,19 +598,12 @@ class Run:
                 last_layer(self.evaluated).weight.detach().float().tolist(),
             ),
             diverged=None
-            in (
-                self.history["training_loss"][-1],
-                self.history["validation"]["loss"][-1],
-            ),
+            in (self.history["training_loss"][-1], self.history["validation"]["loss"][-1]),
             flip_averaged=(
-                self._average_views(logits, shown, shifts=False)
-                if self.config.evaluation.flip_averaged
-                else None
+                self._average_views(logits, shown, FLIPS) if evaluation.flip_averaged else None
             ),
             crop_averaged=(
-                self._average_views(logits, shown, shifts=True)
-                if self.config.evaluation.crop_averaged
-                else None
+                self._average_views(logits, shown, CROPS) if evaluation.crop_averaged else None
             ),
         )
         epochs, images = range(1, self.epoch + 1), len(self.inputs.train)
@@ -623,18 +624,6 @@ def _start_average(config: RunConfig, model: nn.Module) -> AveragedModel:
     assert config.average is not None
     average = get_ema_multi_avg_fn(config.average.decay)
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
-def _mirror(batch: Tensor) -> Tensor:
-    return batch.flip(3)
-
-
-def _shift(batch: Tensor, by: int, mirrored: bool = False) -> Tensor:
-    """Images (n, 3, h, w) shifted diagonally by a pixel, their borders reflected."""
-    padded = nn.functional.pad(batch, (1, 1, 1, 1), mode="reflect")
-    height, width = batch.shape[2:]
-    moved = padded[:, :, 1 + by : 1 + by + height, 1 + by : 1 + by + width]
-    return moved.flip(3) if mirrored else moved
 
 
 def _copy_weights(model: nn.Module) -> dict[str, Tensor]:

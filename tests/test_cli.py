@@ -184,18 +184,6 @@ def test_a_damaged_record_is_said_by_status_and_why(command, refused, tmp_path):
 
 
 @pytest.mark.integration
-def test_an_error_of_the_program_is_one_line_and_no_traceback(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "cifarlib.cli", "status", "--scale", "smoek"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.integration
 def test_a_terminal_that_knows_ascii_only_is_no_error():
     command = [sys.executable, "-m", "cifarlib.cli", "data", "--name", "synthetic"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}
@@ -304,27 +292,23 @@ def names_in_order(lines):
     return [line.split("] ")[1].partition(":")[0] for line in lines if line.startswith("[")]
 
 
-def test_sweep_of_named_runs_makes_these_alone(command, made_up, tmp_path):
+@pytest.mark.parametrize(
+    ("more", "trained"),
+    [
+        ([], []),
+        (
+            ["--stage", "stage1-long", "--run", "stage1-long/13"],
+            ["stage1-long/13", "stage1-long/9"],
+        ),
+    ],
+    ids=["alone", "and a stage"],
+)
+def test_named_runs_are_trained_in_their_order(command, made_up, tmp_path, more, trained):
     arguments = ("sweep", "--out", str(tmp_path), *SET_TINY, "--set", f"seeds=[{GOOD}]")
     tiny_store(tmp_path)
-    code, out, err = command(*arguments, *NAMED, "--budget", "9h", "--workers", "1")
+    code, out, err = command(*arguments, *NAMED, *more, "--budget", "9h", "--workers", "1")
     assert (code, out) == (0, [])
-    assert err[0].startswith("0 of 2 runs are recorded; 2 to go")
-    assert names_in_order(err) == ["stage1-daa1/13", "stage1-base/26"]
-
-
-def test_sweep_of_named_runs_and_a_stage_is_their_union(command, made_up, tmp_path):
-    arguments = ("sweep", "--out", str(tmp_path), *SET_TINY, "--set", f"seeds=[{GOOD}]")
-    tiny_store(tmp_path)
-    more = ("--stage", "stage1-long", "--run", "stage1-long/13", "--workers", "1")
-    code, _, err = command(*arguments, *NAMED, *more)
-    assert code == 0
-    assert names_in_order(err) == [
-        "stage1-daa1/13",
-        "stage1-base/26",
-        "stage1-long/13",
-        "stage1-long/9",
-    ]
+    assert names_in_order(err) == ["stage1-daa1/13", "stage1-base/26", *trained]
 
 
 def test_why_says_where_a_run_is_recorded(command, tmp_path):
@@ -377,12 +361,3 @@ def test_why_without_any_record(command, tmp_path):
     code, out, _ = command("why", "stage1-daa1/13", "--out", str(tmp_path))
     assert code == 0
     assert out[0].endswith(f"{tmp_path / 'runs'} holds no record to compare it with")
-
-
-def test_every_seed_is_explained(command, tmp_path):
-    arguments = ("why", "stage1-daa1/13", "--out", str(tmp_path), "--set", "seeds=[1, 2]")
-    _, out, _ = command(*arguments)
-    assert [line.split(" is run ")[0] for line in out] == [
-        "stage1-daa1/13 (seed 1)",
-        "stage1-daa1/13 (seed 2)",
-    ]

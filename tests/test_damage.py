@@ -14,8 +14,8 @@ from conftest import SET_TINY, make_record, tiny_conditions, tiny_store, wait_fo
 from faults import REPETITIONS, open_fault
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarlib import cli, data
-from cifarlib.errors import DataError, RecordError
+from cifarlib import cli
+from cifarlib.errors import RecordError
 from cifarlib.report import assembly as report
 from cifarlib.report import difference, notebooks
 from cifarlib.runs import locks
@@ -152,17 +152,6 @@ def test_a_second_report_waits_for_the_first(tmp_path, capsys):
         events.append("first")
     thread.join()
     assert events == ["first", "second"]
-
-
-def test_want_of_memory_is_not_called_damage(tmp_path, monkeypatch):
-    def load(self):
-        raise MemoryError
-
-    monkeypatch.setattr(data._BatchUnpickler, "load", load)
-    path = tmp_path / "data_batch_1"
-    path.touch()
-    with pytest.raises(DataError, match="memory is short"):
-        data.read_batch(path)
 
 
 @pytest.mark.parametrize("kind", ["a file", "under a file"])

@@ -29,7 +29,9 @@ def generated(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def standin(generated) -> tuple[data.Images, data.Images]:
     info, folder = DATASETS["synthetic"], generated / DATASETS["synthetic"].folder
-    return data._read_images(folder, info.train_files), data._read_images(folder, info.test_files)
+    return tuple(
+        data._read_images(info, folder, names) for names in (info.train_files, info.test_files)
+    )
 
 
 @pytest.fixture
@@ -111,61 +113,13 @@ def test_an_unknown_data_set_is_refused():
         data.find("cifar100")
 
 
-def test_files_are_read_once_until_they_change(tiny, monkeypatch):
-    folder = unpack(tiny, paths.DATA)
-    read = []
-    md5 = data._md5
-    monkeypatch.setattr(data, "_md5", lambda path: read.append(path.name) or md5(path))
-    data.find("cifar10")
-    assert sorted(read) == ["data_batch_1", "test_batch"]
-    data.find("cifar10")
-    assert len(read) == 2
-    os.utime(folder / "test_batch", ns=(1, 1))
-    data.find("cifar10")
-    assert read[2:] == ["test_batch"]
-    (folder / data.VERIFIED).write_text("{damaged")
-    data.find("cifar10")
-    assert len(read) == 5
-    assert sorted(p.name for p in folder.iterdir()) == [data.VERIFIED, "data_batch_1", "test_batch"]
-
-
-def test_a_changed_file_of_the_same_size_and_time_is_found_where_files_are_reread(tiny):
-    folder = unpack(tiny, paths.DATA)
-    data.find("cifar10")
-    file = folder / "test_batch"
-    content, before = file.read_bytes(), file.stat()
-    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(DataError, match="test_batch is damaged"):
-        data.find("cifar10", reread=True)
-
-
-@pytest.mark.parametrize("memory", ["[" * 100_000, "[1]", "\0"])
-def test_a_memory_that_is_none_is_forgotten(tiny, memory):
-    folder = unpack(tiny, paths.DATA)
-    (folder / data.VERIFIED).write_text(memory)
-    assert data.find("cifar10") == folder
-
-
-def test_a_folder_that_cannot_be_written_is_verified_all_the_same(tiny, monkeypatch):
-    folder = unpack(tiny, paths.DATA)
-
-    def refuse(*args, **kwargs):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(data.tempfile, "mkstemp", refuse)
-    assert data.find("cifar10") == folder
-    assert not (folder / data.VERIFIED).exists()
-
-
 def test_a_damaged_file_is_named_with_both_checksums_and_the_cure(tiny):
     path = unpack(tiny, paths.DATA) / "test_batch"
-    data.find("cifar10")
     expected = DATASETS["cifar10"].test_files["test_batch"]
     path.write_bytes(path.read_bytes()[:-100])
     found = hashlib.md5(path.read_bytes()).hexdigest()
     with pytest.raises(DataError) as caught:
-        data.find("cifar10")
+        data.load.__wrapped__("cifar10")
     for part in (str(path), expected, found, "delete it and run `cifarlib data --download`"):
         assert part in str(caught.value)
 
@@ -185,9 +139,6 @@ def test_what_is_no_file_is_named(tiny, make, told, at_once):
     make(path)
     with pytest.raises(DataError, match=told):
         data.find("cifar10")
-    if path.is_fifo():
-        with pytest.raises(DataError, match=told):
-            data.read_batch(path)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -235,7 +186,7 @@ def test_a_download_is_put_into_place(tiny, server):
     folder = fetch(server, tiny.read_bytes())
     assert folder == paths.DATA / DATASETS["cifar10"].folder == data.find("cifar10")
     assert [p.name for p in paths.DATA.iterdir()] == [folder.name]
-    assert len(data.read_batch(folder / "test_batch")) == 5
+    assert [len(images) for images in data.load.__wrapped__("cifar10")] == [5, 5]
 
 
 def test_a_good_copy_is_left_alone(tiny, server):
@@ -250,34 +201,15 @@ def test_a_download_mends_the_copy_that_is_used(tiny, server, tmp_path, monkeypa
     (folder / "data_batch_1").unlink()
     (folder / "test_batch").write_bytes(b"damaged")
     assert fetch(server, tiny.read_bytes()) == folder == data.find("cifar10")
-    names = sorted(p.name for p in folder.iterdir())
-    assert names == [data.VERIFIED, "data_batch_1", "test_batch"]
+    assert sorted(p.name for p in folder.iterdir()) == ["data_batch_1", "test_batch"]
 
 
-def archive_of_others(body: bytes, folder: Path) -> bytes:
-    other = folder / "other.tar.gz"
-    inner = f"{DATASETS['cifar10'].folder}/test_batch"
-    write_archive(other, {inner: b"other", "../outside": b"", "/tmp/outside": b""})
-    return other.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (lambda body, _: body[:-1] + b"x", "is damaged: its MD5 is not [0-9a-f]{32}"),
-        (lambda body, _: b"<html>a captive portal</html>", "no archive that can be read"),
-        (lambda body, _: body[:5000], "no archive that can be read"),
-        (archive_of_others, "does not hold the files of CIFAR-10"),
-    ],
-    ids=["corrupt", "no archive", "truncated", "other files"],
-)
-def test_another_download_leaves_nothing(tiny, server, tmp_path, spoil, told):
-    body = tiny.read_bytes()
-    md5 = hashlib.md5(body).hexdigest() if "MD5" in told else None
-    with pytest.raises(DataError, match=told):
-        fetch(server, spoil(body, tmp_path), md5=md5)
+@pytest.mark.parametrize("body", [b"<html>a captive portal</html>", None], ids=["page", "corrupt"])
+def test_another_download_leaves_nothing(tiny, server, body):
+    right = tiny.read_bytes()
+    with pytest.raises(DataError, match="is damaged: its MD5 is not "):
+        fetch(server, body or right[:-1] + b"x", md5=hashlib.md5(right).hexdigest())
     assert_nothing_is_left()
-    assert not (tmp_path / "outside").exists()
 
 
 def test_a_download_that_breaks_off_leaves_nothing(tiny, server):
@@ -288,7 +220,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tiny, server):
 
 
 def test_a_missing_page_and_a_missing_network_are_told_apart(tiny, server):
-    with pytest.raises(DataError, match="HTTP 404 Not Found"):
+    with pytest.raises(DataError, match="404 Client Error: Not Found"):
         data.download(url=f"{server['url']}/missing", progress=False)
     with pytest.raises(DataError, match="Connection refused; check the network"):
         data.download(url="http://127.0.0.1:9/x", progress=False)
@@ -322,35 +254,6 @@ def test_a_full_disk_is_named_and_leaves_nothing(tiny, server):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert_nothing_is_left()
-
-
-# ---------------------------------------------------------------------------------------------
-# Reading batches
-# ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-@pytest.mark.parametrize("kind", ["array", "bytes"])
-def test_arrays_and_bytes_are_read_alike(tmp_path, kind, protocol):
-    pixels = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
-    content = {b"data": pixels if kind == "array" else pixels.tobytes(), b"labels": [3, 9]}
-    path = tmp_path / "batch"
-    path.write_bytes(pickle.dumps(content, protocol=protocol))
-    batch = data.read_batch(path)
-    assert batch.images.dtype == np.uint8
-    assert batch.labels.dtype == np.int64
-    np.testing.assert_array_equal(batch.images, pixels.reshape(2, 3, 32, 32))
-    assert batch.labels.tolist() == [3, 9]
-    assert batch.images.flags.writeable  # torch warns of others
-
-
-def test_damaged_pickles_are_refused(tmp_path):
-    path = tmp_path / "batch"
-    whole = pickle.dumps({b"data": bytes(3072), b"labels": [1]}, protocol=2)
-    for content in (b"", whole[:-1], whole[:100], b"text", b"\x80\xff", b"cos\nsystem"):
-        path.write_bytes(content)
-        with pytest.raises(DataError, match="is no batch of images"):
-            data.read_batch(path)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -468,39 +371,6 @@ def test_the_standin_is_the_same_to_the_bit(generated):
     assert info.classes == synthetic.CLASSES
 
 
-def test_the_standin_is_balanced_and_read_by_the_same_loader(standin):
-    train, test = standin
-    assert train.images.shape == (10_000, 3, 32, 32)
-    assert test.images.shape == (2_000, 3, 32, 32)
-    assert data.class_counts(train.labels).tolist() == [1000] * 10
-    assert data.class_counts(test.labels).tolist() == [200] * 10
-    assert len({image.tobytes() for images in standin for image in images.images}) == 12_000
-    train_indices, validation_indices = data.split(train.labels)
-    assert (len(train_indices), len(validation_indices)) == (9_000, 1_000)
-
-
-def test_colour_does_not_reveal_the_class_of_the_standin(standin):
-    from sklearn.linear_model import LogisticRegression
-
-    colours = [images.images.mean(axis=(2, 3)) / 255 for images in standin]
-    model = LogisticRegression().fit(colours[0], standin[0].labels)
-    assert model.score(colours[1], standin[1].labels) < 0.2
-
-
-def test_a_linear_model_cannot_learn_the_standin(standin):
-    from sklearn.linear_model import SGDClassifier
-
-    train, test = standin
-    where, _ = data.split(train.labels)
-    pixels = [
-        images.reshape(len(images), -1).astype(np.float32) / 128 - 1
-        for images in (train.images[where], test.images)
-    ]
-    model = SGDClassifier(loss="log_loss", alpha=0.01, max_iter=3, tol=None, random_state=0)
-    accuracy = model.fit(pixels[0], train.labels[where]).score(pixels[1], test.labels)
-    assert 0.15 < accuracy < 0.60
-
-
 def _find_standin(folder: Path) -> Path:
     paths.DATA = folder
     return data.find("synthetic")
@@ -522,6 +392,7 @@ def test_the_standin_ignores_the_environment_variable(generated, tmp_path, monke
 def test_a_damaged_standin_says_how_to_mend_it(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "DATA", tmp_path)
     (tmp_path / DATASETS["synthetic"].folder).mkdir()
+    (tmp_path / DATASETS["synthetic"].folder / "batches.meta").touch()
     with pytest.raises(DataError, match="is missing; delete the folder, it is generated again"):
         data.find("synthetic")
 

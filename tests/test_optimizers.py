@@ -6,7 +6,7 @@ from test_training import SGD, change, short_run
 from torch import nn
 
 from cifarlib.models import build_model
-from cifarlib.optimizers import Muon, Together, build_optimizer, orthogonalize, set_rate
+from cifarlib.optimizers import ChainedOptimizer, Muon, build_optimizer, orthogonalize, set_rate
 
 MUON = {
     "name": "muon",
@@ -74,7 +74,7 @@ def test_muon_has_the_filters_and_another_optimiser_the_rest(base):
     run = change(base, optimizer=MUON, learning_rate=0.2)
     model = build_model(run.model, 0.0, 0)
     optimizer = build_optimizer(run, model)
-    assert isinstance(optimizer, Together)
+    assert isinstance(optimizer, ChainedOptimizer)
     muon, rest = optimizer.optimizers
     assert all(p.ndim == 4 for p in muon.param_groups[0]["params"])
     assert isinstance(rest, torch.optim.SGD)

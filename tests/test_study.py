@@ -133,14 +133,6 @@ def test_a_rate_more_is_ones_own(scale):
     assert len(own) == 8
 
 
-def test_a_dropout_more_is_ones_own(scale):
-    own = [c for c in expand(edited(add_dropout), scale) if c.run is None]
-    assert [c.name for c in own] == [
-        "stage2-dropout/dropout=0.3,learning_rate=0.1",
-        "stage2-dropout/dropout=0.3,learning_rate=0.001",
-    ]
-
-
 def test_another_padding_makes_every_run_with_it_ones_own(scale):
     conditions = expand(edited(pad_more), scale)
     padded = [c for c in conditions if c.settings["augmentation"] == "daa1"]
@@ -215,17 +207,12 @@ def test_a_study_past_the_paper_has_none_of_its_conditions(scale):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_a_seed_twice_is_refused(capsys):
-    with pytest.raises(ConfigError, match=r"at seeds: the seed 42 stands there twice; name each"):
-        load_scale("smoke", ["seeds=[42, 43, 42]"])
-    assert cli.main(["status", "--set", "seeds=[42, 42]"]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def test_a_seed_twice_in_a_stage_is_refused(tmp_path):
+def test_a_seed_twice_is_refused(tmp_path):
     def repeat(content):
         content["stages"]["stage1-long"]["seeds"] = [1, 1]
 
+    with pytest.raises(ConfigError, match=r"at seeds: the seed 42 stands there twice; name each"):
+        load_scale("smoke", ["seeds=[42, 43, 42]"])
     with pytest.raises(ConfigError, match=r"stages.stage1-long.seeds: the seed 1 stands there"):
         load_study(write(tmp_path, repeat))
 

@@ -5,7 +5,6 @@ That it computes what a plain PyTorch loop does is in ``test_reference.py``.
 
 import io
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,30 +131,6 @@ def test_a_run_learns_and_says_what_came_out(base):
     assert fitted.timing.train_s > 0
 
 
-def test_randomness_derives_from_seed_purpose_and_epoch():
-    seeds = {
-        training.derive_seed(seed, purpose, epoch)
-        for seed in (1, 2)
-        for purpose in ("order", "augmentation")
-        for epoch in (1, 2)
-    }
-    assert len(seeds) == 8
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="without a CUDA device: four minutes")
-def test_the_network_learns_the_stand_in_set():
-    """Where a linear model stays under 60 % (tests/test_data.py), the network passes 80 %."""
-    device = torch.device("cuda")
-    data = "data={name: synthetic, train_size: 9000, validation_size: 100, test_size: 2000}"
-    scale = load_scale("smoke", [data, "epochs.30=3", "evaluation={train_every: 0, test_every: 0}"])
-    daa1 = expand(load_study(), scale, "stage1-daa1")[12].config
-    cosine = {"name": "cosine", "warmup": 0.1, "final": 0.0}
-    run = change(daa1, schedule=cosine, learning_rate=0.002, batch_size=32)
-    result = fit(run, load_inputs(run, device), device).result
-    assert result.history.test.accuracy(result.chosen["validation"]) > 80
-
-
 # -- the switches of the two protocols --------------------------------------------------------
 
 
@@ -249,15 +224,6 @@ def test_a_resumed_run_is_bit_identical(inputs, base, options):
     assert resumed.resumed == 2
 
 
-def test_flip_averaging_changes_nothing_but_what_it_adds(inputs, base):
-    run = change(base, epochs=1)
-    plain = fit(run, inputs, CPU).result
-    both = fit(change(run, evaluation__flip_averaged=True), inputs, CPU).result
-    assert plain.flip_averaged is None
-    assert both.flip_averaged is not None
-    assert replace(both, flip_averaged=None) == plain
-
-
 # -- precision, device, speed -----------------------------------------------------------------
 
 
@@ -315,14 +281,6 @@ def test_tied_logits_are_ranked_by_class_in_every_count():
     assert top1 == sum(matrix[c][c] for c in range(10)) == 3
     assert top2 == 4
     assert confidence[0] == pytest.approx(0.1)
-
-
-def test_a_bf16_run_agrees_with_itself(inputs, base):
-    result = fit(change(base, precision="bf16", augmentation=DAA2, epochs=1), inputs, CPU).result
-    for name in ("train", "validation", "test"):
-        matrix = result.predictions.confusion[name]
-        counted = result.history.split(name).top1[result.predictions.epoch]
-        assert sum(matrix[c][c] for c in range(10)) == counted
 
 
 def lose_weights(run: training.Run, epoch: int) -> None:

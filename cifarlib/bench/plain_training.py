@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cifarlib import augment
+from cifarlib import transforms
 from cifarlib.errors import RunError
 from cifarlib.models import ResidualNetwork
 
@@ -123,9 +123,9 @@ def _make_step(
         top, left = torch.randint(9, (2, batch_size), device=device)
         flip = torch.rand(batch_size, device=device) < 0.5
         angles = torch.zeros(batch_size, device=device)
-        draws = augment.Draws(angles, top, left, flip, rotated=False)
-        x = augment.augment(images[where], draws, padding=4)
-        x = augment.normalize(x, (0.5,) * 3, (0.25,) * 3, channels_last=True)
+        draws = transforms.Draws(angles, top, left, flip, rotated=False)
+        x = transforms.augment(images[where], draws, padding=4)
+        x = transforms.normalize(x, (0.5,) * 3, (0.25,) * 3, channels_last=True)
         optimizer.zero_grad()
         compute(x, labels[where]).backward()
         optimizer.step()

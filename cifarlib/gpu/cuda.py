@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cifarlib import augment
+from cifarlib import transforms
 from cifarlib.config import SPLITS, AdamConfig, MuonConfig, RunConfig, SGDConfig
 from cifarlib.models import last_layer
 from cifarlib.training import (
@@ -198,7 +198,7 @@ class Program:
         self.scale = torch.ones((), device=device)
         sets = {name: getattr(inputs, name) for name in SPLITS}
         self.logits = {n: torch.zeros((len(s), 10), device=device) for n, s in sets.items()}
-        self.evaluation_draws: dict[str, augment.Draws] = {}
+        self.evaluation_draws: dict[str, transforms.Draws] = {}
         if config.protocol.augmented_evaluation:
             self.evaluation_draws = {n: feed.draw(len(s), n, 0) for n, s in sets.items()}
         self.graphs: dict[Work, Any] = {}
@@ -271,7 +271,7 @@ class Program:
         self.logits[name].index_copy_(0, rows, logits.float())
 
 
-def _copy_draws(source: augment.Draws, target: augment.Draws) -> None:
+def _copy_draws(source: transforms.Draws, target: transforms.Draws) -> None:
     for name in ("angles", "top", "left", "flip"):
         getattr(target, name).copy_(getattr(source, name))
     if source.cut is not None and target.cut is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cifarlib import augment, data, models
+from cifarlib import data, models, resampling, transforms
 from cifarlib.config import DATASETS, ENGINE, ModelConfig, SplitName
 from cifarlib.paper.tables import read_normalization
 from cifarlib.runs import tracing
@@ -38,7 +38,7 @@ def describe_dataset(dataset: str) -> DataRecord:
         },
         statistics=_statistics(*data.channel_statistics(train.images)),
         resized={
-            method: _statistics(*augment.resized_statistics(images, 256, 224, method))
+            method: _statistics(*resampling.resized_statistics(images, 256, 224, method))
             for method in methods
         },
         test_labels=pack_classes(test.labels.tolist()),
@@ -64,7 +64,7 @@ def _measure_first_loss(images: Any, labels: Any) -> dict[Literal["fan_out", "fa
     """
     config = ModelConfig(name="residual", initialization="kaiming")
     model = models.build_model(config, dropout=0.0, seed=42).train()
-    inputs = augment.normalize(images, *read_normalization()["32"])
+    inputs = transforms.normalize(images, *read_normalization()["32"])
     head = models.last_layer(model)
 
     def loss() -> float:
@@ -80,8 +80,10 @@ def _measure_first_loss(images: Any, labels: Any) -> dict[Literal["fan_out", "fa
 def _show_transforms(image: Any) -> dict[str, str]:
     """One image (1, 3, 32, 32) as it is, and after each transform of the paper by itself."""
 
-    def one(angle: float = 0.0, top: int = 4, left: int = 4, flip: bool = False) -> augment.Draws:
-        return augment.Draws(
+    def one(
+        angle: float = 0.0, top: int = 4, left: int = 4, flip: bool = False
+    ) -> transforms.Draws:
+        return transforms.Draws(
             torch.tensor([angle]), torch.tensor([top]), torch.tensor([left]), torch.tensor([flip])
         )
 
@@ -94,7 +96,7 @@ def _show_transforms(image: Any) -> dict[str, str]:
         "all three (DAA-2)": one(angle=15.0, top=0, left=7, flip=True),
     }
     return {
-        name: _png(augment.augment(image, draws, padding=4, resize=None)[0].numpy())
+        name: _png(transforms.augment(image, draws, padding=4, resize=None)[0].numpy())
         for name, draws in variants.items()
     }
 

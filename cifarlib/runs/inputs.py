@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import torch
 
-from cifarlib import augment, data
+from cifarlib import data, resampling
 from cifarlib.config import SPLITS, DataConfig, ResizeConfig, RunConfig
 from cifarlib.paper.tables import read_normalization
 from cifarlib.training import ImageSet, Inputs
@@ -50,7 +50,7 @@ def computed_statistics(dataset: str, resize: ResizeConfig | None) -> Constants:
     statistics = (
         data.channel_statistics(images)
         if resize is None
-        else augment.resized_statistics(
+        else resampling.resized_statistics(
             torch.from_numpy(images), resize.size, resize.crop, resize.method
         )
     )
