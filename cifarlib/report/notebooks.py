@@ -3,8 +3,7 @@
 import contextlib
 import importlib.util
 import os
-import subprocess
-import sys
+import re
 import tempfile
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import cifarlib
 from cifarlib.checking import read_bytes, shown
 from cifarlib.errors import ConfigError, ReportError
+from cifarlib.report.kernels import serve_kernels
 from cifarlib.runs.parameters import TRAINING, check_values, parse_parameters
 from cifarlib.runs.progress import cores
 from cifarlib.runs.store import remove_leftovers, write_atomically
@@ -71,21 +72,20 @@ def execute_all(
     ``ReportError``.
     """
     outputs = [folder / notebook.name for notebook in notebooks]
-    kernels = _Kernels()
     pool = ThreadPoolExecutor(max_workers=cores())
-    try:
-        futures = [
-            pool.submit(_execute, notebook, output, given, kernels)
-            for notebook, output, given in zip(notebooks, outputs, parameters, strict=True)
-        ]
-        names = dict(zip(futures, notebooks, strict=True))
-        for number, future in enumerate(as_completed(futures), start=1):
-            outcome = "failed" if future.exception() else "executed"
-            tell(f"[{number}/{len(futures)}] {names[future].name}: {outcome}")
-        failures = [error for future in futures if (error := future.exception())]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        kernels.kill()  # none is left, except after Ctrl-C
+    with serve_kernels(_find_imports(notebooks)) as kernels:
+        try:
+            futures = [
+                pool.submit(_execute, notebook, output, given, kernels)
+                for notebook, output, given in zip(notebooks, outputs, parameters, strict=True)
+            ]
+            names = dict(zip(futures, notebooks, strict=True))
+            for number, future in enumerate(as_completed(futures), start=1):
+                outcome = "failed" if future.exception() else "executed"
+                tell(f"[{number}/{len(futures)}] {names[future].name}: {outcome}")
+            failures = [error for future in futures if (error := future.exception())]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     for failure in failures:
         if not isinstance(failure, ReportError):
             raise failure
@@ -94,7 +94,17 @@ def execute_all(
     return outputs
 
 
-def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: "_Kernels") -> None:
+def _find_imports(notebooks: Sequence[Path]) -> list[str]:
+    """The modules that notebooks import, and those that ``cl``'s names come from."""
+    cells = [cell for path in notebooks for cell in read_notebook(path, ReportError).cells]
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    names = set(re.findall(r"^(?:import|from) ([\w.]+)", code, re.MULTILINE))
+    public = set(re.findall(r"\bcl\.(\w+)", code)) | {"show"}
+    public &= set(cifarlib._PUBLIC) if "cifarlib" in names else set()
+    return sorted(names | {cifarlib._PUBLIC[name].partition(":")[0] for name in public})
+
+
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: type) -> None:
     """Execute a notebook with papermill, in this environment's Python and the notebook's folder.
 
     The executed notebook appears whole at ``output``. Where a cell failed, it is kept there with
@@ -121,7 +131,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
-                kernel_manager_class=kernels.manager(Path(home)),
+                kernel_manager_class=kernels,
                 resources={"metadata": {"path": str(notebook.parent.absolute())}},
                 shutdown_kernel="immediate",
             )
@@ -187,81 +197,12 @@ def plain_matplotlib() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in plain}
     os.environ.update(plain)
     try:
-        with _settings_folder():
-            yield
+        yield
     finally:
         for name, value in before.items():
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _settings_folder() -> Iterator[None]:
-    """Give matplotlib a folder for its settings where the home directory is of no use.
-
-    Without one it says so on standard error, and what a kernel says there stands in its notebook.
-    """
-    try:
-        home = Path("~").expanduser()
-        for folder in (home / ".config" / "matplotlib", home / ".cache" / "matplotlib"):
-            folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(home / ".config", os.W_OK)
-    except (OSError, RuntimeError):
-        usable = False
-    if usable or "MPLCONFIGDIR" in os.environ:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="cifarlib-", ignore_cleanup_errors=True) as folder:
-        os.environ["MPLCONFIGDIR"] = folder
-        try:
-            # It lists the fonts once for all kernels; where that takes long, it says that, too.
-            code = "import matplotlib.font_manager"
-            subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False)
-            yield
-        finally:
-            del os.environ["MPLCONFIGDIR"]
-
-
-class _Kernels:
-    """Kernels in this environment's Python, whatever kernels are installed for the user."""
-
-    def __init__(self) -> None:
-        self.managers: list[Any] = []
-
-    def manager(self, home: Path) -> type:
-        """A kernel manager class whose kernel keeps its files in a folder of its own."""
-        from jupyter_client import AsyncKernelManager
-        from jupyter_client.kernelspec import KernelSpec
-
-        started = self.managers
-
-        class Manager(AsyncKernelManager):
-            def __init__(self, **settings: Any) -> None:
-                super().__init__(
-                    **settings,
-                    connection_file=str(home / "kernel.json"),
-                    transport="ipc",  # sockets in that folder; no port that another may take
-                )
-                started.append(self)
-
-            @property
-            def kernel_spec(self) -> KernelSpec:
-                return KernelSpec(
-                    argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                    env={"IPYTHONDIR": str(home / "ipython")},
-                    display_name="Python 3 (ipykernel)",
-                    language="python",
-                )
-
-        return Manager
-
-    def kill(self) -> None:
-        """End the kernels that still run."""
-        for manager in self.managers:
-            process = getattr(manager.provisioner, "process", None)
-            if process is not None and process.poll() is None:
-                process.kill()
 
 
 def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
