@@ -104,7 +104,7 @@ def run_kernel(client: socket.socket) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as server:
+    with contextlib.suppress(OSError, KeyboardInterrupt), socket.socket(socket.AF_UNIX) as server:
         server.connect(sys.argv[1])
         asked = [sys.argv[2], str(Path.cwd()), dict(os.environ)]
         server.sendall(json.dumps(asked).encode() + b"\n")

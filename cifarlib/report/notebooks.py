@@ -45,10 +45,10 @@ def read_parameters(notebook: Path) -> dict[str, Any]:
 
 def read_notebook(path: Path, error_class: type[ConfigError] | type[ReportError]) -> "NotebookNode":
     """A notebook from its file; an error of the given class where it is none."""
-    import nbformat
+    import nbformat.reader
 
     try:
-        return nbformat.reads(read_bytes(path).decode(), as_version=4)
+        return nbformat.convert(nbformat.reader.reads(read_bytes(path).decode()), 4)
     except OSError as error:
         raise error_class(f"{shown(path)} cannot be read ({error.strerror})") from error
     except Exception as error:  # nbformat raises many kinds for what is not a notebook
@@ -145,7 +145,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
             failure = f"{shown(notebook)} failed: {reason[-1] if reason else type(error).__name__}"
         if temporary.is_file():
             content = _tidy(read_notebook(temporary, ReportError))
-            write_atomically(output, (nbformat.writes(content) + "\n").encode())
+            write_atomically(output, (nbformat.v4.writes(content) + "\n").encode())
     if failure:
         kept = f"; see {shown(output)}" if output.is_file() else ""
         raise ReportError(failure + kept)
@@ -211,7 +211,7 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
     Each comes with its path. A cell's metadata name its notebook and its ``number`` there. Raises
     ``ReportError`` for a failed cell.
     """
-    import nbformat
+    from nbformat import NotebookNode
 
     cells = []
     for path, notebook in notebooks:
@@ -232,6 +232,4 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
             cell.metadata["first"] = not cells or cells[-1].metadata["notebook"] != name
             cell["id"] = f"cell-{len(cells)}"
             cells.append(cell)
-    return nbformat.v4.new_notebook(
-        cells=cells, metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
-    )
+    return NotebookNode(nbformat=4, nbformat_minor=5, metadata=NotebookNode(), cells=cells)

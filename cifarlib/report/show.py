@@ -23,6 +23,7 @@ from cifarlib.errors import ConfigError
 from cifarlib.formatting import say_count, say_p
 from cifarlib.paper.statements import Statement, read_statements
 from cifarlib.report.tables import (
+    CONTENT,
     PENDING,
     Format,
     Links,
@@ -35,10 +36,9 @@ from cifarlib.report.tables import (
     link_runs,
     rows_behind,
     table_html,
+    wordings,
 )
 from cifarlib.runs.results import Results
-
-CONTENT = "application/vnd.cifarlib.shown+json"
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def table(
             "note": note,
             "columns": [["", str(c)] if isinstance(c, str) else list(map(str, c)) for c in frame],
             "kinds": [column_kind(column) for column in frame.columns],
+            "words": wordings(frame),
             "rows": texts,
             "best": sorted(map(list, marked)),
             "runs": list(map(list, rows_behind(frame))),

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cifarlib.formatting import fixed, signed
 
+CONTENT = "application/vnd.cifarlib.shown+json"  # what is shown, as cells and words
 PENDING = "pending"
 ABSENT = "–"  # neither the paper nor the study has it
 LONG = 32  # characters from which a column of words is broken into lines
@@ -118,7 +119,7 @@ def table_html(
 ) -> str:
     """A frame whose cells read ``texts`` as an HTML table, the ``marked`` cells in bold."""
     missing = frame.isna().to_numpy()
-    words = [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
+    words = wordings(frame)
     behind = rows_behind(frame)
     first, shades = _first_of_groups(frame), _shades(frame)
     folded = _folded(frame)
@@ -185,6 +186,11 @@ def _settings(texts: Sequence[str]) -> str:
 def _class(*names: str) -> str:
     text = " ".join(filter(None, names))
     return f' class="{text}"' if text else ""
+
+
+def wordings(frame: pd.DataFrame) -> list[str]:
+    """The class of each column of words."""
+    return [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
 
 
 def _wording(column: "pd.Series[Any]") -> str:
