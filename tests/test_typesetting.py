@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from cifarlib.errors import ReportError
 from cifarlib.report import assembly as report
-from cifarlib.report import front, notebooks, paper, show, typesetting
+from cifarlib.report import front, notebooks, show, typesetting
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
@@ -71,7 +71,7 @@ def results(tmp_path_factory):
 def whole(results):
     """The front matter of a report over those records."""
     told = front.describe(results, "--scale smoke")
-    return paper.describe_paper(results, told, report.TITLE) | {"partial": False}
+    return front.describe_paper(results, told, report.TITLE) | {"partial": False}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -309,11 +309,11 @@ def test_cells_tagged_front_stand_on_the_title_page(whole):
 
 
 def test_verdicts_are_summed_up(results):
-    group = {"title": "Held", "sign": "✓", "count": 4, "more": 3}
+    group = {"title": "Held", "sign": "✓", "count": 4}
     claim = {"text": "Rates *decide*", "paper": "86.9 %", "ours": "31.5 %"}
     told = front.describe(results, "") | {"pending": "Two wait."}
     told |= {"verdicts": [group | {"claims": [claim]}], "audit": "9 doubts examined"}
-    pdf = set_pdf("# One", front=paper.describe_paper(results, told, "T") | {"partial": False})
+    pdf = set_pdf("# One", front=front.describe_paper(results, told, "T") | {"partial": False})
     for words in (
         "Two wait. The paper against itself and the data: 9 doubts examined.",
         "✓ Held: 4",
@@ -325,7 +325,7 @@ def test_verdicts_are_summed_up(results):
 
 def test_without_any_record_there_is_a_report(tmp_path):
     results = open_results("smoke", [], tmp_path)
-    told = paper.describe_paper(results, front.describe(results, ""), "T") | {"partial": False}
+    told = front.describe_paper(results, front.describe(results, ""), "T") | {"partial": False}
     assert "None of 120 runs are recorded" in text_of(set_pdf("# One", front=told))
 
 

@@ -21,7 +21,7 @@ from cifarlib import paths
 from cifarlib.checking import shown, suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.report import difference, since
-from cifarlib.report.front import describe
+from cifarlib.report.front import describe, describe_paper
 from cifarlib.report.notebooks import (
     check_parameters,
     execute_all,
@@ -31,7 +31,6 @@ from cifarlib.report.notebooks import (
     read_parameters,
 )
 from cifarlib.report.page import TITLE, make_page
-from cifarlib.report.paper import describe_paper
 from cifarlib.report.typesetting import typeset
 from cifarlib.runs import further, grids, mixture, provenance
 from cifarlib.runs.locks import lock
