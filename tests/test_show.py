@@ -10,7 +10,7 @@ import cifarlib as cl
 from cifarlib.analysis.judges import Judgement
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.report import show, verdicts
-from cifarlib.report.tables import cell_texts, choose_formats
+from cifarlib.report.tables import cell_texts
 
 HELD = Judgement("held", "+9.3 points", "+8.1 to +10.5", 0.0004, 16, "16 blocks.", ("a" * 16,))
 
@@ -28,7 +28,7 @@ def test_tables_format_groups_of_paper_and_ours_by_their_kind():
         ("", "LR"): [0.0001], ("Epoch", "ours"): [3.0], ("Test", "paper"): [60],
         ("Test", "ours"): [61.234], ("Test", "diff."): [1.234], ("", "Share"): [0.123456],
     })  # fmt: skip
-    texts = cell_texts(frame, choose_formats(frame, {"Share": "{:.2f}"}, 2))
+    texts = cell_texts(frame, {"Share": "{:.2f}"}, 2)
     assert texts == [["0.0001", "3", "60", "61.23", "+1.23", "0.12"]]
 
 

@@ -57,20 +57,8 @@ def test_a_table_shows_its_cells_formatted():
         ["3", "70.0", "pending", "–"],
     ]
     assert 'id="table-IV"' in shown.html
-    assert '<th scope="colgroup" colspan="3" style="text-align:center">Test</th>' in shown.html
+    assert '<th scope="colgroup" colspan="3">Test</th>' in shown.html
     assert "Table IV" in shown.text
-
-
-def test_a_wide_tables_settings_can_fold_under_its_first_cell():
-    wide = pd.DataFrame({("", "Run"): [9], ("", "Batch"): [64], ("", "LR"): [0.1]})
-    for number in range(5):
-        for name in ("paper", "ours"):
-            wide[f"Q{number}", name] = [1.5]
-    shown = show.table(wide, "IX", "Title").html
-    assert '<th scope="col" rowspan="2" data-settings="Batch · LR">Run</th>' in shown
-    assert '<td data-settings="64 · 0.1">9</td>' in shown
-    assert '<td class="folds">64</td>' in shown
-    assert "data-settings" not in show.table(FRAME, "IV", "Title").html
 
 
 def test_the_best_of_a_column_is_marked():

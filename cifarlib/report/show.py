@@ -29,7 +29,6 @@ from cifarlib.report.tables import (
     Links,
     best_cells,
     cell_texts,
-    choose_formats,
     column_kind,
     csv_rows,
     link_csv,
@@ -103,7 +102,7 @@ def table(
     index label), makes the row's first cell a link to them; ``frame.attrs["states"]`` says by
     index label what a missing value reads instead, such as “diverged”.
     """
-    texts = cell_texts(frame, choose_formats(frame, formats or {}, decimals))
+    texts = cell_texts(frame, formats or {}, decimals)
     marked = best_cells(frame, best)
     label = html.escape(f"Table {number}")
     foot = f'<p class="note">{html.escape(note)}</p>' if note else ""
