@@ -9,9 +9,7 @@ import nbformat
 import pandas as pd
 import pypdf
 import pytest
-from bs4 import BeautifulSoup
 from conftest import PNG, make_record
-from nbconvert.exporters import get_exporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cifarlib.errors import ReportError
@@ -380,26 +378,6 @@ def test_what_cannot_be_set_is_named_in_one_sentence(cell, words):
     assert "\n" not in str(caught.value)
 
 
-def test_an_older_report_stays_where_the_pdf_cannot_be_made(tmp_path, monkeypatch):
-    executed(tmp_path / "01_a.ipynb")  # with a reference that dangles
-    build = tmp_path / "build"
-    (build / "notebooks").mkdir(parents=True)
-    executed(build / "notebooks" / "01_a.ipynb")
-    for suffix in ("html", "pdf"):
-        (build / f"report.{suffix}").write_text("old")
-    monkeypatch.setattr("cifarlib.paths.NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(report, "check_parameters", lambda *_: None)
-    monkeypatch.setattr(report, "execute_all", lambda *_: None)
-    with pytest.raises(ReportError, match=r"01_a\.ipynb.*#table-IX"):
-        report.render("smoke", build=build)
-    assert [(build / f"report.{suffix}").read_text() for suffix in ("html", "pdf")] == ["old"] * 2
-
-
-# ---------------------------------------------------------------------------------------------
-# nbconvert
-# ---------------------------------------------------------------------------------------------
-
-
 def executed(path):
     cells = [
         new_markdown_cell("# One\n\nSee [Table IX](#table-IX)."),
@@ -410,18 +388,16 @@ def executed(path):
     return path
 
 
-def test_nbconvert_makes_a_pdf_of_any_executed_notebook(tmp_path):
-    content, resources = get_exporter("cifarlib-pdf")().from_filename(
-        executed(tmp_path / "a.ipynb")
-    )
-    assert resources["output_extension"] == ".pdf"
-    assert "Table IV. A table" in text_of(content)
-    assert len(read(content).pages) == 1
-
-
-def test_nbconvert_makes_a_page_of_any_executed_notebook(tmp_path):
-    page, resources = get_exporter("cifarlib-html")().from_filename(executed(tmp_path / "a.ipynb"))
-    assert resources["output_extension"] == ".html"
-    assert 'id="table-IV"' in page
-    assert "scale =" not in BeautifulSoup(page, "html.parser").get_text()
-    assert '<p class="lead">' not in page  # the report's title page
+def test_an_older_report_stays_where_the_pdf_cannot_be_made(tmp_path, monkeypatch):
+    executed(tmp_path / "01_a.ipynb")  # with a reference that dangles
+    build = tmp_path / "build"
+    (build / "notebooks").mkdir(parents=True)
+    executed(build / "notebooks" / "01_a.ipynb")
+    for suffix in ("html", "pdf"):
+        (build / f"report.{suffix}").write_text("old")
+    monkeypatch.setattr("cifarlib.paths.NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(report, "_share_out", lambda *_: [{}])
+    monkeypatch.setattr(report, "execute_all", lambda *_: None)
+    with pytest.raises(ReportError, match=r"01_a\.ipynb.*#table-IX"):
+        report.render("smoke", build=build)
+    assert [(build / f"report.{suffix}").read_text() for suffix in ("html", "pdf")] == ["old"] * 2

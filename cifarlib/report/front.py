@@ -339,10 +339,6 @@ REPRODUCIBLE = (
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# The PDF
-# ---------------------------------------------------------------------------------------------
-
 KEPT = (
     "label", "kind", "banner_title", "banner", "counts", "faults", "stages", "budget", "mixed",
     "protocol_name", "protocol", "provenance", "command", "shared", "verdicts",

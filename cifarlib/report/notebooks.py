@@ -15,7 +15,7 @@ import cifarlib
 from cifarlib.checking import read_bytes, shown
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.report.kernels import serve_kernels
-from cifarlib.runs.parameters import TRAINING, check_values, parse_parameters
+from cifarlib.runs.parameters import TRAINING, parse_parameters
 from cifarlib.runs.progress import cores
 from cifarlib.runs.store import remove_leftovers, write_atomically
 
@@ -23,17 +23,11 @@ if typing.TYPE_CHECKING:
     from nbformat import NotebookNode
 
 
-def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Compare parameters with the names and types in a notebook's cell tagged ``parameters``.
-
-    Raises ``ConfigError`` for an unknown name, a value of another type than the default's, and
-    for a file that is no notebook or has no such cell.
-    """
-    check_values(parameters, read_parameters(notebook), shown(notebook))
-
-
 def read_parameters(notebook: Path) -> dict[str, Any]:
-    """Name → default value, from the cell tagged ``parameters``; errors of ``check_parameters``."""
+    """Name → default value, from the cell tagged ``parameters``.
+
+    Raises ``ConfigError`` for a file that is no notebook or has no such cell.
+    """
     name = shown(notebook)
     for cell in read_notebook(notebook, ConfigError).cells:
         if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
@@ -53,11 +47,6 @@ def read_notebook(path: Path, error_class: type[ConfigError] | type[ReportError]
         raise error_class(f"{shown(path)} cannot be read ({error.strerror})") from error
     except Exception as error:  # nbformat raises many kinds for what is not a notebook
         raise error_class(f"{shown(path)} is not a Jupyter notebook; restore it") from error
-
-
-# ---------------------------------------------------------------------------------------------
-# Execution
-# ---------------------------------------------------------------------------------------------
 
 
 def execute_all(
@@ -136,9 +125,10 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
                 shutdown_kernel="immediate",
             )
         except PapermillExecutionError as error:
+            last = str(error.evalue).strip().splitlines()[-1:]
             failure = (
                 f"{shown(notebook)} failed in cell [{error.exec_count}] "
-                f"({_first_line(error.source)}): {_last_line(error)}"
+                f"({first_line(error.source)}): {': '.join([error.ename, *last])}"
             )
         except Exception as error:  # a kernel that died or never started, whatever its error
             reason = str(error).strip().splitlines()
@@ -151,14 +141,9 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
         raise ReportError(failure + kept)
 
 
-def _first_line(source: str) -> str:
-    lines = [line for line in source.splitlines() if line.strip()]
-    return lines[0].strip() if lines else "an empty cell"
-
-
-def _last_line(error: Any) -> str:
-    lines = str(error.evalue).strip().splitlines()
-    return f"{error.ename}: {lines[-1]}" if lines else str(error.ename)
+def first_line(source: str) -> str:
+    """What a cell is named by: its first line that is not blank."""
+    return next(filter(None, map(str.strip, source.splitlines())), "an empty cell")
 
 
 def _tidy(notebook: "NotebookNode") -> "NotebookNode":
@@ -188,8 +173,7 @@ def plain_matplotlib() -> Iterator[None]:
     matplotlib is imported.
     """
     package = importlib.util.find_spec("matplotlib")
-    assert package is not None
-    assert package.origin is not None
+    assert package and package.origin  # noqa: PT018
     plain = {
         "MATPLOTLIBRC": str(Path(package.origin).with_name("mpl-data") / "matplotlibrc"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -213,7 +197,7 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
     """
     from nbformat import NotebookNode
 
-    cells = []
+    cells: list[Any] = []
     for path, notebook in notebooks:
         name = Path(path).name
         parameters = ""
@@ -224,7 +208,7 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
                 continue
             if any(output.output_type == "error" for output in cell.get("outputs", [])):
                 raise ReportError(
-                    f"{path}: the cell {_first_line(cell.source)!r} failed; correct it"
+                    f"{path}: the cell {first_line(cell.source)!r} failed; correct it"
                 )
             cell.metadata["notebook"] = name
             cell.metadata["number"] = number

@@ -15,7 +15,6 @@ from cifarlib.checking import shown
 from cifarlib.errors import ReportError
 
 if typing.TYPE_CHECKING:
-    from bs4 import BeautifulSoup, Tag
     from nbformat import NotebookNode
 
 TITLE = "What decides the accuracy of a small residual network on CIFAR-10?"
@@ -139,10 +138,11 @@ def inline_drawings(page: str) -> str:
             r' id="([^"]*)"', lambda m: f' id="{own}{m[1]}"' if m[1] in used else "", drawing
         )
         tag, _, rest = drawing.partition(">")
-        size, width = re.search(r' viewBox="(0 0 ([\d.]+)[^"]*)"', tag).groups()
+        size = tag.partition(' viewBox="')[2].partition('"')[0]
+        width = 1.15 * float(size.split()[2])  # fills the column
         return (
             f'<div class="scroll drawing" tabindex="0"><svg{"" if chart else WHITE} '
-            f'viewBox="{size}" style="width: min(100%, {1.15 * float(width):.0f}pt)" '  # the column
+            f'viewBox="{size}" style="width: min(100%, {width:.0f}pt)" '
             f'role="img" aria-label="{image[1]}">{rest}</div>'
         )
 
@@ -152,7 +152,7 @@ def inline_drawings(page: str) -> str:
     return page.replace("<main", f"{glyphs}<main", 1) if letters else page
 
 
-def _number_sections(soup: "BeautifulSoup") -> None:
+def _number_sections(soup: Any) -> None:
     """Notebook titles become numbered h2, and so on down; the table of contents names them."""
     from bs4 import BeautifulSoup
 
@@ -194,7 +194,7 @@ def _number_sections(soup: "BeautifulSoup") -> None:
     soup.select_one("nav.contents ol").append(BeautifulSoup(contents, "html.parser"))
 
 
-def _name_runs(soup: "BeautifulSoup", titles: Mapping[str, str]) -> None:
+def _name_runs(soup: Any, titles: Mapping[str, str]) -> None:
     """Say the name of a run where a link has but its id, else as the link's tooltip."""
     for link in soup.find_all("a", href=re.compile("^#run-")):
         if title := titles.get(link["href"].removeprefix("#run-")):
@@ -204,7 +204,7 @@ def _name_runs(soup: "BeautifulSoup", titles: Mapping[str, str]) -> None:
                 link["title"] = title
 
 
-def _check_page(soup: "BeautifulSoup", runs: Iterable[str]) -> set[str]:
+def _check_page(soup: Any, runs: Iterable[str]) -> set[str]:
     """The ids of a page; refuses one that stands there twice, and what comes from elsewhere."""
     known = set(runs)
     for tag in soup.find_all(True):
@@ -224,7 +224,7 @@ def _check_page(soup: "BeautifulSoup", runs: Iterable[str]) -> set[str]:
     return known
 
 
-def _sources(tag: "Tag") -> list[str]:
+def _sources(tag: Any) -> list[str]:
     """Whatever a browser would load for an element."""
     keys = ["src", "srcset", "poster", "data", "background"]
     if tag.name in ("link", "image", "use", "feimage", "base"):
@@ -237,6 +237,6 @@ def _sources(tag: "Tag") -> list[str]:
     ]
 
 
-def _place(tag: "Tag") -> str:
+def _place(tag: Any) -> str:
     cell = tag if tag.has_attr("data-notebook") else tag.find_parent(attrs={"data-notebook": True})
     return str(cell["data-notebook"]) if cell else "the report"

@@ -7,8 +7,8 @@ and thinned, so that a hundred runs of two hundred epochs stay below a megabyte.
 import html
 import math
 import shlex
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -26,7 +26,7 @@ LEFT, RIGHT, TOP, BOTTOM = 30, 4, 6, 16  # margins
 STEEP = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
 LOGARITHMIC = f'<text x="{LEFT + 4}" y="{TOP + 6}">logarithmic</text>'
 
-RULES = {
+RULES: dict[Literal["validation", "test", "last"], str] = {
     "validation": "best on the validation set",
     "test": "best on the test set",
     "last": "last",
@@ -157,11 +157,6 @@ def _say_value(value: Any) -> str:
     return TITLES.get(value, str(value)) if isinstance(value, str | bool) else str(value)
 
 
-# ---------------------------------------------------------------------------------------------
-# What came out
-# ---------------------------------------------------------------------------------------------
-
-
 def _describe_outcome(record: RunRecord) -> dict[str, Any]:
     history = record.result.history
     data = DATASETS[record.config.data.name]
@@ -169,6 +164,9 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
     if record.result.diverged:
         top[0] = "diverged"
     predictions = record.result.predictions
+    accuracies = {split: _accuracies(history.split(split)) for split in SPLITS}
+    losses = {split: history.split(split).loss for split in SPLITS}
+    losses["train"] = history.training_loss
     return {
         "test": top[0],
         "epochs": history.epochs,
@@ -186,13 +184,7 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
         "top": " / ".join(top),
         "curves": [
             (title, draw_curves(title, values, record.reported_epoch))
-            for title, values in (
-                ("Top-1 accuracy in %", {s: _accuracies(history.split(s)) for s in SPLITS}),
-                (
-                    "Loss",
-                    {s: history.split(s).loss for s in SPLITS} | {"train": history.training_loss},
-                ),
-            )
+            for title, values in (("Top-1 accuracy in %", accuracies), ("Loss", losses))
         ],
         "classes": data.classes,
         "confusion": list(zip(data.classes, predictions.confusion["test"], strict=True)),
@@ -231,12 +223,7 @@ def _describe_origin(record: RunRecord) -> str:
     return "; ".join(words)
 
 
-# ---------------------------------------------------------------------------------------------
-# Curves
-# ---------------------------------------------------------------------------------------------
-
-
-def draw_curves(title: str, curves: dict[str, Sequence[float | None]], chosen: int) -> str:
+def draw_curves(title: str, curves: Mapping[Any, Sequence[float | None]], chosen: int) -> str:
     """A small SVG line chart of values by epoch, from epoch 0; a dotted line is at ``chosen``.
 
     Classes ``train``, ``validation`` and ``test`` give the lines their looks; a value that is

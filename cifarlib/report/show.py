@@ -78,11 +78,6 @@ def answer(place: int, sentence: str, results: Results) -> Shown:
     return Shown(line, said, content if results.real else None)
 
 
-# ---------------------------------------------------------------------------------------------
-# Tables
-# ---------------------------------------------------------------------------------------------
-
-
 def table(
     frame: pd.DataFrame,
     number: str,
@@ -134,11 +129,6 @@ def table(
     )
 
 
-# ---------------------------------------------------------------------------------------------
-# Figures
-# ---------------------------------------------------------------------------------------------
-
-
 def figure(drawn: Any, number: str, title: str, *, alt: str, note: str = "") -> Shown:
     """A matplotlib figure, or seaborn's grid of panels, as a numbered vector image.
 
@@ -181,10 +171,6 @@ def draw_svg(drawn: Figure) -> str:
     source = re.sub(r"\s*\n\s*(?=[MLQCZz])", "", source)
     return re.sub(r"(\d{2}\.\d{2})\d+", r"\1", source)
 
-
-# ---------------------------------------------------------------------------------------------
-# Verdicts
-# ---------------------------------------------------------------------------------------------
 
 SIGNS = {
     "held": "✓",

@@ -129,9 +129,9 @@ def table_html(
             more += f' data-label="{html.escape(str(name))}"' if stacked else ""
             cells.append(f"<td{_class(*kind)}{more}>{text}</td>")
         rows.append(f"<tr{_class('group' if row in first else '')}>{''.join(cells)}</tr>")
-    kind = _class("data", "stacked" if stacked else "")
+    looks = _class("data", "stacked" if stacked else "")
     head = _head(frame, words)
-    return f"<table{kind}><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+    return f"<table{looks}><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _first_of_groups(frame: pd.DataFrame) -> set[int]:
@@ -221,7 +221,7 @@ def csv_rows(frame: pd.DataFrame) -> list[list[str]]:
 def column_kind(column: Any) -> str:
     """The class of a column's cells in the style sheet."""
     last = column[-1] if isinstance(column, tuple) else column
-    return {"diff.": "difference"}.get(last, last) if last in ("paper", "ours", "diff.") else ""
+    return {"paper": "paper", "ours": "ours", "diff.": "difference"}.get(last, "")
 
 
 def _head(frame: pd.DataFrame, words: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ import base64
 import functools
 import hashlib
 import html
-import importlib.util
 import json
 import re
 import subprocess
@@ -22,13 +21,14 @@ from typing import Any
 
 from cifarlib import paths
 from cifarlib.errors import ReportError
+from cifarlib.report.notebooks import first_line
 from cifarlib.report.tables import CONTENT
 
 if typing.TYPE_CHECKING:
     from nbformat import NotebookNode
 
 TEMPLATE = paths.TEMPLATES / "typst"
-STANDARDS = ["ua-1", "a-2a"]  # accessible, and fit for archives
+STANDARDS: list[Any] = ["ua-1", "a-2a"]  # accessible, and fit for archives
 WORD = 40  # characters after which a word of plain text may break
 MOST_LINES = 1000  # of an output that is text
 
@@ -69,11 +69,6 @@ def typeset(notebook: "NotebookNode", front: dict[str, Any]) -> bytes:
     return compile_pdf(source, files, content, places)
 
 
-# ---------------------------------------------------------------------------------------------
-# What a notebook holds
-# ---------------------------------------------------------------------------------------------
-
-
 def _gather(notebook: "NotebookNode", files: dict[str, bytes]) -> Iterator[Piece]:
     """What a reader sees of a notebook, in order, and the files of its figures.
 
@@ -84,8 +79,7 @@ def _gather(notebook: "NotebookNode", files: dict[str, bytes]) -> Iterator[Piece
         if "screen" in tags:
             continue
         chapter = cell.metadata.get("notebook", "the notebook")
-        first = next((line.strip() for line in cell.source.splitlines() if line.strip()), "")
-        about = f"{chapter}, cell {first!r}", chapter, "front" in tags
+        about = f"{chapter}, cell {first_line(cell.source)!r}", chapter, "front" in tags
         if cell.cell_type == "markdown":
             yield Piece("prose", *about, cell.source)
         for output in cell.get("outputs", []):
@@ -131,11 +125,6 @@ def _plain(text: str) -> str:
     return re.sub(rf"(\S{{{WORD}}})(?=\S)", "\\1\u200b", "\n".join(lines))
 
 
-# ---------------------------------------------------------------------------------------------
-# Markdown and HTML become Typst
-# ---------------------------------------------------------------------------------------------
-
-
 def translate(format: str, pieces: Iterable[Piece]) -> list[str]:
     """Each piece as Typst markup; ``format`` is ipynb for Markdown, or html."""
     import pypandoc
@@ -169,7 +158,7 @@ def _clean(text: str) -> str:
         tag.decompose()
     for drawing in soup("svg"):
         source = base64.b64encode(str(drawing).encode()).decode()
-        said = drawing.get("aria-label") or "A drawing"
+        said = str(drawing.get("aria-label") or "A drawing")
         tag = soup.new_tag("img", src=f"data:image/svg+xml;base64,{source}", alt=said)
         drawing.replace_with(tag)
     return str(soup)
@@ -195,11 +184,6 @@ def _keep_image(found: re.Match[str], piece: Piece, files: dict[str, bytes]) -> 
     name = f"{hashlib.sha256(image).hexdigest()[:16]}.{IMAGES.get(found[1], 'png')}"
     files[name] = image
     return name
-
-
-# ---------------------------------------------------------------------------------------------
-# The document
-# ---------------------------------------------------------------------------------------------
 
 
 def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[tuple[int, str]]]:
@@ -246,11 +230,9 @@ def compile_pdf(
     places: Sequence[tuple[int, str]],
 ) -> bytes:
     """Compile a document with the template, its images and its content (as ``content.json``)."""
+    import matplotlib
     import typst
 
-    matplotlib = importlib.util.find_spec("matplotlib")  # its fonts alone
-    assert matplotlib is not None
-    assert matplotlib.origin is not None
     inputs = files | {
         "main.typ": source.encode(),
         "report.typ": (TEMPLATE / "report.typ").read_bytes(),
@@ -264,7 +246,7 @@ def compile_pdf(
                 str(Path(home) / "main.typ"),
                 format="pdf",
                 root=home,
-                font_paths=[str(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf")],
+                font_paths=[str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")],
                 ignore_system_fonts=True,
                 pdf_standards=STANDARDS,
                 timestamp=content["front"]["timestamp"],
