@@ -100,11 +100,6 @@ def test_doubts_have_four_verdicts(confirmed, evidence, verdict):
     assert shown.content["reason"] == evidence
 
 
-# ---------------------------------------------------------------------------------------------
-# Counting
-# ---------------------------------------------------------------------------------------------
-
-
 def write_executed(path, *shown):
     outputs = [{"output_type": "execute_result", "data": s._repr_mimebundle_()} for s in shown]
     cells = [{"cell_type": "markdown"}, *({"outputs": [output]} for output in outputs)]
@@ -166,22 +161,12 @@ def test_list_claims_has_every_claim_of_the_paper_in_its_order(executed):
     assert (claims["verdict"]["conditions"], claims["chapter"]["conditions"]) == ("pending", "")
 
 
-# ---------------------------------------------------------------------------------------------
-# The paper and the public names
-# ---------------------------------------------------------------------------------------------
-
-
 def test_statements_are_sentences_with_distinct_ids():
     assert len(cl.paper.claims) >= 49
     assert len(cl.paper.doubts) == 47
     for statement in [*cl.paper.claims.values(), *cl.paper.doubts.values()]:
         assert statement.text.endswith(".")
         assert statement.text[0].isupper() or statement.text[0].isdigit()
-
-
-def test_papers_tables_have_the_columns_of_runs():
-    assert {"epoch", "gap", "test_top1"} <= set(cl.paper.table("VII"))
-    assert cl.paper.table(15)["model"].tolist()[0] == "residual"
 
 
 def test_public_names_are_there_and_others_are_not():

@@ -152,12 +152,13 @@ def train_chapters(
         for cell in read_notebook(notebook, ConfigError).cells:
             if "setup" in cell.metadata.get("tags", []):
                 tell(f"{notebook.name}:")
-                made = [s for s in ast.parse(cell.source).body if _makes_results(s)]
+                made: list[ast.stmt] = [
+                    statement
+                    for statement in ast.parse(cell.source).body
+                    if isinstance(statement, ast.Assign)
+                    and ast.unparse(statement.targets[0]) == "results"
+                ]
                 exec(compile(ast.Module(made, []), shown(notebook), "exec"), names)
-
-
-def _makes_results(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "results"
 
 
 def name_suffix(results: Results, parts: Sequence[str] = ()) -> str:

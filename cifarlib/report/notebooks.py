@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cifarlib
 from cifarlib.checking import read_bytes, shown
@@ -172,21 +173,20 @@ def plain_matplotlib() -> Iterator[None]:
     The settings and the backend of whoever renders a report must not show in it. For before
     matplotlib is imported.
     """
-    package = importlib.util.find_spec("matplotlib")
-    assert package and package.origin  # noqa: PT018
     plain = {
-        "MATPLOTLIBRC": str(Path(package.origin).with_name("mpl-data") / "matplotlibrc"),
+        "MATPLOTLIBRC": str(find_matplotlib() / "matplotlibrc"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    before = {name: os.environ.get(name) for name in plain}
-    os.environ.update(plain)
-    try:
+    with mock.patch.dict(os.environ, plain):
         yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+
+
+def find_matplotlib() -> Path:
+    """Matplotlib's own settings and fonts; importing it would look for a home directory."""
+    package = importlib.util.find_spec("matplotlib")
+    if package is None or package.origin is None:
+        raise ReportError("matplotlib is not installed; install cifarlib with its dependencies")
+    return Path(package.origin).with_name("mpl-data")
 
 
 def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":

@@ -21,7 +21,7 @@ from typing import Any
 
 from cifarlib import paths
 from cifarlib.errors import ReportError
-from cifarlib.report.notebooks import first_line
+from cifarlib.report.notebooks import find_matplotlib, first_line
 from cifarlib.report.tables import CONTENT
 
 if typing.TYPE_CHECKING:
@@ -230,7 +230,6 @@ def compile_pdf(
     places: Sequence[tuple[int, str]],
 ) -> bytes:
     """Compile a document with the template, its images and its content (as ``content.json``)."""
-    import matplotlib
     import typst
 
     inputs = files | {
@@ -246,7 +245,7 @@ def compile_pdf(
                 str(Path(home) / "main.typ"),
                 format="pdf",
                 root=home,
-                font_paths=[str(Path(matplotlib.get_data_path()) / "fonts" / "ttf")],
+                font_paths=[str(find_matplotlib() / "fonts" / "ttf")],
                 ignore_system_fonts=True,
                 pdf_standards=STANDARDS,
                 timestamp=content["front"]["timestamp"],
