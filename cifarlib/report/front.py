@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cifarlib import __version__, paper
-from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE
+from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, SPLITS
 from cifarlib.formatting import say_count
 from cifarlib.paper.tables import read_table
 from cifarlib.report import run_folds
@@ -361,10 +361,9 @@ def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[
     devices = {run["device"] for run in front["runs"] if run["done"]}
     runs = []
     for run in front["runs"]:
-        runs.append({key: run[key] for key in OF_A_RUN if key in run})
-        for row in run.get("accuracies", []):
-            if row["reported"]:
-                runs[-1]["accuracies"] = row["values"]
+        reported = [row["values"] for row in run.get("accuracies", []) if row["reported"]]
+        kept = {key: run[key] for key in OF_A_RUN if key in run}
+        runs.append(kept | {"accuracies": [*reported, ["–"] * len(SPLITS)][0]})
     return {name: front[name] for name in KEPT} | {
         "title": title,
         "short": f"records up to {when}" if last else "",

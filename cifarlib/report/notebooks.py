@@ -104,8 +104,23 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
 
     import nbformat
     import papermill
+    from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
+    from papermill.iorw import write_ipynb
 
+    class Engine(NBClientEngine):
+        """Papermill's engine, but the notebook is written once, not twice for every cell."""
+
+        @classmethod
+        def execute_notebook(
+            cls, nb: Any, kernel_name: str, output_path: str | None = None, **settings: Any
+        ) -> Any:
+            try:
+                return super().execute_notebook(nb, kernel_name, None, **settings)
+            finally:
+                write_ipynb(nb, output_path)
+
+    papermill_engines.register("cifarlib", Engine)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)  # of a report that was killed
@@ -118,6 +133,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
                 str(notebook.absolute()).replace("{", "{{").replace("}", "}}"),
                 str(temporary).replace("{", "{{").replace("}", "}}"),
                 parameters,
+                engine_name="cifarlib",
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
