@@ -172,6 +172,15 @@ def test_parameters_are_checked_before_anything_is_executed(tmp_path, monkeypatc
     assert not calls
 
 
+def test_nbconvert_without_its_templates_is_named_before_notebooks_run(tmp_path, monkeypatch):
+    write_notebook(tmp_path / "01_a.ipynb", "# A")
+    monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr("nbconvert.exporters.templateexporter.jupyter_path", lambda *_: [])
+    monkeypatch.setattr(assembly, "execute_all", None)
+    with pytest.raises(ReportError, match=r"^nbconvert's templates are not in .* JUPYTER_PATH$"):
+        report.render("smoke", build=tmp_path / "build")
+
+
 def test_a_folder_without_notebooks_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
     with pytest.raises(ReportError, match=str(tmp_path)):

@@ -95,13 +95,13 @@ def make_exporter() -> Any:
     config.NbConvertBase.display_data_priority = [
         "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain",
     ]  # fmt: skip
-    exporter = Exporter(
-        config=config,
-        extra_template_basedirs=[str(paths.TEMPLATES)],
-        template_name="report",
-        exclude_anchor_links=True,
-    )
     try:
+        exporter = Exporter(
+            config=config,
+            extra_template_basedirs=[str(paths.TEMPLATES)],
+            template_name="report",
+            exclude_anchor_links=True,
+        )
         exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="ipython3"))
         exporter.environment.get_template("base/display_priority.j2")
     except (ValueError, TemplateNotFound) as error:
