@@ -82,11 +82,6 @@ def is_in_sight(locator):
     return box is not None and 30 < box["y"] < height
 
 
-# ---------------------------------------------------------------------------------------------
-# A reader at a desk
-# ---------------------------------------------------------------------------------------------
-
-
 def test_links_and_images_resolve(open_page):
     page = open_page()
     found = page.evaluate("""() => ({
@@ -205,13 +200,6 @@ def test_a_row_opens_its_run(open_page):
     assert run.locator("svg.curves").count() == 2
 
 
-def test_a_pending_run_says_how_to_make_it(open_page):
-    page = open_page()
-    run = page.locator("details.run", has_text="pending, about").first
-    run.locator("summary").click()
-    assert "Pending; to make it: cifarlib run " in run.inner_text()
-
-
 def test_colours_switch_and_are_remembered(open_page):
     page = open_page()
 
@@ -223,11 +211,6 @@ def test_colours_switch_and_are_remembered(open_page):
     assert sum(map(int, background()[4:-1].split(","))) < 120
     page.reload()
     assert sum(map(int, background()[4:-1].split(","))) < 120
-
-
-# ---------------------------------------------------------------------------------------------
-# Other readers
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -303,11 +286,6 @@ def test_it_prints_on_paper(open_page, tmp_path):
     assert "Switch to" not in text
     assert "Explore the runs" not in text.partition("Table VII")[2]  # only in the contents
     assert not [number for number, page in enumerate(pages) if len(page) < 100]  # no empty page
-
-
-# ---------------------------------------------------------------------------------------------
-# The notebook to explore runs with
-# ---------------------------------------------------------------------------------------------
 
 
 def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, tmp_path):

@@ -138,17 +138,17 @@ def test_a_lock_is_held_whatever_its_file_holds(tmp_path, capsys):
                     assert (held, again) == (True, False)
 
 
-def test_a_second_report_waits_for_the_first(tmp_path, capsys):
-    path, events = tmp_path / "state" / "report.lock", []
+def test_a_second_report_waits_for_the_first(tmp_path):
+    path, events, told = tmp_path / "state" / "report.lock", [], []
 
     def second() -> None:
-        with report._alone(path):
+        with report._alone(path, told.append):
             events.append("second")
 
     thread = threading.Thread(target=second)
     with locks.lock(path):
         thread.start()
-        assert "waiting" in wait_for(lambda: capsys.readouterr().err, "a word of the second")
+        assert "waiting" in wait_for(lambda: "".join(told), "a word of the second")
         events.append("first")
     thread.join()
     assert events == ["first", "second"]

@@ -112,7 +112,7 @@ def test_linked_charts_of_an_empty_folder_say_how_to_fill_it(tmp_path):
 def test_render_loads_nothing_from_elsewhere(results):
     content = page.render(results).data
     assert content.count("<script") == content.count("</script>") == 3
-    _check_page(BeautifulSoup(content, "html.parser"))  # raises
+    _check_page(BeautifulSoup(content, "html.parser"), ())  # raises
     assert json.loads(content.split('"application/json">')[1].split("</script>")[0])["datasets"]
 
 

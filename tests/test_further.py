@@ -7,7 +7,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from cifarlib import cli, paths
 from cifarlib.report import assembly as report
-from cifarlib.report import front, notebooks, paper
+from cifarlib.report import front, notebooks
 from cifarlib.runs import further
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
@@ -82,8 +82,8 @@ def test_the_page_has_every_run_that_it_shows(opened):
     rows = soup.select("table.runs tbody tr")
     assert len(rows) == len(told["runs"]) == told["total"] + 2
     assert "1 more past the paper's study" in soup.select_one("section.provenance").get_text()
-    listed = paper.describe_paper(further.join(results, others), told, "T")["runs"]
-    assert {run["id"] for run in listed} == {run["run_id"] for run in told["runs"]}
+    listed = front.describe_paper(further.join(results, others), told, "T")["runs"]
+    assert {run["run_id"] for run in listed} == {run["run_id"] for run in told["runs"]}
 
 
 def test_the_command_of_a_run_with_seeds_of_its_stage_names_that_run(opened):

@@ -109,11 +109,6 @@ def test_the_page_says_what_it_is_made_from(results, soup):
         assert run in text
 
 
-# ---------------------------------------------------------------------------------------------
-# Frozen numbers
-# ---------------------------------------------------------------------------------------------
-
-
 def test_a_report_shows_the_numbers_that_it_showed_when_it_was_frozen(report):
     """For numbers that are meant to change, see the head of golden/compare.py."""
     shown = compare.extract(report)
@@ -134,20 +129,16 @@ def test_every_number_that_changes_is_a_difference_and_no_word_is():
 
     frozen = show("1,200 ± 3", "Losses of 2 runs.", "It rises by −0.5.", "holds")
     same = show("1200 and 3", "2 runs' losses", "A rise: −0.5", "holds")
-    assert compare.compare(frozen, same, {}) == []
+    assert compare.compare(frozen, same) == []
     other = show("1,200 ± 4", "Losses of 3 runs.", "It rises by 0.5.", "does not hold")
-    assert [place for place, _ in compare.compare(frozen, other, {})] == [
+    assert [place for place, _ in compare.compare(frozen, other)] == [
         *("table I/Run/row 1", "figure 1/text", "figure 1/text"),
         *("sentences 01_data", "sentences 01_data", "verdicts C2/a claim"),
     ]
     other["tables"], other["figures"] = {}, {}
-    gone = {place for place, what in compare.compare(frozen, other, {}) if "longer shown" in what}
+    gone = {place for place, what in compare.compare(frozen, other) if "longer shown" in what}
     assert gone == {"table I", "figure 1"}
 
-
-# ---------------------------------------------------------------------------------------------
-# Without records
-# ---------------------------------------------------------------------------------------------
 
 CHAPTERS = sorted(
     path.name for path in paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb") if path != paths.OWN

@@ -73,9 +73,9 @@ def test_of_several_seeds_the_command_names_the_run(tmp_path):
     [
         ("stage1-base", 1, {}, "SGD, learning rate 0.001, weight decay 0.001, batches of 32, "
          "4 epochs (30 at full scale), seed 42"),
-        ("stage2-dropout", 9, {"dropout": 0.5}, "augmentation DAA-1, dropout 0.5, stops after"),
-        ("stage2-improved", 13, {}, "validation step schedule (threshold 89.0, learning rate"),
-        ("interpolation", 1, {}, "ResNet-18, Kaiming-initialised, images resized to 37"),
+        ("stage2-dropout", 9, {"dropout": 0.5}, "augmentation DAA-1, dropout 0.5, early"),
+        ("stage2-improved", 13, {}, "schedule (name validation_step, threshold 89.0"),
+        ("interpolation", 1, {}, "), resize (size 37, crop 32, method nearest)"),
     ],
 )  # fmt: skip
 def test_a_configuration_is_said_in_words(results, stage, run, changed, words):
@@ -88,12 +88,9 @@ def test_a_protocol_of_its_own_is_said(results):
     protocol = condition.config.protocol.model_copy(update={"shuffle": False})
     config = condition.config.model_copy(update={"protocol": protocol})
     changed = type(condition)(**vars(condition) | {"config": config})
-    assert run_folds.describe_settings(changed, results).endswith("images never shuffled")
-
-
-# ---------------------------------------------------------------------------------------------
-# Curves
-# ---------------------------------------------------------------------------------------------
+    assert run_folds.describe_settings(changed, results).endswith(
+        "never shuffled, as in the paper's listing"
+    )
 
 
 def points(drawing, name):

@@ -10,7 +10,7 @@ import cifarlib as cl
 from cifarlib.analysis.judges import Judgement
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.report import show, verdicts
-from cifarlib.report.tables import cell_texts, choose_formats
+from cifarlib.report.tables import cell_texts
 
 HELD = Judgement("held", "+9.3 points", "+8.1 to +10.5", 0.0004, 16, "16 blocks.", ("a" * 16,))
 
@@ -28,7 +28,7 @@ def test_tables_format_groups_of_paper_and_ours_by_their_kind():
         ("", "LR"): [0.0001], ("Epoch", "ours"): [3.0], ("Test", "paper"): [60],
         ("Test", "ours"): [61.234], ("Test", "diff."): [1.234], ("", "Share"): [0.123456],
     })  # fmt: skip
-    texts = cell_texts(frame, choose_formats(frame, {"Share": "{:.2f}"}, 2))
+    texts = cell_texts(frame, {"Share": "{:.2f}"}, 2)
     assert texts == [["0.0001", "3", "60", "61.23", "+1.23", "0.12"]]
 
 
@@ -100,11 +100,6 @@ def test_doubts_have_four_verdicts(confirmed, evidence, verdict):
     assert shown.content["reason"] == evidence
 
 
-# ---------------------------------------------------------------------------------------------
-# Counting
-# ---------------------------------------------------------------------------------------------
-
-
 def write_executed(path, *shown):
     outputs = [{"output_type": "execute_result", "data": s._repr_mimebundle_()} for s in shown]
     cells = [{"cell_type": "markdown"}, *({"outputs": [output]} for output in outputs)]
@@ -166,22 +161,12 @@ def test_list_claims_has_every_claim_of_the_paper_in_its_order(executed):
     assert (claims["verdict"]["conditions"], claims["chapter"]["conditions"]) == ("pending", "")
 
 
-# ---------------------------------------------------------------------------------------------
-# The paper and the public names
-# ---------------------------------------------------------------------------------------------
-
-
 def test_statements_are_sentences_with_distinct_ids():
     assert len(cl.paper.claims) >= 49
     assert len(cl.paper.doubts) == 47
     for statement in [*cl.paper.claims.values(), *cl.paper.doubts.values()]:
         assert statement.text.endswith(".")
         assert statement.text[0].isupper() or statement.text[0].isdigit()
-
-
-def test_papers_tables_have_the_columns_of_runs():
-    assert {"epoch", "gap", "test_top1"} <= set(cl.paper.table("VII"))
-    assert cl.paper.table(15)["model"].tolist()[0] == "residual"
 
 
 def test_public_names_are_there_and_others_are_not():

@@ -9,14 +9,12 @@ import nbformat
 import pandas as pd
 import pypdf
 import pytest
-from bs4 import BeautifulSoup
 from conftest import PNG, make_record
-from nbconvert.exporters import get_exporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cifarlib.errors import ReportError
 from cifarlib.report import assembly as report
-from cifarlib.report import front, notebooks, paper, show, typesetting
+from cifarlib.report import front, notebooks, show, typesetting
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
@@ -71,27 +69,16 @@ def results(tmp_path_factory):
 def whole(results):
     """The front matter of a report over those records."""
     told = front.describe(results, "--scale smoke")
-    return paper.describe_paper(results, told, report.TITLE) | {"partial": False}
-
-
-# ---------------------------------------------------------------------------------------------
-# Tables and figures
-# ---------------------------------------------------------------------------------------------
+    return front.describe_paper(results, told, report.TITLE) | {"partial": False}
 
 
 def test_a_table_is_set_with_its_number_cells_and_note():
     said = text_of(set_pdf("# One", shown(show_table())))
     assert "Table IV. A table Run Test 1 50.5 2 51.5 3 52.5 A note." in said
-
-
-def test_groups_missing_values_and_the_best_cell_are_set():
     frame = pd.DataFrame(
         {("", "Run"): [1, 2], ("Test", "paper"): [50.0, None], ("Test", "ours"): [None, 61.25]}
     )
-    table = show.table(
-        frame, "V", "T", formats={"paper": "{:.1f}", "ours": "{:.1f}"}, best=[("Test", "ours")]
-    )
-    said = text_of(set_pdf("# One", shown(table)))
+    said = text_of(set_pdf("# One", shown(show.table(frame, "V", "T", best="Test"))))
     assert re.search(r"Test Run paper ours 1 50\.0 pending 2 – 61\.2", said)
 
 
@@ -107,28 +94,11 @@ def test_a_long_table_goes_on_with_its_head_on_the_next_page():
     assert all("Run Test" in " ".join(page.split()) for page in pages)
 
 
-def test_sentences_in_cells_are_broken_into_lines_within_the_page():
-    columns = {name: [f"{SENTENCE} {name}"] * 3 for name in ("Claim", "Why", "How", "Where")}
-    said = text_of(set_pdf("# One", shown(show_table(**columns))))
-    for name in columns:
-        assert said.count(f"{SENTENCE} {name}") == 3
-
-
-def test_columns_of_sentences_have_room_for_their_longest_word():
-    rows = [["x" * 90, "indistinguishable from", "1.5"], ["a " * 60, "a", "2.5"]]
-    widths = typesetting._share_width(["A", "B", "C"], list(zip(*rows, strict=True)))
-    assert widths[0] > 90
-    assert widths[1:] == [0, 0]
-
-
 def test_a_figure_is_a_vector_drawing_with_its_alternative_text():
     content = read(set_pdf("# One", shown(show_figure())))
     assert "Figure 5. A figure" in " ".join(content.pages[0].extract_text().split())
     assert not content.pages[0].images
     assert b"A line that rises" in every_string(content)
-
-
-def test_a_figure_without_records_is_pending():
     pending = show.figure(None, "5", "A figure", alt="A line")
     assert re.search(r"pending Figure 5\. A figure", text_of(set_pdf("# One", shown(pending))))
 
@@ -152,20 +122,14 @@ def every_string(reader):
     return b"\n".join(found)
 
 
-# ---------------------------------------------------------------------------------------------
-# Prose and other outputs
-# ---------------------------------------------------------------------------------------------
-
-
 def test_prose_is_translated_cell_by_cell():
-    one, two = typesetting.translate_prose(["# A *b*\n\n[c][d] `e`", "[d]: https://f.org\n\n#g"])
+    texts = ["# A *b*\n\n[c][d] `e`", "[d]: https://f.org\n\n#g"]
+    pieces = [typesetting.Piece("prose", "", "", False, text) for text in texts]
+    one, two = typesetting.translate("ipynb", pieces)
     assert one.startswith("= A #emph[b]")
     assert "`e`" in one
     assert "f.org" not in one
     assert "\\#g" in two
-
-
-def test_formulas_carry_their_source_for_those_who_hear_the_page():
     assert b"x^2 + \\alpha" in every_string(read(set_pdf("# One\n\nIt is $x^2 + \\alpha$.")))
 
 
@@ -185,25 +149,17 @@ def test_ordinary_outputs_are_set(bundle, said):
     assert "two()" not in text
 
 
-def test_what_was_printed_is_set_without_colours_and_warnings_are_not():
+def test_what_was_printed_is_set_in_its_first_lines_without_colours_and_warnings():
+    lines = ("/checkpoints/" + "x" * 60 + f"/{number}.pt" for number in range(100_000))
     outputs = [
-        new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m " + "x" * 200),
+        new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m " + "\n".join(lines)),
         new_output("stream", name="stderr", text="a warning"),
     ]
-    text = text_of(set_pdf("# One", new_code_cell("print()", outputs=outputs)))
-    assert "red" in text
-    assert text.replace("\u200b", "").replace(" ", "").count("x" * 200) == 1
-    assert "warning" not in text
-    assert "print()" not in text
-
-
-def test_much_text_of_long_words_is_set_in_its_first_lines():
-    text = "\n".join("/checkpoints/" + "x" * 60 + f"/{number}.pt" for number in range(100_000))
-    cell = new_code_cell("list()", outputs=[new_output("stream", name="stdout", text=text)])
-    said = text_of(set_pdf("# One", cell)).replace("\u200b", "")
-    assert "/999.pt" in said
-    assert "/1000.pt" not in said
-    assert "… 99,000 more lines, in the HTML report" in said
+    said = text_of(set_pdf("# One", new_code_cell("print()", outputs=outputs)))
+    for words in ("warning", "print()", "/1000.pt", "\x1b"):
+        assert words not in said
+    for words in ("red /checkpoints/", "/999.pt", "… 99,000 more lines, in the HTML report"):
+        assert words in said.replace("\u200b", "")
 
 
 def test_images_are_set():
@@ -222,11 +178,6 @@ def test_images_are_set():
     assert said.count(b"An image") == 2
     assert b"A dot" in said
     assert b"A drawing" in said
-
-
-# ---------------------------------------------------------------------------------------------
-# Links
-# ---------------------------------------------------------------------------------------------
 
 
 def links(reader):
@@ -250,12 +201,9 @@ def test_references_are_links():
 def test_a_dangling_reference_is_refused_by_the_name_of_its_notebook():
     with pytest.raises(ReportError) as caught:
         set_pdf("# One\n\nSee [Table IX](#table-IX).", name="02_two.ipynb")
-    for word in ("02_two.ipynb", "'# One'", "Table", "#table-IX"):
+    for word in ("02_two.ipynb", "'# One'", "#table-IX"):
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_in_a_partial_report_it_is_plain_text():
     reader = read(set_pdf("# One\n\nSee [Table IX](#table-IX).", front=PLAIN | {"partial": True}))
     assert not links(reader)
     assert "Table" in reader.pages[0].extract_text()
@@ -281,11 +229,6 @@ def test_a_cell_of_links_leads_to_its_place_where_the_report_has_it():
     doubt = shown(show.doubt("depth", True, "Nine."))
     assert len(links(read(set_pdf("# One", table, doubt)))) == 1
     assert len(links(read(set_pdf("# One", table)))) == 0
-
-
-# ---------------------------------------------------------------------------------------------
-# The whole report
-# ---------------------------------------------------------------------------------------------
 
 
 def test_title_page_header_and_appendix(whole, results):
@@ -314,11 +257,11 @@ def test_cells_tagged_front_stand_on_the_title_page(whole):
 
 
 def test_verdicts_are_summed_up(results):
-    group = {"title": "Held", "sign": "✓", "count": 4, "more": 3}
+    group = {"title": "Held", "sign": "✓", "count": 4}
     claim = {"text": "Rates *decide*", "paper": "86.9 %", "ours": "31.5 %"}
     told = front.describe(results, "") | {"pending": "Two wait."}
     told |= {"verdicts": [group | {"claims": [claim]}], "audit": "9 doubts examined"}
-    pdf = set_pdf("# One", front=paper.describe_paper(results, told, "T") | {"partial": False})
+    pdf = set_pdf("# One", front=front.describe_paper(results, told, "T") | {"partial": False})
     for words in (
         "Two wait. The paper against itself and the data: 9 doubts examined.",
         "✓ Held: 4",
@@ -326,12 +269,6 @@ def test_verdicts_are_summed_up(results):
         "and 3 more",
     ):
         assert words in text_of(pdf)
-
-
-def test_without_any_record_there_is_a_report(tmp_path):
-    results = open_results("smoke", [], tmp_path)
-    told = paper.describe_paper(results, front.describe(results, ""), "T") | {"partial": False}
-    assert "None of 120 runs are recorded" in text_of(set_pdf("# One", front=told))
 
 
 def test_the_same_records_give_the_same_bytes(whole):
@@ -354,11 +291,6 @@ def test_it_is_accessible_and_carries_its_fonts(whole):
         for font in page["/Resources"].get("/Font", {}).values():
             inner = font.get_object()["/DescendantFonts"][0].get_object()["/FontDescriptor"]
             assert {"/FontFile2", "/FontFile3"} & set(inner.get_object())
-
-
-# ---------------------------------------------------------------------------------------------
-# What cannot be set
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -385,26 +317,6 @@ def test_what_cannot_be_set_is_named_in_one_sentence(cell, words):
     assert "\n" not in str(caught.value)
 
 
-def test_an_older_report_stays_where_the_pdf_cannot_be_made(tmp_path, monkeypatch):
-    executed(tmp_path / "01_a.ipynb")  # with a reference that dangles
-    build = tmp_path / "build"
-    (build / "notebooks").mkdir(parents=True)
-    executed(build / "notebooks" / "01_a.ipynb")
-    for suffix in ("html", "pdf"):
-        (build / f"report.{suffix}").write_text("old")
-    monkeypatch.setattr("cifarlib.paths.NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(report, "check_parameters", lambda *_: None)
-    monkeypatch.setattr(report, "execute_all", lambda *_: None)
-    with pytest.raises(ReportError, match=r"01_a\.ipynb.*#table-IX"):
-        report.render("smoke", build=build)
-    assert [(build / f"report.{suffix}").read_text() for suffix in ("html", "pdf")] == ["old"] * 2
-
-
-# ---------------------------------------------------------------------------------------------
-# nbconvert
-# ---------------------------------------------------------------------------------------------
-
-
 def executed(path):
     cells = [
         new_markdown_cell("# One\n\nSee [Table IX](#table-IX)."),
@@ -415,18 +327,16 @@ def executed(path):
     return path
 
 
-def test_nbconvert_makes_a_pdf_of_any_executed_notebook(tmp_path):
-    content, resources = get_exporter("cifarlib-pdf")().from_filename(
-        executed(tmp_path / "a.ipynb")
-    )
-    assert resources["output_extension"] == ".pdf"
-    assert "Table IV. A table" in text_of(content)
-    assert len(read(content).pages) == 1
-
-
-def test_nbconvert_makes_a_page_of_any_executed_notebook(tmp_path):
-    page, resources = get_exporter("cifarlib-html")().from_filename(executed(tmp_path / "a.ipynb"))
-    assert resources["output_extension"] == ".html"
-    assert 'id="table-IV"' in page
-    assert "scale =" not in BeautifulSoup(page, "html.parser").get_text()
-    assert '<p class="lead">' not in page  # the report's title page
+def test_an_older_report_stays_where_the_pdf_cannot_be_made(tmp_path, monkeypatch):
+    executed(tmp_path / "01_a.ipynb")  # with a reference that dangles
+    build = tmp_path / "build"
+    (build / "notebooks").mkdir(parents=True)
+    executed(build / "notebooks" / "01_a.ipynb")
+    for suffix in ("html", "pdf"):
+        (build / f"report.{suffix}").write_text("old")
+    monkeypatch.setattr("cifarlib.paths.NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(report, "_share_out", lambda *_: [{}])
+    monkeypatch.setattr(report, "execute_all", lambda *_: None)
+    with pytest.raises(ReportError, match=r"01_a\.ipynb.*#table-IX"):
+        report.render("smoke", build=build)
+    assert [(build / f"report.{suffix}").read_text() for suffix in ("html", "pdf")] == ["old"] * 2

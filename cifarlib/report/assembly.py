@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import re
 import shlex
-import sys
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,26 +20,25 @@ from cifarlib import paths
 from cifarlib.checking import shown, suggest
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.report import difference, since
-from cifarlib.report.front import describe
+from cifarlib.report.front import describe, describe_paper
 from cifarlib.report.notebooks import (
-    check_parameters,
     execute_all,
     join,
     plain_matplotlib,
     read_notebook,
     read_parameters,
 )
-from cifarlib.report.page import TITLE, make_page
-from cifarlib.report.paper import describe_paper
+from cifarlib.report.page import TITLE, make_exporter, make_page
 from cifarlib.report.typesetting import typeset
+from cifarlib.report.verdicts import read_verdicts
 from cifarlib.runs import further, grids, mixture, provenance
 from cifarlib.runs.locks import lock
+from cifarlib.runs.parameters import check_values
 from cifarlib.runs.progress import parse_budget
 from cifarlib.runs.results import Results, open_results
 from cifarlib.runs.store import remove_leftovers, write_atomically
 
 if typing.TYPE_CHECKING:
-    import pandas as pd
     from nbformat import NotebookNode
 
 
@@ -59,17 +57,13 @@ def render(
 ) -> Path:
     """Execute the notebooks over a build folder's records; write ``report.html`` and ``.pdf``.
 
-    ``parameters`` go to every notebook that has a parameter of that name. ``only`` names chapters
-    by a part of their notebooks' names; they go to a page of their own, ``report-stage1.html``,
-    in which a reference to another chapter is plain text. With ``overrides`` and no ``build`` the
-    page is named by them, ``report-data.name=cifar10.html``. ``tell`` is called with a line about
-    each step, for the whole takes a minute. With ``train`` the runs that chapters lack are trained
-    first, for no longer than ``budget``. A ``study`` of one's own, its name or a YAML file, has a
-    page of its own; ``appendix`` names one that the report ends with. Works with any number of
-    finished runs. Raises ``ConfigError`` for wrong parameters and unknown chapters, before anything
-    is executed, and ``ReportError`` for records of mixed provenance that the scale does not declare
-    (see ``mixture``), where a notebook fails or the page would be broken; an older report stays as
-    it is then.
+    Chapters get those of the ``parameters`` that they have. ``only``, parts of notebooks' names,
+    makes a page of those chapters alone, ``report-stage1.html``; a ``study`` of one's own has a
+    page, too, and ``appendix`` ends the report with one. Changed by ``overrides``, the page is
+    named for them. With ``train``, missing runs are trained first, for no longer than ``budget``.
+    ``tell`` is called with a line about each step. Raises ``ConfigError`` before anything is
+    executed, ``ReportError`` for mixed records that the scale does not declare (see ``mixture``),
+    a failed notebook and a broken page; an older report then stays as it is.
     """
     if study and (only or appendix):
         raise ConfigError("--study renders one study alone; leave out --only and --appendix")
@@ -94,9 +88,8 @@ def render(
     chosen += [paths.OWN] if own else []
     folder, suffix = results.store.folder, name_suffix(results, parts)
     alone = all(_is_last(read_parameters(notebook)) for notebook in chosen)  # reads older chapters
-    known = {"executed": "" if alone else str((folder / f"notebooks{suffix}").absolute())}
-    known["study"] = own
-    given = _share_out(parameters or {}, shared, chosen, known)
+    others_at = "" if alone else str((folder / f"notebooks{suffix}").absolute())
+    given = _share_out(parameters or {}, shared, chosen, {"executed": others_at, "study": own})
     if train:
         deadline = parse_budget(budget, "--budget") + time.monotonic() if budget else None
         train_chapters(chosen, given, deadline, tell)
@@ -107,14 +100,15 @@ def render(
     options += f" --study {own}" if study else ""
     title = results.title([*results.study.stages][-1]) if study else TITLE
     page = folder / f"report{suffix}.html"
-    with _alone(results.store.state / "report.lock"), plain_matplotlib():
+    make_exporter()  # says what is missing before anything is executed
+    with _alone(results.store.state / "report.lock", tell), plain_matplotlib():
         for path in (page, page.with_suffix(".pdf")):
             remove_leftovers(path)
         tell(f"executing {len(chosen)} notebooks over {len(results.records)} recorded runs")
         executed = _execute(chosen, folder / f"notebooks{suffix}", given, tell)
         tell("setting the page and the PDF")
         others = further.narrow(others, results, find_shown_runs(executed))
-        front = describe(results, options, _read_verdicts(executed), parts, others)
+        front = describe(results, options, read_verdicts(executed), parts, others)
         front |= {"lead": LEAD} if study else {}
         paper = describe_paper(further.join(results, others), front, title)
         merged = _merge(executed)
@@ -158,12 +152,13 @@ def train_chapters(
         for cell in read_notebook(notebook, ConfigError).cells:
             if "setup" in cell.metadata.get("tags", []):
                 tell(f"{notebook.name}:")
-                made = [s for s in ast.parse(cell.source).body if _makes_results(s)]
+                made: list[ast.stmt] = [
+                    statement
+                    for statement in ast.parse(cell.source).body
+                    if isinstance(statement, ast.Assign)
+                    and ast.unparse(statement.targets[0]) == "results"
+                ]
                 exec(compile(ast.Module(made, []), shown(notebook), "exec"), names)
-
-
-def _makes_results(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "results"
 
 
 def name_suffix(results: Results, parts: Sequence[str] = ()) -> str:
@@ -185,13 +180,13 @@ MOST_LETTERS = 120  # of a suffix; file names end at 255 bytes
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path, tell: Callable[[str], None]) -> Iterator[None]:
     """Write a folder's report alone: a second command waits for the first, and says so."""
     with lock(path) as held:
         if held:
             yield
             return
-    print("another report of this folder is being made; waiting for its end", file=sys.stderr)
+    tell("another report of this folder is being made; waiting for its end")
     with lock(path, patient=True):
         yield
 
@@ -204,10 +199,10 @@ def _execute(
 ) -> list[Path]:
     """Execute notebooks; those that read what others show, by a parameter ``executed``, last."""
     for last in (False, True):
-        members = [pair for pair in zip(notebooks, given, strict=True) if last is _is_last(pair[1])]
+        members = [n for n, parameters in enumerate(given) if last is _is_last(parameters)]
         if members:
-            paths_, values = zip(*members, strict=True)
-            execute_all(paths_, folder, values, tell)
+            values = [given[n] for n in members]
+            execute_all([notebooks[n] for n in members], folder, values, tell)
     return [folder / path.name for path in notebooks]
 
 
@@ -218,13 +213,6 @@ def _is_last(parameters: Mapping[str, Any]) -> bool:
 def find_shown_runs(executed: Sequence[Path]) -> set[str]:
     """The ids of all runs to which executed notebooks have links."""
     return {run for path in executed for run in re.findall(r"#run-(\w+)", path.read_text("utf-8"))}
-
-
-def _read_verdicts(executed: Sequence[Path]) -> "pd.DataFrame":
-    """The claims and doubts that executed notebooks show."""
-    from cifarlib.report.verdicts import read_verdicts  # here, for pandas takes a second to import
-
-    return read_verdicts(executed)
 
 
 def choose_chapters(notebooks: Sequence[Path], only: Sequence[str]) -> list[Path]:
@@ -260,9 +248,9 @@ def _share_out(
             raise ConfigError(f"no notebook has a parameter {name!r}; {suggest(name, names)}")
     given = []
     for notebook, has in known.items():
-        others = {**offered, **parameters}
-        given.append(shared | {name: value for name, value in others.items() if name in has})
-        check_parameters(notebook, given[-1])
+        others = {k: v for k, v in {**offered, **parameters}.items() if k in has}
+        given.append(shared | others)
+        check_values(given[-1], has, shown(notebook))
     return given
 
 
@@ -290,10 +278,7 @@ def assemble(
     *,
     partial: bool = False,
 ) -> Path:
-    """Merge executed notebooks into one self-contained HTML file; the rest as of ``make_page``.
-
-    Raises ``ReportError`` for a failed cell, too.
-    """
+    """Write the page of executed notebooks; the rest as of ``make_page``."""
     write_atomically(output, make_page(_merge(executed), front, partial=partial))
     return output
 

@@ -1,13 +1,15 @@
-"""What the report's title page and its section on provenance say, in words, from the records."""
+"""What the title pages of page and PDF and the provenance say, in words, from the records."""
 
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from cifarlib import __version__, paper
-from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE
+from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, SPLITS
+from cifarlib.formatting import say_count
 from cifarlib.paper.tables import read_table
 from cifarlib.report import run_folds
 from cifarlib.report.tables import link_csv
@@ -27,6 +29,13 @@ VERDICTS = {  # verdict: (what stands above its claims on the title page, its si
 }
 JUDGED = list(VERDICTS)
 SHOWN = 3  # claims of a verdict on the title page
+
+QUESTION = (
+    "{author} ({year}, “{title}”) trained a small residual network on CIFAR-10 under many "
+    "conditions of optimiser, learning rate, weight decay, batch size, augmentation, dropout and "
+    "length of training. Every condition is run again here, and each result stands beside the "
+    "published one."
+)
 
 
 def describe(
@@ -106,33 +115,26 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     paper = {c.name for c in results.paper}
     own = {c.name for c in results.known} - paper
     counts = [f"{len(paper)}"] * bool(paper) + [f"{len(own)} of your own"] * bool(own)
-    seeds = len({c.config.seed for c in results.known})
-    runs = len({c.run_id for c in results.known})
+    seeds = say_count(len({c.config.seed for c in results.known}), "seed")
     info = DATASETS[scale.data.name]
-    seconds = sum(r.seconds for r in records)
+    images = info.train_images - info.train_images // 10
     facts = [
-        ("Runs done", f"{len(records)} of {runs}"),
-        ("Conditions", f"{' and '.join(counts) or 'none'}, {_count(seeds, 'seed')} each"),
-        (
-            "Training images",
-            f"{scale.data.train_size:,} of {info.train_images - info.train_images // 10:,}",
-        ),
+        ("Runs done", f"{len(records)} of {len({c.run_id for c in results.known})}"),
+        ("Conditions", f"{' and '.join(counts) or 'none'}, {seeds} each"),
+        ("Training images", f"{scale.data.train_size:,} of {images:,}"),
         ("Epochs", f"{_span(scale.epochs.values())} (paper: {_span(scale.epochs)})"),
     ]
     if records:
         devices = sorted({r.provenance.device for r in records})
         machine = devices[0] if len(devices) == 1 else f"{len(devices)} devices"
+        seconds = sum(r.seconds for r in records)
         facts.append(("Machine time", f"{duration(seconds)} on {machine}"))
     return facts
 
 
 def _span(numbers: Iterable[int]) -> str:
-    numbers = sorted(numbers)
-    return f"{numbers[0]}–{numbers[-1]}" if numbers[0] < numbers[-1] else str(numbers[0])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{'one' if number == 1 else number} {noun}{'' if number == 1 else 's'}"
+    low, *_, high = sorted([*numbers] * 2)
+    return f"{low}–{high}" if low < high else str(low)
 
 
 def _count_shown(shown: "pd.DataFrame | None", real: bool) -> dict[str, Any]:
@@ -158,26 +160,9 @@ def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
     groups = []
     for verdict, (title, sign) in VERDICTS.items():
         members = claims[claims["verdict"] == verdict]
-        shown = [
-            {
-                "text": claim.text,
-                "where": claim.where,
-                "paper": claim.paper or "–",
-                "ours": claim.ours,
-                "anchor": f"claim-{claim.id}",
-            }
-            for claim in members.head(SHOWN).itertuples()
-        ]
-        groups.append(
-            {
-                "verdict": verdict,
-                "title": title,
-                "sign": sign,
-                "count": len(members),
-                "more": max(0, len(members) - SHOWN),
-                "claims": shown,
-            }
-        )
+        first = members.head(SHOWN)[["id", "text", "where", "paper", "ours"]]
+        group = {"verdict": verdict, "title": title, "sign": sign, "count": len(members)}
+        groups.append(group | {"claims": first.replace({"paper": {"": "–"}}).to_dict("records")})
     return groups
 
 
@@ -186,23 +171,21 @@ def _count_open(claims: "pd.DataFrame") -> str:
 
     Or that no claim is judged, and why.
     """
-    if claims["verdict"].eq("not judged").any():
-        return f"None of the {len(claims)} claims is judged: these data are not CIFAR-10."
     counts = claims["verdict"].value_counts()
+    if "not judged" in counts:
+        return f"None of the {len(claims)} claims is judged: these data are not CIFAR-10."
+    judged = claims[claims["verdict"].isin(JUDGED)]
+    provisional = int(judged["provisional"].sum())
     parts = []
     if pending := counts.get("pending", 0):
-        parts.append(
-            f"{_count(pending, 'claim').capitalize()} of {len(claims)} cannot be judged yet."
-        )
+        parts.append(f"{say_count(pending, 'claim')} of {len(claims)} cannot be judged yet.")
     if untested := counts.get("not tested", 0):
-        parts.append(f"{_count(untested, 'claim').capitalize()} could not be tested.")
-    judged = claims[claims["verdict"].isin(JUDGED)]
-    if provisional := int(judged["provisional"].sum()):
-        every = provisional == len(judged)
-        some = (
-            f"{_count(provisional, 'verdict').capitalize()} {'is' if provisional == 1 else 'are'}"
-        )
-        parts.append("Every verdict is provisional." if every else f"{some} provisional.")
+        parts.append(f"{say_count(untested, 'claim')} could not be tested.")
+    if provisional and provisional == len(judged):
+        parts.append("Every verdict is provisional.")
+    elif provisional:
+        verb = "is" if provisional == 1 else "are"
+        parts.append(f"{say_count(provisional, 'verdict')} {verb} provisional.")
     return " ".join(parts)
 
 
@@ -268,32 +251,25 @@ def _stage_rows(results: Results) -> list[dict[str, Any]]:
 def _budget(scale: Scale, overrides: Iterable[str]) -> list[tuple[str, str]]:
     info = DATASETS[scale.data.name]
     held_out = info.train_images // 10
-    train, validation, test = (
-        f"{ours:,} of {available:,} {name}"
-        for ours, available, name in (
-            (scale.data.train_size, info.train_images - held_out, "training"),
-            (scale.data.validation_size, held_out, "validation"),
-            (scale.data.test_size, info.test_images, "test"),
-        )
+    images = (
+        f"{scale.data.train_size:,} of {info.train_images - held_out:,} training, "
+        f"{scale.data.validation_size:,} of {held_out:,} validation and "
+        f"{scale.data.test_size:,} of {info.test_images:,} test images"
     )
     epochs = [
         f"{published}, as published" if ours == published else f"{ours} for the paper's {published}"
         for published, ours in scale.epochs.items()
     ]
     paper = "as published" if scale.image_size == IMAGE_SIZE else f"the paper: {IMAGE_SIZE}"
+    precision = {"fp32": "32-bit floating point", "bf16": "bfloat16 (autocast)"}[scale.precision]
     rows = [
-        ("Data", f"{info.title}: {train}, {validation} and {test} images"),
+        ("Data", f"{info.title}: {images}"),
         ("Epochs", "; ".join(epochs)),
         ("Stage 3 images", f"{scale.image_size} pixels square after the crop ({paper})"),
         ("Seeds", ", ".join(map(str, scale.seeds))),
-        (
-            "Precision",
-            {"fp32": "32-bit floating point", "bf16": "bfloat16 (autocast)"}[scale.precision],
-        ),
+        ("Precision", precision),
     ]
-    if settings := ", ".join(overrides):
-        rows.append(("Changed by hand", settings))
-    return rows
+    return rows + ([("Changed by hand", ", ".join(overrides))] if overrides else [])
 
 
 def _protocol_name(results: Results) -> str:
@@ -306,44 +282,9 @@ def _protocol_name(results: Results) -> str:
 
 def _protocol(scale: Scale) -> list[tuple[str, str]]:
     """The protocol in words; where it departs from the paper's listings, it says so."""
-    used = scale.protocol
     return [
-        (
-            "Training order",
-            "images shuffled anew in every epoch (the paper's listing never shuffles)"
-            if used.shuffle
-            else "images in one fixed order, never shuffled, as in the paper's listing",
-        ),
-        (
-            "Evaluation",
-            "validation and test images augmented like training images, as in the paper's listing"
-            if used.augmented_evaluation
-            else "on clean images (the paper's listing augments validation and test images, too)",
-        ),
-        (
-            "Chosen epoch",
-            "the best on the test set, as in the paper's listing"
-            if used.selection == "test"
-            else "the best on the validation set (the paper's listing: the best on the test set)",
-        ),
-        (
-            "Weights",
-            "predictions from the last epoch's weights, as in the paper's listing"
-            if used.checkpoint == "last"
-            else "predictions from the chosen epoch's weights (the listing keeps the last epoch's)",
-        ),
-        (
-            "Normalisation",
-            "the constants of the paper's listing"
-            if used.normalization == "published"
-            else "channel statistics computed from the training images",
-        ),
-        (
-            "Loss shown",
-            "sum of batch means divided by the number of images, as in the paper's listing"
-            if used.loss == "batch_means"
-            else "mean cross-entropy per image",
-        ),
+        (title, words[getattr(scale.protocol, name)])
+        for name, (title, words) in run_folds.PROTOCOL.items()
     ]
 
 
@@ -357,17 +298,15 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
 
     def distinct(value: Callable[[RunRecord], Any]) -> list[str]:
         count = Counter(str(value(record)) for record in records)
-        many = len(count) > 1
-        return [
-            f"{text} ({n} {'run' if n == 1 else 'runs'})" if many else text
-            for text, n in sorted(count.items())
-        ] or ["no run is recorded yet"]
-
-    seconds = sum(r.seconds for r in records)
+        if len(count) < 2:
+            return [*count] or ["no run is recorded yet"]
+        return [f"{text} ({say_count(n, 'run')})" for text, n in sorted(count.items())]
 
     def of(package: str) -> str:
         return ", ".join(sorted({r.provenance.versions.get(package, "–") for r in records}))
 
+    done, total = len(results.every_record), len({c.run_id for c in results.known})
+    more = len(records) - done
     packages = list(dict.fromkeys(name for r in records for name in r.provenance.versions))
     described = "described in the records" if results.data else "not yet described in the records"
     return [
@@ -385,8 +324,11 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
         ("Trained again", [REPRODUCIBLE]),
         ("Precision", distinct(lambda r: r.config.precision)),
         ("Seeds", distinct(lambda r: r.config.seed)),
-        ("Runs", _count_recorded(results, len(records))),
-        ("Training and evaluation", [f"{duration(seconds)} in all"]),
+        (
+            "Runs",
+            [f"{done} of {total}"] + ([f"{more} more past the paper's study"] if more else []),
+        ),
+        ("Training and evaluation", [f"{duration(sum(r.seconds for r in records))} in all"]),
         ("Last record", [max((r.provenance.finished for r in records), default="none")]),
     ]
 
@@ -397,8 +339,38 @@ REPRODUCIBLE = (
 )
 
 
-def _count_recorded(results: Results, recorded: int) -> list[str]:
-    """How many runs there are of the study, and how many of others."""
-    done, total = len(results.every_record), len({c.run_id for c in results.known})
-    more = recorded - done
-    return [f"{done} of {total}", *([f"{more} more past the paper's study"] if more else [])]
+KEPT = (
+    "label", "kind", "banner_title", "banner", "counts", "faults", "stages", "budget", "mixed",
+    "protocol_name", "protocol", "provenance", "command", "shared", "verdicts",
+)  # fmt: skip
+OF_A_RUN = ("run_id", "names", "done", "epochs", "chosen", "time", "device", "commit")
+
+
+def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[str, Any]:
+    """The PDF's title page and appendix, from what ``describe`` says and from the records."""
+    finished = [record.provenance.finished for record in results.every_record.values()]
+    if results.data:
+        finished.append(results.data.provenance.finished)
+    last = max((datetime.fromisoformat(text).astimezone(UTC) for text in finished), default=None)
+    when = f"{last.day} {last:%B %Y}" if last else ""
+    told = [front["pending"]]
+    if audit := front["audit"]:
+        told.append(f"The paper against itself and the data: {audit}.")
+    question = front.get("lead") or QUESTION.format(**front["paper"])
+    answers = [answer["text"] for answer in front["answers"]]
+    devices = {run["device"] for run in front["runs"] if run["done"]}
+    runs = []
+    for run in front["runs"]:
+        reported = [row["values"] for row in run.get("accuracies", []) if row["reported"]]
+        kept = {key: run[key] for key in OF_A_RUN if key in run}
+        runs.append(kept | {"accuracies": [*reported, ["–"] * len(SPLITS)][0]})
+    return {name: front[name] for name in KEPT} | {
+        "title": title,
+        "short": f"records up to {when}" if last else "",
+        "subtitle": f"A reproduction. Last record: {when}" if last else "A reproduction",
+        "timestamp": int(last.timestamp()) if last else 0,
+        "date": [last.year, last.month, last.day] if last else [1970, 1, 1],
+        "summary": [text for text in (question, *answers, " ".join(filter(None, told))) if text],
+        "device": devices.pop() if len(devices) == 1 else None,
+        "runs": runs,
+    }

@@ -3,18 +3,20 @@
 import contextlib
 import importlib.util
 import os
-import subprocess
-import sys
+import re
 import tempfile
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import cifarlib
 from cifarlib.checking import read_bytes, shown
 from cifarlib.errors import ConfigError, ReportError
-from cifarlib.runs.parameters import TRAINING, check_values, parse_parameters
+from cifarlib.report.kernels import serve_kernels
+from cifarlib.runs.parameters import TRAINING, parse_parameters
 from cifarlib.runs.progress import cores
 from cifarlib.runs.store import remove_leftovers, write_atomically
 
@@ -22,17 +24,11 @@ if typing.TYPE_CHECKING:
     from nbformat import NotebookNode
 
 
-def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Compare parameters with the names and types in a notebook's cell tagged ``parameters``.
-
-    Raises ``ConfigError`` for an unknown name, a value of another type than the default's, and
-    for a file that is no notebook or has no such cell.
-    """
-    check_values(parameters, read_parameters(notebook), shown(notebook))
-
-
 def read_parameters(notebook: Path) -> dict[str, Any]:
-    """Name → default value, from the cell tagged ``parameters``; errors of ``check_parameters``."""
+    """Name → default value, from the cell tagged ``parameters``.
+
+    Raises ``ConfigError`` for a file that is no notebook or has no such cell.
+    """
     name = shown(notebook)
     for cell in read_notebook(notebook, ConfigError).cells:
         if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", []):
@@ -44,19 +40,14 @@ def read_parameters(notebook: Path) -> dict[str, Any]:
 
 def read_notebook(path: Path, error_class: type[ConfigError] | type[ReportError]) -> "NotebookNode":
     """A notebook from its file; an error of the given class where it is none."""
-    import nbformat
+    import nbformat.reader
 
     try:
-        return nbformat.reads(read_bytes(path).decode(), as_version=4)
+        return nbformat.convert(nbformat.reader.reads(read_bytes(path).decode()), 4)
     except OSError as error:
         raise error_class(f"{shown(path)} cannot be read ({error.strerror})") from error
     except Exception as error:  # nbformat raises many kinds for what is not a notebook
         raise error_class(f"{shown(path)} is not a Jupyter notebook; restore it") from error
-
-
-# ---------------------------------------------------------------------------------------------
-# Execution
-# ---------------------------------------------------------------------------------------------
 
 
 def execute_all(
@@ -71,21 +62,20 @@ def execute_all(
     ``ReportError``.
     """
     outputs = [folder / notebook.name for notebook in notebooks]
-    kernels = _Kernels()
     pool = ThreadPoolExecutor(max_workers=cores())
-    try:
-        futures = [
-            pool.submit(_execute, notebook, output, given, kernels)
-            for notebook, output, given in zip(notebooks, outputs, parameters, strict=True)
-        ]
-        names = dict(zip(futures, notebooks, strict=True))
-        for number, future in enumerate(as_completed(futures), start=1):
-            outcome = "failed" if future.exception() else "executed"
-            tell(f"[{number}/{len(futures)}] {names[future].name}: {outcome}")
-        failures = [error for future in futures if (error := future.exception())]
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        kernels.kill()  # none is left, except after Ctrl-C
+    with serve_kernels(_find_imports(notebooks)) as kernels:
+        try:
+            futures = [
+                pool.submit(_execute, notebook, output, given, kernels)
+                for notebook, output, given in zip(notebooks, outputs, parameters, strict=True)
+            ]
+            names = dict(zip(futures, notebooks, strict=True))
+            for number, future in enumerate(as_completed(futures), start=1):
+                outcome = "failed" if future.exception() else "executed"
+                tell(f"[{number}/{len(futures)}] {names[future].name}: {outcome}")
+            failures = [error for future in futures if (error := future.exception())]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     for failure in failures:
         if not isinstance(failure, ReportError):
             raise failure
@@ -94,7 +84,17 @@ def execute_all(
     return outputs
 
 
-def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: "_Kernels") -> None:
+def _find_imports(notebooks: Sequence[Path]) -> list[str]:
+    """The modules that notebooks import, and those that ``cl``'s names come from."""
+    cells = [cell for path in notebooks for cell in read_notebook(path, ReportError).cells]
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    names = set(re.findall(r"^(?:import|from) ([\w.]+)", code, re.MULTILINE))
+    public = set(re.findall(r"\bcl\.(\w+)", code)) | {"show"}
+    public &= set(cifarlib._PUBLIC) if "cifarlib" in names else set()
+    return sorted(names | {cifarlib._PUBLIC[name].partition(":")[0] for name in public})
+
+
+def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: type) -> None:
     """Execute a notebook with papermill, in this environment's Python and the notebook's folder.
 
     The executed notebook appears whole at ``output``. Where a cell failed, it is kept there with
@@ -104,8 +104,23 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
 
     import nbformat
     import papermill
+    from papermill.engines import NBClientEngine, papermill_engines
     from papermill.exceptions import PapermillExecutionError
+    from papermill.iorw import write_ipynb
 
+    class Engine(NBClientEngine):
+        """Papermill's engine, but the notebook is written once, not twice for every cell."""
+
+        @classmethod
+        def execute_notebook(
+            cls, nb: Any, kernel_name: str, output_path: str | None = None, **settings: Any
+        ) -> Any:
+            try:
+                return super().execute_notebook(nb, kernel_name, None, **settings)
+            finally:
+                write_ipynb(nb, output_path)
+
+    papermill_engines.register("cifarlib", Engine)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     output.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)  # of a report that was killed
@@ -118,37 +133,34 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
                 str(notebook.absolute()).replace("{", "{{").replace("}", "}}"),
                 str(temporary).replace("{", "{{").replace("}", "}}"),
                 parameters,
+                engine_name="cifarlib",
                 kernel_name="python3",
                 language="python",
                 progress_bar=False,
-                kernel_manager_class=kernels.manager(Path(home)),
+                kernel_manager_class=kernels,
                 resources={"metadata": {"path": str(notebook.parent.absolute())}},
                 shutdown_kernel="immediate",
             )
         except PapermillExecutionError as error:
+            last = str(error.evalue).strip().splitlines()[-1:]
             failure = (
                 f"{shown(notebook)} failed in cell [{error.exec_count}] "
-                f"({_first_line(error.source)}): {_last_line(error)}"
+                f"({first_line(error.source)}): {': '.join([error.ename, *last])}"
             )
         except Exception as error:  # a kernel that died or never started, whatever its error
             reason = str(error).strip().splitlines()
             failure = f"{shown(notebook)} failed: {reason[-1] if reason else type(error).__name__}"
         if temporary.is_file():
             content = _tidy(read_notebook(temporary, ReportError))
-            write_atomically(output, (nbformat.writes(content) + "\n").encode())
+            write_atomically(output, (nbformat.v4.writes(content) + "\n").encode())
     if failure:
         kept = f"; see {shown(output)}" if output.is_file() else ""
         raise ReportError(failure + kept)
 
 
-def _first_line(source: str) -> str:
-    lines = [line for line in source.splitlines() if line.strip()]
-    return lines[0].strip() if lines else "an empty cell"
-
-
-def _last_line(error: Any) -> str:
-    lines = str(error.evalue).strip().splitlines()
-    return f"{error.ename}: {lines[-1]}" if lines else str(error.ename)
+def first_line(source: str) -> str:
+    """What a cell is named by: its first line that is not blank."""
+    return next(filter(None, map(str.strip, source.splitlines())), "an empty cell")
 
 
 def _tidy(notebook: "NotebookNode") -> "NotebookNode":
@@ -177,91 +189,20 @@ def plain_matplotlib() -> Iterator[None]:
     The settings and the backend of whoever renders a report must not show in it. For before
     matplotlib is imported.
     """
-    package = importlib.util.find_spec("matplotlib")
-    assert package is not None
-    assert package.origin is not None
     plain = {
-        "MATPLOTLIBRC": str(Path(package.origin).with_name("mpl-data") / "matplotlibrc"),
+        "MATPLOTLIBRC": str(find_matplotlib() / "matplotlibrc"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
-    before = {name: os.environ.get(name) for name in plain}
-    os.environ.update(plain)
-    try:
-        with _settings_folder():
-            yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _settings_folder() -> Iterator[None]:
-    """Give matplotlib a folder for its settings where the home directory is of no use.
-
-    Without one it says so on standard error, and what a kernel says there stands in its notebook.
-    """
-    try:
-        home = Path("~").expanduser()
-        for folder in (home / ".config" / "matplotlib", home / ".cache" / "matplotlib"):
-            folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(home / ".config", os.W_OK)
-    except (OSError, RuntimeError):
-        usable = False
-    if usable or "MPLCONFIGDIR" in os.environ:
+    with mock.patch.dict(os.environ, plain):
         yield
-        return
-    with tempfile.TemporaryDirectory(prefix="cifarlib-", ignore_cleanup_errors=True) as folder:
-        os.environ["MPLCONFIGDIR"] = folder
-        try:
-            # It lists the fonts once for all kernels; where that takes long, it says that, too.
-            code = "import matplotlib.font_manager"
-            subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL, check=False)
-            yield
-        finally:
-            del os.environ["MPLCONFIGDIR"]
 
 
-class _Kernels:
-    """Kernels in this environment's Python, whatever kernels are installed for the user."""
-
-    def __init__(self) -> None:
-        self.managers: list[Any] = []
-
-    def manager(self, home: Path) -> type:
-        """A kernel manager class whose kernel keeps its files in a folder of its own."""
-        from jupyter_client import AsyncKernelManager
-        from jupyter_client.kernelspec import KernelSpec
-
-        started = self.managers
-
-        class Manager(AsyncKernelManager):
-            def __init__(self, **settings: Any) -> None:
-                super().__init__(
-                    **settings,
-                    connection_file=str(home / "kernel.json"),
-                    transport="ipc",  # sockets in that folder; no port that another may take
-                )
-                started.append(self)
-
-            @property
-            def kernel_spec(self) -> KernelSpec:
-                return KernelSpec(
-                    argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-                    env={"IPYTHONDIR": str(home / "ipython")},
-                    display_name="Python 3 (ipykernel)",
-                    language="python",
-                )
-
-        return Manager
-
-    def kill(self) -> None:
-        """End the kernels that still run."""
-        for manager in self.managers:
-            process = getattr(manager.provisioner, "process", None)
-            if process is not None and process.poll() is None:
-                process.kill()
+def find_matplotlib() -> Path:
+    """Matplotlib's own settings and fonts; importing it would look for a home directory."""
+    package = importlib.util.find_spec("matplotlib")
+    if package is None or package.origin is None:
+        raise ReportError("matplotlib is not installed; install cifarlib with its dependencies")
+    return Path(package.origin).with_name("mpl-data")
 
 
 def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
@@ -270,9 +211,9 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
     Each comes with its path. A cell's metadata name its notebook and its ``number`` there. Raises
     ``ReportError`` for a failed cell.
     """
-    import nbformat
+    from nbformat import NotebookNode
 
-    cells = []
+    cells: list[Any] = []
     for path, notebook in notebooks:
         name = Path(path).name
         parameters = ""
@@ -283,7 +224,7 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
                 continue
             if any(output.output_type == "error" for output in cell.get("outputs", [])):
                 raise ReportError(
-                    f"{path}: the cell {_first_line(cell.source)!r} failed; correct it"
+                    f"{path}: the cell {first_line(cell.source)!r} failed; correct it"
                 )
             cell.metadata["notebook"] = name
             cell.metadata["number"] = number
@@ -291,6 +232,4 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
             cell.metadata["first"] = not cells or cells[-1].metadata["notebook"] != name
             cell["id"] = f"cell-{len(cells)}"
             cells.append(cell)
-    return nbformat.v4.new_notebook(
-        cells=cells, metadata={"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
-    )
+    return NotebookNode(nbformat=4, nbformat_minor=5, metadata=NotebookNode(), cells=cells)

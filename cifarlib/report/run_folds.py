@@ -7,10 +7,13 @@ and thinned, so that a hundred runs of two hundred epochs stay below a megabyte.
 import html
 import math
 import shlex
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from cifarlib.config import DATASETS, SPLITS, RunConfig
+from pydantic import BaseModel
+
+from cifarlib.config import DATASETS, SPLITS
+from cifarlib.formatting import say_count
 from cifarlib.runs import provenance
 from cifarlib.runs.progress import Prices, duration
 from cifarlib.runs.results import Results
@@ -23,7 +26,7 @@ LEFT, RIGHT, TOP, BOTTOM = 30, 4, 6, 16  # margins
 STEEP = 20  # ratio of the largest to the smallest value from which an axis is logarithmic
 LOGARITHMIC = f'<text x="{LEFT + 4}" y="{TOP + 6}">logarithmic</text>'
 
-RULES = {
+RULES: dict[Literal["validation", "test", "last"], str] = {
     "validation": "best on the validation set",
     "test": "best on the test set",
     "last": "last",
@@ -32,29 +35,41 @@ RULES = {
 SAID = ("label", "optimizer", "learning_rate", "weight_decay", "batch_size", "epochs")
 """Settings that every description begins with."""
 
-PROTOCOL = {
-    "shuffle": {True: "images shuffled in every epoch", False: "images never shuffled"},
-    "augmented_evaluation": {
-        True: "evaluation on augmented images",
-        False: "evaluation on clean images",
-    },
-    "normalization": {
-        "computed": "normalised by computed statistics",
-        "published": "normalised by the listing's constants",
-    },
-    "loss": {
-        "per_sample": "loss per image",
-        "batch_means": "loss as a sum of batch means over the number of images",
-    },
-    "checkpoint": {
-        "best": "predictions from the chosen epoch",
-        "last": "predictions from the last epoch",
-    },
-    "selection": {
-        "validation": "epoch chosen on the validation set",
-        "test": "epoch chosen on the test set",
-    },
+TITLES = {
+    "sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon", "daa1": "DAA-1",
+    "daa2": "DAA-2", "residual": "residual network", "resnet18": "ResNet-18",
+    "densenet121": "DenseNet-121", True: "on", False: "off",
+}  # fmt: skip
+
+# fmt: off
+PROTOCOL: dict[str, tuple[str, dict[Any, str]]] = {
+    "shuffle": ("Training order", {
+        True: "images shuffled anew in every epoch (the paper's listing never shuffles)",
+        False: "images in one fixed order, never shuffled, as in the paper's listing",
+    }),
+    "augmented_evaluation": ("Evaluation", {
+        True: "validation and test images augmented like training images, as in the listing",
+        False: "on clean images (the paper's listing augments validation and test images, too)",
+    }),
+    "selection": ("Chosen epoch", {
+        "test": "the best on the test set, as in the paper's listing",
+        "validation": "the best on the validation set (the listing: the best on the test set)",
+    }),
+    "checkpoint": ("Weights", {
+        "last": "predictions from the last epoch's weights, as in the paper's listing",
+        "best": "predictions from the chosen epoch's weights (the listing keeps the last epoch's)",
+    }),
+    "normalization": ("Normalisation", {
+        "published": "the constants of the paper's listing",
+        "computed": "channel statistics computed from the training images",
+    }),
+    "loss": ("Loss shown", {
+        "batch_means": "sum of batch means divided by the number of images, as in the listing",
+        "per_sample": "mean cross-entropy per image",
+    }),
 }
+# fmt: on
+"""Setting of the protocol → its title, and what each value means."""
 
 
 def describe_all(results: Results, options: str) -> list[dict[str, Any]]:
@@ -84,15 +99,15 @@ def describe(
     condition = conditions[0]
     stage = results.study.stages.get(condition.stage)
     several_seeds = len((stage and stage.seeds) or results.scale.seeds) > 1
+    seed = f", seed {condition.config.seed}" if several_seeds else ""
+    names = [c.name + seed for c in conditions]
     target = condition.run_id if several_seeds else condition.name
     record = results.every_record.get(condition.run_id)
     verb = "run" if record is None else "verify --run"  # "run" only reads what is recorded
     run: dict[str, Any] = {
         "run_id": condition.run_id,
-        "names": [c.name for c in conditions],
-        "title": condition.name
-        + (f", seed {condition.config.seed}" if several_seeds else "")
-        + (f" and {len(conditions) - 1} more" if len(conditions) > 1 else ""),
+        "names": names,
+        "title": names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else ""),
         "settings": describe_settings(condition, results),
         "command": f"cifarlib {verb} {shlex.quote(target)} {options}",
     }
@@ -106,68 +121,40 @@ def describe_settings(condition: Condition, results: Results) -> str:
     """A run's configuration in words; what is the study's default or the scale's is left out."""
     config, settings = condition.config, condition.settings
     defaults = results.study.defaults
+    published = settings.get("epochs", config.epochs)
+    more = f" ({published} at full scale)" if published != config.epochs else ""
     words = [
         *([f"“{settings['label']}”"] if "label" in settings else []),
-        {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon"}[config.optimizer.name],
+        TITLES[config.optimizer.name],
         f"learning rate {config.learning_rate:g}",
         f"weight decay {config.weight_decay:g}",
         f"batches of {config.batch_size}",
-        _count_epochs(condition),
+        f"{say_count(config.epochs, 'epoch')}{more}",
         f"seed {config.seed}",
     ]
     for name in dict.fromkeys([*defaults, *settings]):
         said = name in SAID or name.startswith("protocol")
         if not said and settings.get(name) != defaults.get(name):
-            words.append(_say_setting(name, settings[name], config))
+            value = getattr(config, name, settings[name])
+            if name == "augmentation":  # its name says more than the steps that it stands for
+                value = settings[name]
+            words.append(f"{name.rpartition('.')[2].replace('_', ' ')} {_say_value(value)}")
     usual = results.scale.protocol.model_dump()
     for name, value in config.protocol.model_dump().items():
         if value != usual[name]:
-            words.append(PROTOCOL[name][value])
+            title, meanings = PROTOCOL[name]
+            words.append(f"{title.lower()}: {meanings[value]}")
     return ", ".join(words)
-
-
-def _count_epochs(condition: Condition) -> str:
-    ours, published = condition.config.epochs, condition.settings.get("epochs", 0)
-    text = f"{ours} {'epoch' if ours == 1 else 'epochs'}"
-    return text if ours == published else f"{text} ({published} at full scale)"
-
-
-def _say_setting(name: str, setting: Any, config: RunConfig) -> str:
-    """A setting that departs from the study's default, in words."""
-    match name:
-        case "model":
-            start = {"kaiming": "Kaiming-initialised", "imagenet": "pre-trained on ImageNet"}
-            title = {"residual": "residual network", "resnet18": "ResNet-18"}
-            model = title.get(config.model.name, "DenseNet-121")
-            return f"{model}, {start[config.model.initialization]}"
-        case "augmentation":
-            known = {"daa1": "DAA-1", "daa2": "DAA-2"}
-            return f"augmentation {known.get(str(setting)) or _say_value(setting)}"
-        case "resize" if config.resize:
-            size, crop, method = config.resize.size, config.resize.crop, config.resize.method
-            return f"images resized to {size} ({method}) and cropped to {crop} pixels"
-        case "early_stopping" if config.early_stopping:
-            return f"stops after {config.early_stopping} epochs without better validation accuracy"
-        case "schedule":
-            settings = config.schedule.model_dump()
-            kind = settings.pop("name").replace("_", " ")
-            more = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in settings.items())
-            return f"{kind} schedule ({more})" if more else f"{kind} schedule"
-        case _:
-            return f"{name.rpartition('.')[2].replace('_', ' ')} {_say_value(setting)}"
 
 
 def _say_value(value: Any) -> str:
     """A setting's value; of a group, each of its values by name."""
-    if not isinstance(value, dict):
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-    said = ", ".join(f"{key.replace('_', ' ')} {_say_value(v)}" for key, v in value.items())
-    return f"({said})"
-
-
-# ---------------------------------------------------------------------------------------------
-# What came out
-# ---------------------------------------------------------------------------------------------
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_defaults=True)
+    if isinstance(value, dict):
+        said = (f"{key.replace('_', ' ')} {_say_value(v)}" for key, v in value.items())
+        return f"({', '.join(said)})"
+    return TITLES.get(value, str(value)) if isinstance(value, str | bool) else str(value)
 
 
 def _describe_outcome(record: RunRecord) -> dict[str, Any]:
@@ -177,6 +164,9 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
     if record.result.diverged:
         top[0] = "diverged"
     predictions = record.result.predictions
+    accuracies = {split: _accuracies(history.split(split)) for split in SPLITS}
+    losses = {split: history.split(split).loss for split in SPLITS}
+    losses["train"] = history.training_loss
     return {
         "test": top[0],
         "epochs": history.epochs,
@@ -194,13 +184,7 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
         "top": " / ".join(top),
         "curves": [
             (title, draw_curves(title, values, record.reported_epoch))
-            for title, values in (
-                ("Top-1 accuracy in %", {s: _accuracies(history.split(s)) for s in SPLITS}),
-                (
-                    "Loss",
-                    {s: history.split(s).loss for s in SPLITS} | {"train": history.training_loss},
-                ),
-            )
+            for title, values in (("Top-1 accuracy in %", accuracies), ("Loss", losses))
         ],
         "classes": data.classes,
         "confusion": list(zip(data.classes, predictions.confusion["test"], strict=True)),
@@ -224,9 +208,8 @@ def _percent(value: float | None) -> str:
 def _describe_origin(record: RunRecord) -> str:
     """Where, when and with what a run was made, in one line."""
     origin, timing = record.provenance, record.timing
-    threads = f"{origin.threads} {'thread' if origin.threads == 1 else 'threads'}"
     words = [
-        f"{origin.device} ({origin.device_class}, {threads})",
+        f"{origin.device} ({origin.device_class}, {say_count(origin.threads, 'thread')})",
         f"training {duration(timing.train_s)} ({timing.images_per_s:,.0f} images/s)",
         f"evaluation {duration(timing.evaluation_s)}",
         f"finished {origin.finished}",
@@ -236,18 +219,11 @@ def _describe_origin(record: RunRecord) -> str:
         f"engine {record.engine}",
     ]
     if origin.resumed:
-        words.append(
-            f"taken up again {origin.resumed} {'time' if origin.resumed == 1 else 'times'}"
-        )
+        words.append(f"taken up again {say_count(origin.resumed, 'time')}")
     return "; ".join(words)
 
 
-# ---------------------------------------------------------------------------------------------
-# Curves
-# ---------------------------------------------------------------------------------------------
-
-
-def draw_curves(title: str, curves: dict[str, Sequence[float | None]], chosen: int) -> str:
+def draw_curves(title: str, curves: Mapping[Any, Sequence[float | None]], chosen: int) -> str:
     """A small SVG line chart of values by epoch, from epoch 0; a dotted line is at ``chosen``.
 
     Classes ``train``, ``validation`` and ``test`` give the lines their looks; a value that is
@@ -268,26 +244,33 @@ def draw_curves(title: str, curves: dict[str, Sequence[float | None]], chosen: i
     span = place(high) - place(low) or 1.0
 
     def x(epoch: int) -> str:
-        return _short(LEFT + (WIDTH - LEFT - RIGHT) * epoch / last)
+        return f"{LEFT + (WIDTH - LEFT - RIGHT) * epoch / last:.1f}"
 
     def y(value: float) -> str:
-        return _short(TOP + (HEIGHT - TOP - BOTTOM) * (place(high) - place(value)) / span)
+        return f"{TOP + (HEIGHT - TOP - BOTTOM) * (place(high) - place(value)) / span:.1f}"
 
-    lines = []
+    lines = ""
     for name, curve in points.items():
-        path = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in _thin(curve))
+        step = max(1, (len(curve) - 1) / (MOST_POINTS - 1))
+        thinned = [curve[round(step * n)] for n in range(min(len(curve), MOST_POINTS))]
+        path = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in thinned)
         if len(curve) == 1:  # a line of one point would not be seen
-            at = path.split(",")
-            lines.append(f'<circle class="{name}" cx="{at[0]}" cy="{at[1]}" r="2"/>')
+            left, _, top = path.partition(",")
+            lines += f'<circle class="{name}" cx="{left}" cy="{top}" r="2"/>'
         elif curve:
-            lines.append(f'<polyline class="{name}" points="{path}"/>')
+            lines += f'<polyline class="{name}" points="{path}"/>'
+    said = "; ".join(
+        f"{name} {_tick(curve[0][1])} at epoch {curve[0][0]}, "
+        f"{_tick(curve[-1][1])} at epoch {curve[-1][0]}"
+        for name, curve in points.items()
+        if curve
+    )
     bottom = HEIGHT - BOTTOM
-    text = _say_curves(title, points)
     return (
         f'<svg class="curves" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(text)}">'
+        f'aria-label="{html.escape(title)} by epoch: {said}.">'
         f'<path class="axis" d="M{LEFT} {TOP}V{bottom}H{WIDTH - RIGHT}"/>'
-        f'<path class="chosen" d="M{x(chosen)} {TOP}V{bottom}"/>{"".join(lines)}'
+        f'<path class="chosen" d="M{x(chosen)} {TOP}V{bottom}"/>{lines}'
         f'<text x="{LEFT - 3}" y="{TOP + 6}" class="end">{_tick(high)}</text>'
         f'<text x="{LEFT - 3}" y="{bottom}" class="end">{_tick(low)}</text>'
         f'<text x="{LEFT}" y="{HEIGHT - 4}">0</text>'
@@ -296,28 +279,5 @@ def draw_curves(title: str, curves: dict[str, Sequence[float | None]], chosen: i
     )
 
 
-def _thin(curve: Sequence[tuple[int, float]]) -> Iterable[tuple[int, float]]:
-    """At most ``MOST_POINTS`` of a curve: the first, the last, and evenly many between."""
-    if len(curve) <= MOST_POINTS:
-        return curve
-    step = (len(curve) - 1) / (MOST_POINTS - 1)
-    return [curve[round(step * number)] for number in range(MOST_POINTS)]
-
-
-def _say_curves(title: str, points: dict[str, list[tuple[int, float]]]) -> str:
-    """What a drawing shows, in words: the first and the last value of each curve."""
-    parts = [
-        f"{name} {_tick(curve[0][1])} at epoch {curve[0][0]}, "
-        f"{_tick(curve[-1][1])} at epoch {curve[-1][0]}"
-        for name, curve in points.items()
-        if curve
-    ]
-    return f"{title} by epoch: {'; '.join(parts)}."
-
-
 def _tick(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.1e}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.1f}".removesuffix(".0")

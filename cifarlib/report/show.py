@@ -23,22 +23,21 @@ from cifarlib.errors import ConfigError
 from cifarlib.formatting import say_count, say_p
 from cifarlib.paper.statements import Statement, read_statements
 from cifarlib.report.tables import (
+    CONTENT,
     PENDING,
     Format,
     Links,
     best_cells,
     cell_texts,
-    choose_formats,
     column_kind,
     csv_rows,
     link_csv,
     link_runs,
     rows_behind,
     table_html,
+    wordings,
 )
 from cifarlib.runs.results import Results
-
-CONTENT = "application/vnd.cifarlib.shown+json"
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,6 @@ def answer(place: int, sentence: str, results: Results) -> Shown:
     return Shown(line, said, content if results.real else None)
 
 
-# ---------------------------------------------------------------------------------------------
-# Tables
-# ---------------------------------------------------------------------------------------------
-
-
 def table(
     frame: pd.DataFrame,
     number: str,
@@ -103,7 +97,7 @@ def table(
     index label), makes the row's first cell a link to them; ``frame.attrs["states"]`` says by
     index label what a missing value reads instead, such as “diverged”.
     """
-    texts = cell_texts(frame, choose_formats(frame, formats or {}, decimals))
+    texts = cell_texts(frame, formats or {}, decimals)
     marked = best_cells(frame, best)
     label = html.escape(f"Table {number}")
     foot = f'<p class="note">{html.escape(note)}</p>' if note else ""
@@ -121,6 +115,7 @@ def table(
             "note": note,
             "columns": [["", str(c)] if isinstance(c, str) else list(map(str, c)) for c in frame],
             "kinds": [column_kind(column) for column in frame.columns],
+            "words": wordings(frame),
             "rows": texts,
             "best": sorted(map(list, marked)),
             "runs": list(map(list, rows_behind(frame))),
@@ -132,11 +127,6 @@ def table(
             ],
         },
     )
-
-
-# ---------------------------------------------------------------------------------------------
-# Figures
-# ---------------------------------------------------------------------------------------------
 
 
 def figure(drawn: Any, number: str, title: str, *, alt: str, note: str = "") -> Shown:
@@ -181,10 +171,6 @@ def draw_svg(drawn: Figure) -> str:
     source = re.sub(r"\s*\n\s*(?=[MLQCZz])", "", source)
     return re.sub(r"(\d{2}\.\d{2})\d+", r"\1", source)
 
-
-# ---------------------------------------------------------------------------------------------
-# Verdicts
-# ---------------------------------------------------------------------------------------------
 
 SIGNS = {
     "held": "✓",

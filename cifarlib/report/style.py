@@ -1,7 +1,7 @@
 """How figures look: one colour-blind safe palette, and one font that comes with matplotlib.
 
-Colours stand for learning rates, line styles for weight decay and marks for batch sizes in every
-figure that shows runs. Seaborn takes ``RATES`` as a palette, ``DASHES`` and ``MARKS`` as styles.
+Colours stand for learning rates and line styles for weight decay in every figure that shows runs.
+Seaborn takes ``RATES`` as a palette and ``DASHES`` as styles.
 """
 
 import matplotlib as mpl
@@ -9,13 +9,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-RATE_COLOURS = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
-BATCH_MARKS = {
-    32: ("#1a1a1a", "o"),
-    64: ("#6b6b6b", "s"),
-    128: ("#b0b0b0", "D"),
-    256: ("#ffffff", "^"),
-}
+RATES = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
+DASHES = {0.001: "", 0.0001: (3, 1.5)}  # by weight decay
 SPLIT_COLOURS = {"train": "#0077bb", "validation": "#009988", "test": "#cc4a00"}
 BEST = "#cc3311"
 SIDES = {"paper": "#bbbbbb", "ours": "#0077bb"}
@@ -31,9 +26,6 @@ STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
 }
 
-RATES = RATE_COLOURS
-DASHES = {0.001: "", 0.0001: (3, 1.5)}  # by weight decay
-MARKS = {size: mark for size, (_, mark) in BATCH_MARKS.items()}
 OPTIMIZERS = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 
 

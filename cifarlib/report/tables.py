@@ -14,12 +14,11 @@ import pandas as pd
 
 from cifarlib.formatting import fixed, signed
 
+CONTENT = "application/vnd.cifarlib.shown+json"  # what is shown, as cells and words
 PENDING = "pending"
 ABSENT = "–"  # neither the paper nor the study has it
 LONG = 32  # characters from which a column of words is broken into lines
 MANY = 12  # rows from which groups of them are ruled off
-WIDE = 12  # columns from which a table is set closer
-WORDY = 3  # columns of long words from which they are set narrower
 DECIMALS = {"Epoch": 0, "Time, s": 1}  # of a group of columns, whatever the table's decimals
 
 Format = str | Callable[[Any], str]
@@ -41,19 +40,11 @@ class Links:
         return ", <br>".join(links)
 
 
-def choose_formats(
-    frame: pd.DataFrame, formats: Mapping[Any, Format], decimals: int
-) -> dict[Any, Format]:
-    """How each column is written: as asked for by its name or its second-level name, or by kind."""
-    return {column: _choose_format(column, formats, decimals) for column in frame.columns}
-
-
-def _choose_format(column: Any, formats: Mapping[Any, Format], decimals: int) -> Format:
-    if column in formats:
-        return formats[column]
+def choose_format(column: Any, formats: Mapping[Any, Format], decimals: int) -> Format:
+    """How a column is written: as asked for by its name or its second-level name, or by kind."""
     group, name = column if isinstance(column, tuple) else ("", column)
-    if name in formats:
-        return formats[name]
+    if asked := formats.get(column) or formats.get(name):
+        return asked
     digits = DECIMALS.get(group, decimals)
     kind = column_kind(column)
     form = signed(digits) if kind == "difference" else fixed(digits) if kind else _plain
@@ -74,25 +65,26 @@ def rows_behind(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     return list(map(tuple, runs))
 
 
-def cell_texts(frame: pd.DataFrame, formats: Mapping[Any, Format]) -> list[list[str]]:
+def cell_texts(
+    frame: pd.DataFrame, formats: Mapping[Any, Format], decimals: int
+) -> list[list[str]]:
     """What stands in each cell, row by row, as plain text.
 
     A missing value of ours reads pending, or what ``frame.attrs["states"]`` says of its row.
     """
     states = frame.attrs.get("states", {})
+    forms = [choose_format(column, formats, decimals) for column in frame]
+    kinds = [column_kind(column) for column in frame]
 
-    def text(label: Any, column: Any, value: Any) -> str:
+    def text(label: Any, kind: str, form: Format, value: Any) -> str:
         if pd.isna(value):
-            return states.get(label, PENDING) if column_kind(column) in ("ours", "") else ABSENT
+            return states.get(label, PENDING) if kind in ("ours", "") else ABSENT
         if isinstance(value, str):
             return value
-        form = formats[column]
         return form.format(value) if isinstance(form, str) else form(value)
 
     rows = frame.itertuples(index=True, name=None)
-    return [
-        [text(label, c, v) for c, v in zip(frame.columns, row, strict=True)] for label, *row in rows
-    ]
+    return [list(map(text, [label] * len(row), kinds, forms, row)) for label, *row in rows]
 
 
 def best_cells(frame: pd.DataFrame, best: Iterable[Any]) -> set[tuple[int, int]]:
@@ -101,15 +93,13 @@ def best_cells(frame: pd.DataFrame, best: Iterable[Any]) -> set[tuple[int, int]]
     A group's name stands for its columns of the paper and of ours.
     """
     columns = list(frame.columns)
-    names = []
-    for name in [best] if isinstance(best, str) else best:
-        sides = [(name, "paper"), (name, "ours")]
-        names += [name] if name in columns else [side for side in sides if side in columns]
     marked = set()
-    for name in names:
-        values = pd.to_numeric(frame[name], errors="coerce")
-        column = columns.index(name)
-        marked |= {(row, column) for row in range(len(frame)) if values.iloc[row] == values.max()}
+    for name in [best] if isinstance(best, str) else best:
+        for column in (name, (name, "paper"), (name, "ours")):
+            if column in columns:
+                values = pd.to_numeric(frame[column], errors="coerce")
+                largest = (values == values.max()).to_numpy().nonzero()[0]
+                marked |= {(int(row), columns.index(column)) for row in largest}
     return marked
 
 
@@ -118,34 +108,30 @@ def table_html(
 ) -> str:
     """A frame whose cells read ``texts`` as an HTML table, the ``marked`` cells in bold."""
     missing = frame.isna().to_numpy()
-    words = [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
+    words = wordings(frame)
     behind = rows_behind(frame)
     first, shades = _first_of_groups(frame), _shades(frame)
-    folded = _folded(frame)
-    for column in folded:
-        words[column] = f"{words[column]} folds".strip()
+    # On a phone, sentences side by side are stacked under the names of their columns.
+    stacked = "text long" in words and frame.columns.nlevels == 1
     rows = []
     for row, line in enumerate(texts):
         cells = []
         for column, text in enumerate(map(html.escape, line)):
-            kind = [column_kind(frame.columns[column]), words[column]]
-            if missing[row, column]:
-                kind.append("pending")
+            name = frame.columns[column]
+            kind = [column_kind(name), words[column], "pending" if missing[row, column] else ""]
             if (row, column) in marked:
                 text = f"<strong>{text}</strong>"
             if isinstance(value := frame.iat[row, column], Links):
                 text = value.html
             if column == 0:
                 text = link_runs(text, behind[row])
-            beside = _settings([line[c] for c in folded]) if column == 0 else ""
-            shade = shades.get((row, column), "")
-            cells.append(f"<td{_class(*kind)}{beside}{shade}>{text}</td>")
+            more = shades.get((row, column), "")
+            more += f' data-label="{html.escape(str(name))}"' if stacked else ""
+            cells.append(f"<td{_class(*kind)}{more}>{text}</td>")
         rows.append(f"<tr{_class('group' if row in first else '')}>{''.join(cells)}</tr>")
-    head = _head(frame, words, _settings([frame.columns[c][-1] for c in folded]))
-    wide = "wide" if frame.shape[1] > WIDE else ""
-    wordy = "wordy" if sum("long" in kind for kind in words) > WORDY else ""
-    kind = _class("data", wide, wordy)
-    return f"<table{kind}><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+    looks = _class("data", "stacked" if stacked else "")
+    head = _head(frame, words)
+    return f"<table{looks}><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
 
 
 def _first_of_groups(frame: pd.DataFrame) -> set[int]:
@@ -170,21 +156,14 @@ def _shades(frame: pd.DataFrame) -> dict[tuple[int, int], str]:
     return shades
 
 
-def _folded(frame: pd.DataFrame) -> list[int]:
-    """Columns of a wide table that on a phone stand under the first: settings, of no group."""
-    if frame.columns.nlevels == 1 or frame.shape[1] <= WIDE:
-        return []
-    return [number for number, (group, _) in enumerate(frame.columns) if number and not group]
-
-
-def _settings(texts: Sequence[str]) -> str:
-    """An attribute for what the style sheet writes under a first cell on a phone."""
-    return f' data-settings="{html.escape(" · ".join(texts))}"' if texts else ""
-
-
 def _class(*names: str) -> str:
     text = " ".join(filter(None, names))
     return f' class="{text}"' if text else ""
+
+
+def wordings(frame: pd.DataFrame) -> list[str]:
+    """The class of each column of words."""
+    return [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
 
 
 def _wording(column: "pd.Series[Any]") -> str:
@@ -242,10 +221,10 @@ def csv_rows(frame: pd.DataFrame) -> list[list[str]]:
 def column_kind(column: Any) -> str:
     """The class of a column's cells in the style sheet."""
     last = column[-1] if isinstance(column, tuple) else column
-    return {"diff.": "difference"}.get(last, last) if last in ("paper", "ours", "diff.") else ""
+    return {"paper": "paper", "ours": "ours", "diff.": "difference"}.get(last, "")
 
 
-def _head(frame: pd.DataFrame, words: Sequence[str], settings: str = "") -> str:
+def _head(frame: pd.DataFrame, words: Sequence[str]) -> str:
     def cell(name: Any, kind: str, more: str = "") -> str:
         return f'<th scope="col"{more}{_class(kind)}>{html.escape(str(name))}</th>'
 
@@ -256,12 +235,9 @@ def _head(frame: pd.DataFrame, words: Sequence[str], settings: str = "") -> str:
     for group, members in groupby(columns, key=lambda item: item[0][0]):
         named = [(name, kind) for (_, name), kind in members]
         if not group:  # a column without a group spans both rows
-            for name, kind in named:
-                first.append(cell(name, kind, f' rowspan="2"{"" if first else settings}'))
+            first += [cell(name, kind, ' rowspan="2"') for name, kind in named]
         else:
-            text = html.escape(str(group))
-            first.append(
-                f'<th scope="colgroup" colspan="{len(named)}" style="text-align:center">{text}</th>'
-            )
+            text, span = html.escape(str(group)), len(named)
+            first.append(f'<th scope="colgroup" colspan="{span}">{text}</th>')
             second += [cell(name, kind) for name, kind in named]
     return f"<tr>{''.join(first)}</tr><tr>{''.join(second)}</tr>"

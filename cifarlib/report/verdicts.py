@@ -9,7 +9,7 @@ import pandas as pd
 from cifarlib.analysis.statistics import adjust
 from cifarlib.errors import ReportError
 from cifarlib.paper.statements import read_statements
-from cifarlib.report.show import CONTENT
+from cifarlib.report.tables import CONTENT
 
 COLUMNS = (
     "kind", "id", "family", "text", "where", "verdict", "provisional", "said", "paper", "ours",

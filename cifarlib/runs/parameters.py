@@ -11,6 +11,7 @@ from cifarlib.checking import cut, suggest
 from cifarlib.errors import ConfigError
 
 TRAINING = "cifarlib_training"  # in an output's metadata: it tells of missing runs or training
+PERCENT = ("threshold",)  # parameters of which only 0 to 100 makes sense
 INJECTED = "# Parameters\n"  # how the cell begins that papermill puts after the parameters cell
 
 
@@ -62,6 +63,10 @@ def check_values(values: Mapping[str, Any], known: Mapping[str, Any], name: str)
             raise ConfigError(
                 f"{name}: parameter {parameter!r} is of type {type(value).__name__}; "
                 f"give a {type(default).__name__}, such as {cut(repr(default))}"
+            )
+        if parameter in PERCENT and not 0 <= value <= 100:
+            raise ConfigError(
+                f"{name}: parameter {parameter!r} is {value:g}; give a percentage from 0 to 100"
             )
 
 

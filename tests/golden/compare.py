@@ -39,11 +39,6 @@ NUMBER = re.compile(
 )
 
 
-# ---------------------------------------------------------------------------------------------
-# What is shown
-# ---------------------------------------------------------------------------------------------
-
-
 def extract(build: Path) -> dict[str, Any]:
     """Every table, figure and computed sentence of a build folder's executed notebooks."""
     notebooks = sorted((build / "notebooks").glob("*.ipynb"))
@@ -94,21 +89,14 @@ def numbers(text: str) -> list[float]:
     ]
 
 
-# ---------------------------------------------------------------------------------------------
-# What differs
-# ---------------------------------------------------------------------------------------------
-
 Difference = tuple[str, str]  # place, what differs there
 
 
-def compare(
-    frozen: dict[str, Any], shown: dict[str, Any], renamed: dict[str, str]
-) -> list[Difference]:
-    """Places where numbers differ; ``renamed`` gives a frozen column's or table's new name."""
+def compare(frozen: dict[str, Any], shown: dict[str, Any]) -> list[Difference]:
+    """Places where numbers differ."""
     found: list[Difference] = []
     for kind, one in (("table", compare_tables), ("figure", compare_figures)):
         old, new = frozen[f"{kind}s"], shown[f"{kind}s"]
-        old = {renamed.get(f"{kind} {number}", number): value for number, value in old.items()}
         for number in old | new:
             place = f"{kind} {number}"
             if number not in new:
@@ -116,15 +104,13 @@ def compare(
             elif number not in old:
                 found.append((place, "was not shown"))
             else:
-                found += one(place, old[number], new[number], renamed)
+                found += one(place, old[number], new[number])
     return [*found, *compare_sentences(frozen, shown), *compare_verdicts(frozen, shown)]
 
 
-def compare_tables(
-    place: str, old: dict[str, Any], new: dict[str, Any], renamed: dict[str, str]
-) -> Iterator[Difference]:
+def compare_tables(place: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Difference]:
     yield from compare_texts(place, old, new)
-    columns = [renamed.get(f"{place}/{name}", name) for name in old["columns"]]
+    columns = old["columns"]
     for name in dict.fromkeys([*columns, *new["columns"]]):
         if name not in new["columns"]:
             yield f"{place}/{name}", "this column is no longer shown"
@@ -135,18 +121,12 @@ def compare_tables(
     for row, (before, now) in enumerate(zip(old["rows"], new["rows"], strict=False), start=1):
         for name in columns:
             if name in new["columns"]:
-                cells = before[columns.index(name)], now[new["columns"].index(name)]
-                yield from compare_cells(f"{place}/{name}/row {row}", *cells)
+                was, is_ = before[columns.index(name)], now[new["columns"].index(name)]
+                if numbers(was) != numbers(is_):
+                    yield f"{place}/{name}/row {row}", f"{was} → {is_}"
 
 
-def compare_cells(place: str, before: str, now: str) -> Iterator[Difference]:
-    if numbers(before) != numbers(now):
-        yield place, f"{before} → {now}"
-
-
-def compare_figures(
-    place: str, old: dict[str, Any], new: dict[str, Any], _: dict[str, str]
-) -> Iterator[Difference]:
+def compare_figures(place: str, old: dict[str, Any], new: dict[str, Any]) -> Iterator[Difference]:
     if old["drawn"] != new["drawn"]:
         yield place, "is drawn now" if new["drawn"] else "is no longer drawn"
     yield from compare_texts(place, old, new)
@@ -183,31 +163,12 @@ def compare_verdicts(frozen: dict[str, Any], shown: dict[str, Any]) -> Iterator[
                 yield f"verdicts {number}/{row}", f"{old.get(row)} → {new.get(row)}"
 
 
-# ---------------------------------------------------------------------------------------------
-# What may differ
-# ---------------------------------------------------------------------------------------------
-
-
-def read_exceptions(path: Path = EXCEPTIONS) -> tuple[dict[str, str], dict[str, str]]:
-    """(place, with * and ? → reason) of what may differ, and (frozen place → its new name)."""
+def read_exceptions(path: Path = EXCEPTIONS) -> dict[str, str]:
+    """Place, with * and ? → reason, of what may differ."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    allowed, renamed = {}, {}
-    for entry in content["differs"] or []:
-        allowed[entry["where"]] = entry["reason"].strip()
-    for entry in content["renamed"] or []:
-        assert entry["reason"].strip()
-        renamed[entry["where"]] = entry["to"]
+    allowed = {entry["where"]: entry["reason"].strip() for entry in content["differs"] or []}
     assert all(allowed.values())
-    return allowed, renamed
-
-
-def is_allowed(place: str, allowed: dict[str, str]) -> bool:
-    return any(fnmatch.fnmatchcase(place, pattern) for pattern in allowed)
-
-
-# ---------------------------------------------------------------------------------------------
-# The command
-# ---------------------------------------------------------------------------------------------
+    return allowed
 
 
 def unpack(build: Path) -> None:
@@ -219,10 +180,13 @@ def unpack(build: Path) -> None:
 def find_differences(shown: dict[str, Any], without: Sequence[str] = ()) -> list[Difference]:
     """What differs from what was frozen, and may not."""
     frozen = json.loads(FROZEN.read_text(encoding="utf-8"))
-    allowed, renamed = read_exceptions()
+    allowed = read_exceptions()
     frozen, shown = ({s: {} if s in without else x[s] for s in SECTIONS} for x in (frozen, shown))
-    found = compare(frozen, shown, renamed)
-    return [(place, what) for place, what in found if not is_allowed(place, allowed)]
+    return [
+        (place, what)
+        for place, what in compare(frozen, shown)
+        if not any(fnmatch.fnmatchcase(place, pattern) for pattern in allowed)
+    ]
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 -- Prose of notebooks on its way from Markdown to Typst, through pandoc.
 
--- Each notebook cell arrives as a Div; a comment marks its end, so that the cells can be told apart.
+-- Each notebook cell arrives as a Div; a comment marks its end.
 function Div(div)
   if div.classes:includes("cell") then
     div.content:insert(pandoc.RawBlock("typst", "//end of cell"))
@@ -23,10 +23,14 @@ local function quote(text)
   return '"' .. text:gsub("\\", "\\\\"):gsub('"', '\\"'):gsub("%s+", " ") .. '"'
 end
 
--- An image needs one, too; Python puts a file's name in place of its source.
+-- Python puts a file's name in place of an image's source.
 function Image(image)
   local said = pandoc.utils.stringify(image.caption)
-  return pandoc.RawInline("typst", "#picture(" .. quote(image.src) .. ", " .. quote(said) .. ")")
+  if said == "" then
+    said = "An image"
+  end
+  local source = "#picture(image(" .. quote(image.src) .. ", alt: " .. quote(said) .. "))"
+  return pandoc.RawInline("typst", source)
 end
 
 -- Formulas need a text for those who hear the page: their TeX source.
