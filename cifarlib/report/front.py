@@ -90,6 +90,7 @@ def describe(
         "provenance": _provenance(results, everything),
         "command": f"cifarlib report {options}{only}",
         "sweep_command": f"cifarlib sweep {options}",
+        "need_weights": _count_unweighted(results),
         "run_stages": stages,
         "runs": [run for stage in stages for run in stage["runs"]],
         "runs_csv": _link_runs_csv(stages),
@@ -97,6 +98,13 @@ def describe(
         "total": total,
         "shared": len(results.known) > total,
     }
+
+
+def _count_unweighted(results: Results) -> int:
+    """How many runs wait for ImageNet weights, which no sweep brings."""
+    known = results.every_record
+    waiting = (c for c in results.known if c.run_id not in known)
+    return len({c.run_id for c in waiting if c.config.model.initialization == "imagenet"})
 
 
 def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
