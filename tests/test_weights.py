@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,7 +108,7 @@ def test_a_run_that_was_stopped_keeps_the_same_weights(base, trained, tmp_path):
     (whole, record), stopped = trained, tiny_store(tmp_path)
     for _ in range(2):
         with pytest.raises(worker.OutOfTimeError):
-            train(base, stopped, deadline=0.0)
+            worker.train(base, stopped, replace(CPU, deadline=0.0), lambda message: None)
         assert not stopped.weights_path(record.run_id).exists()
     assert train(base, stopped).provenance.resumed == 2
     paths = [store.weights_path(record.run_id) for store in (whole, stopped)]

@@ -29,7 +29,7 @@ class Outcome:
     """What a sweep did."""
 
     done: int = 0
-    epochs: int = 0  # that ended, of whichever runs
+    epochs: int = field(default=0, compare=False)  # that ended, of whichever runs
     stopped: list[str] = field(default_factory=list)  # begun and out of time: checkpoint kept
     left: list[str] = field(default_factory=list)  # not begun, since they would not have ended
     seconds_left: float = 0.0  # of this machine, for what was stopped and left
