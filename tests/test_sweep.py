@@ -52,7 +52,7 @@ from cifarlib.runs.budget import BORDER, Budget
 from cifarlib.runs.executors import LANES, Outcome
 from cifarlib.runs.progress import checkpoint_epoch, parse_budget
 from cifarlib.runs.store import RecordStore
-from cifarlib.runs.worker import SAFETY, RunJob, Settings
+from cifarlib.runs.worker import SAFETY, Checkpointer, OutOfTimeError, RunJob, Settings
 from cifarlib.study import Condition, expand, load_scale, load_study
 
 
@@ -418,6 +418,24 @@ def test_a_budget_begins_runs_on_a_gpu_without_records(made_up, tmp_path, monkey
     first = said.getvalue().splitlines()[0]
     assert first.startswith("1 of 9 runs are recorded; 8 to go, workers: 8, about ")
     assert first.endswith(" min")
+
+
+def test_loading_the_data_is_not_taken_for_time_of_an_epoch(tmp_path):
+    """A run of two short epochs ends, though it took long to begin."""
+    (condition,) = tiny_conditions("stage1-daa1/13", overrides=("epochs.30=2",))
+    state = {
+        "history": {"learning_rate": [None, 0.001], "validation": {"top1": [1, 2]}},
+        "seconds": {"train": 1.0, "evaluation": 2.0},
+    }
+    for left, late in ((10.0, False), (2.0, True)):
+        deadline = time.monotonic() + left
+        settings = Settings("cpu", 1, None, deadline)
+        told = []
+        after = Checkpointer(tmp_path / "run.pt", condition.config, settings, told.append)
+        after.began -= 60.0
+        with pytest.raises(OutOfTimeError) if late else contextlib.nullcontext():
+            after(state)
+        assert told[0].epoch == 1
 
 
 def test_a_budget_shorter_than_an_epoch_is_said_to_be_too_short():

@@ -209,13 +209,16 @@ class Checkpointer:
         self.every, self.deadline = settings.checkpoint_every, settings.deadline
         self.aside: Aside = contextlib.nullcontext
         self.saved = self.began = time.monotonic()
-        self.took: list[float] = []  # s of each epoch; the first holds the loading of the data
+        self.took = 0.0  # s of the longest epoch
 
     def __call__(self, state: dict[str, Any]) -> None:
         now = time.monotonic()
-        self.took.append(now - self.began)
-        self.began = now
         epoch = len(state["history"]["learning_rate"]) - 1
+        took, self.began = now - self.began, now
+        if not self.took:  # not what came before: the loading of the data, epoch 0
+            seconds = state["seconds"]
+            took = min(took, seconds["train"] / epoch + seconds["evaluation"] / (epoch + 1))
+        self.took = max(self.took, took)
         correct = state["history"]["validation"]["top1"][epoch]
         accuracy = 100 * correct / self.config.data.validation_size
         self.tell(Message("epoch", epoch=epoch, accuracy=accuracy))
@@ -235,7 +238,7 @@ class Checkpointer:
         if self.deadline is None or self.every == 0:
             return False
         last = epoch + 1 == self.config.epochs  # after which the chosen epochs are evaluated
-        expected = SAFETY * max(self.took[1:] or self.took) * (1 + last)
+        expected = SAFETY * self.took * (1 + last)
         return time.monotonic() + expected > self.deadline
 
 
