@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import papermill
@@ -35,17 +35,21 @@ def find_browser() -> str | None:
 
 
 @contextlib.contextmanager
-def serve(home: Path, parameters: dict[str, object], name: str = "explore.ipynb") -> Iterator[str]:
-    """A JupyterLab that knows no user's settings; the address of a notebook in it."""
+def serve(home: Path, notebooks: Mapping[str, dict[str, object]]) -> Iterator[str]:
+    """A JupyterLab that knows no user's settings, with notebooks and their parameters; its address.
+
+    A notebook's own address is that with its name.
+    """
     work = home / "notebooks"
     work.mkdir(parents=True)
-    papermill.execute_notebook(
-        paths.NOTEBOOKS / name,
-        work / name,
-        parameters,
-        prepare_only=True,
-        progress_bar=False,
-    )
+    for name, parameters in notebooks.items():
+        papermill.execute_notebook(
+            paths.NOTEBOOKS / name,
+            work / name,
+            parameters,
+            prepare_only=True,
+            progress_bar=False,
+        )
     for part, content in SETTINGS.items():
         place = home / "settings" / "@jupyterlab" / f"{part}.jupyterlab-settings"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +82,7 @@ def serve(home: Path, parameters: dict[str, object], name: str = "explore.ipynb"
         )
     try:
         _wait_for(f"http://127.0.0.1:{port}/api", process, home / "server.log")
-        yield f"http://127.0.0.1:{port}/lab/tree/{name}"
+        yield f"http://127.0.0.1:{port}/lab/tree/"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -109,7 +113,7 @@ def open_browser() -> Iterator[Browser]:
         browser.close()
 
 
-def browse(browser: Browser, address: str, wanted: str = ".explorer svg") -> Page:
+def browse(browser: Browser, address: str, wanted: str) -> Page:
     """The notebook in a browser, its cells running and one's output there."""
     page = browser.new_page(viewport=WINDOW)
     page.set_default_timeout(PATIENCE)
@@ -120,7 +124,12 @@ def browse(browser: Browser, address: str, wanted: str = ".explorer svg") -> Pag
     page.locator(".jp-Notebook .jp-CodeCell").last.wait_for()
     page.get_by_text("| Idle").first.wait_for()
     page.keyboard.press("Control+b")  # the file browser takes room
+    run_all(page, wanted)
+    return page
+
+
+def run_all(page: Page, wanted: str) -> None:
+    """Run every cell of the open notebook, until an output is there."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.locator(wanted).first.wait_for()
-    return page

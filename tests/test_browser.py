@@ -12,7 +12,7 @@ from conftest import TINY, make_record, make_verdicts, tiny_conditions, tiny_sto
 
 from cifarlib import explore, paths
 from cifarlib.report import assembly, front
-from cifarlib.runs import further
+from cifarlib.runs import further, in_notebook
 from cifarlib.runs.results import open_results
 
 ALL = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}  # of axe-core
@@ -288,25 +288,55 @@ def test_it_prints_on_paper(open_page, tmp_path):
     assert not [number for number, page in enumerate(pages) if len(page) < 100]  # no empty page
 
 
-def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, tmp_path):
-    names = [f"stage1-daa1/{run}" for run in range(1, 9)]
-    store = tiny_store(tmp_path / "build")
-    for condition in tiny_conditions(*names):
-        store.write(make_record(condition))
+@pytest.fixture(scope="module")
+def laboratory(tmp_path_factory):
+    """A JupyterLab with the explorer and a chapter, over one folder of records; both.
+
+    Of the chapter one run is missing, which it is to train.
+    """
+    folder = tmp_path_factory.mktemp("laboratory")
+    store = tiny_store(folder / "build")
     results = open_results("smoke", TINY, store.folder)
-    parameters = {"overrides": list(TINY), "build": str(store.folder)}
-    with lab.serve(tmp_path / "home", parameters) as address:
-        page = lab.browse(chromium, address)
-        menus = page.locator(".explorer select")
-        menus.nth(0).select_option(label=names[2])  # by keyboard, as it were
-        dot = page.locator(".explorer path[aria-roledescription='circle']").first
-        dot.click(modifiers=["Shift"])
-        second = menus.nth(1).evaluate("menu => menu.options[menu.selectedIndex].text")
-        said = explore.say_better(results, names[2], second)
-        page.locator(".explorer .pair", has_text=said).wait_for()
-        found = Axe().run(page, context=".explorer").response["violations"]
-        page.locator("td", has_text="stage1-daa1/13 with learning_rate=0.003, epochs=1").wait_for()
-        wait_for(lambda: len(store.run_ids()) > len(names), "the record of the trained run")
-        errors = [text for kind, text in page.said if kind == "error"]
-    assert errors == []
+    *most, _ = in_notebook.choose_conditions(results, LATE).values()
+    for condition in (*most, *tiny_conditions(*EXPLORED)):
+        store.write(make_record(condition))
+    given = {"overrides": list(TINY), "build": str(store.folder)}
+    notebooks = {"explore.ipynb": given, "03_stage2.ipynb": given | {"train": True}}
+    with lab.serve(folder / "home", notebooks) as address:
+        yield address, results.reread()
+
+
+LATE = ["stage1-long", "stage2-dropout", "stage2-improved", "dropout-question"]
+EXPLORED = [f"stage1-daa1/{run}" for run in range(1, 9)]
+
+
+def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, laboratory):
+    address, results = laboratory
+    known = len(results.store.run_ids())
+    page = lab.browse(chromium, f"{address}explore.ipynb", ".explorer svg")
+    menus = page.locator(".explorer select")
+    menus.nth(0).select_option(label=EXPLORED[2])  # by keyboard, as it were
+    dot = page.locator(".explorer path[aria-roledescription='circle']").first
+    dot.click(modifiers=["Shift"])
+    second = menus.nth(1).evaluate("menu => menu.options[menu.selectedIndex].text")
+    said = explore.say_better(results, EXPLORED[2], second)
+    page.locator(".explorer .pair", has_text=said).wait_for()
+    found = Axe().run(page, context=".explorer").response["violations"]
+    page.locator("td", has_text="stage1-daa1/13 with learning_rate=0.003, epochs=1").wait_for()
+    wait_for(lambda: len(results.store.run_ids()) > known, "the record of the trained run")
+    assert [text for kind, text in page.said if kind == "error"] == []
     assert [(rule["id"], rule["nodes"][0]["html"]) for rule in found] == []
+
+
+def test_a_chapter_trains_what_it_lacks_in_jupyterlab_and_then_nothing(chromium, laboratory):
+    address, results = laboratory
+    runs = len(in_notebook.choose_conditions(results, LATE))
+    page = lab.browse(chromium, f"{address}03_stage2.ipynb", "#table-XIV")
+    cell = page.locator(".jp-CodeCell", has_text="results.complete").locator(".jp-OutputArea").first
+    said = cell.inner_text()
+    assert f"1 of the {runs} runs of this chapter is not recorded yet; to train it takes" in said
+    assert f"[{runs}/{runs}] " in said
+    assert "pending" not in page.locator("#table-XIV").inner_text()
+    page.get_by_text("| Idle").first.wait_for()
+    lab.run_all(page, f".jp-OutputArea >> text=All {runs} runs of this chapter are recorded.")
+    assert [text for kind, text in page.said if kind == "error"] == []

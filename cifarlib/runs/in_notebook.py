@@ -47,9 +47,10 @@ def complete(
     records, _ = results.store.read_runs(chosen)
     missing = [condition for name, condition in chosen.items() if name not in records]
     if missing:
-        verb = "is" if len(missing) == 1 else "are"
+        verb, what = ("is", "it") if len(missing) == 1 else ("are", "them")
+        cost = _estimate(missing, records.values(), device)
         said = f"{len(missing)} of the {say_count(len(chosen), 'run')} of this chapter {verb} not "
-        said += f"recorded yet; to train them takes {_estimate(missing, records.values(), device)}."
+        said += f"recorded yet; to train {what} takes {cost}."
         running = list_running(results.store.state)
         if elsewhere := [
             f"{c.name} (epoch {running[c.run_id]} of {c.config.epochs})"
