@@ -372,10 +372,10 @@ def _status(options: Options) -> int:
 
 
 def _check_study(options: Options) -> int:
-    from cifarlib.runs.progress import Prices, duration
+    from cifarlib.runs.progress import duration, learn_prices
 
     results = _open(options)
-    prices = Prices(results.store.read_runs(results.store.run_ids())[0].values())
+    prices = learn_prices(results.every_record.values(), results.store)
     for stage in results.study.stages:
         print(f"{stage}: {results.title(stage)}")
         for condition in {c.run_id: c for c in results.conditions if c.stage == stage}.values():

@@ -70,6 +70,18 @@ def test_prices_come_from_records(monkeypatch):
     assert one_core.seconds(config) == pytest.approx(10.0)  # the other core does as much
 
 
+def test_prices_come_from_other_records_of_the_folder_where_no_run_is_recorded(tmp_path):
+    """Of one's own sizes nothing is recorded yet, but the machine's speed is known."""
+    store = RecordStore(tmp_path)
+    (other,) = tiny_conditions("stage1-base/1")
+    store.write(make_record(other, train_s=18.0, evaluation_s=2.0))
+    (condition,) = tiny_conditions("stage1-base/1", overrides=("data.train_size=200",))
+    (row,) = progress.status([condition], store)
+    share = progress.work(condition.config) / progress.work(other.config)
+    known = progress.Prices([store.read_run(other.run_id)]).seconds(other.config)
+    assert row.seconds_left == pytest.approx(share * known)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_prices_come_from_records_of_their_device_class_only(device):
     (condition,) = tiny_conditions("stage1-long/9")

@@ -18,7 +18,7 @@ from cifarlib import extras
 from cifarlib.errors import CifarlibError
 from cifarlib.runs.budget import Budget
 from cifarlib.runs.display import Display
-from cifarlib.runs.progress import Prices, cores, duration, uses_cuda
+from cifarlib.runs.progress import cores, duration, learn_prices, uses_cuda
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore, write_atomically
 from cifarlib.runs.worker import Job, Message, RunJob, Settings, serve
@@ -96,7 +96,7 @@ class Executor(abc.ABC):
         """Do jobs, most valuable first, beside the records that are there; what came of them."""
         self.workers = min(self.workers, len(jobs))
         self.waiting.extend(jobs)
-        prices = Prices(records, self.device)
+        prices = learn_prices(records, self.store, self.device)
         checkpoints = self.checkpoint_every != 0
         self.budget = Budget(deadline, self.store, prices, self.share, checkpoints, self.lag)
         slowness = self.share / self.workers

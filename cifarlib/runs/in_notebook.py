@@ -4,7 +4,7 @@ import contextlib
 import html
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from cifarlib import data, extras
 from cifarlib.checking import suggest
@@ -19,6 +19,7 @@ from cifarlib.runs.progress import (
     checkpoint_epoch,
     cores,
     duration,
+    learn_prices,
     list_running,
     parse_budget,
     uses_cuda,
@@ -48,7 +49,7 @@ def complete(
     missing = [condition for name, condition in chosen.items() if name not in records]
     if missing:
         verb, what = ("is", "it") if len(missing) == 1 else ("are", "them")
-        cost = _estimate(missing, records.values(), device)
+        cost = _estimate(missing, learn_prices(records.values(), results.store, device))
         said = f"{len(missing)} of the {say_count(len(chosen), 'run')} of this chapter {verb} not "
         said += f"recorded yet; to train {what} takes {cost}."
         running = list_running(results.store.state)
@@ -92,8 +93,7 @@ def choose_conditions(results: Results, stages: Sequence[str] | None) -> dict[st
     return chosen
 
 
-def _estimate(conditions: Sequence[Condition], records: Iterable[RunRecord], device: str) -> str:
-    prices = Prices(records, device)
+def _estimate(conditions: Sequence[Condition], prices: Prices) -> str:
     seconds = sum(prices.seconds(c.config) for c in conditions)
     known = {(c.config.model.name, c.config.precision) for c in conditions} <= prices.rates.keys()
     source = "recorded runs" if known else "the usual speed of such a machine"
@@ -111,7 +111,7 @@ def train_missing(
     if not missing:
         return
     images = sum(c.config.epochs * c.config.data.train_size for c in missing)
-    cost = _estimate(missing, records.values(), device)
+    cost = _estimate(missing, learn_prices(records.values(), results.store, device))
     runs = say_count(len(missing), "run")
     print(f"{runs} to train, {images:,} images over all epochs: {cost}.", flush=True)
     done = sweep_in_cell(missing, results.store, device)

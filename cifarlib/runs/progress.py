@@ -54,7 +54,7 @@ def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageSta
     """How far each stage is, from the records and the locks of a build folder."""
     records, _ = store.read_runs(c.run_id for c in conditions)
     locked = held(store.state)
-    prices = Prices(records.values())
+    prices = learn_prices(records.values(), store)
     stages: dict[str, list[Condition]] = {}
     for condition in conditions:
         stages.setdefault(condition.stage, []).append(condition)
@@ -127,6 +127,11 @@ class Prices:
         known = self.rates.get((config.model.name, config.precision))
         default = DEFAULT_GFLOPS[self.device_class][config.precision]
         return work(config) / (median(known) if known else default)
+
+
+def learn_prices(records: Iterable[RunRecord], store: RecordStore, device: str = "auto") -> Prices:
+    """Prices by the records of some runs, or, where there are none, by all of their folder."""
+    return Prices([*records] or store.read_runs(store.run_ids())[0].values(), device)
 
 
 def uses_cuda(device: str) -> bool:
