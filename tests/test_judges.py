@@ -134,6 +134,9 @@ def test_every_part_must_hold():
     assert judges.every({"a": held, "b": missing}).verdict == "pending"
     assert judges.every({"a": missing, "b": failed}).verdict == "did not hold"
     assert judges.every({"a": held, "b": open_}).p == open_.p
+    none = judges.every({"a": missing, "b": missing})
+    assert (none.verdict, none.ours) == ("pending", "–")
+    assert none.reason == "None of its 2 parts can be judged yet."
 
 
 def test_explains_more_tells_a_large_share_from_a_small_one():

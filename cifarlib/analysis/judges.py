@@ -72,6 +72,9 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
     Its p is the largest of theirs. It did not hold where one part did not, by Holm's method.
     """
     judged = list(parts.values())
+    runs = tuple(dict.fromkeys(run for part in judged for run in part.runs))
+    if all(part.verdict == "pending" and part.ours == "–" for part in judged):
+        return pending(f"None of its {len(judged)} parts can be judged yet.", runs)
     verdicts = [part.verdict for part in judged]
     fails = [len(judged) * (part.p or 0.0) for part in judged if part.verdict == "did not hold"]
     known = [part.p for part in judged if part.p is not None]
@@ -89,7 +92,7 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
         min(1.0, min(fails)) if verdict == "did not hold" else max(known, default=None),
         min((part.n for part in judged), default=0),
         _capital("; ".join(f"{name}: {part.verdict}" for name, part in parts.items())) + ".",
-        tuple(dict.fromkeys(run for part in judged for run in part.runs)),
+        runs,
     )
 
 
