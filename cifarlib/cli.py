@@ -234,11 +234,11 @@ def _verify(options: Options) -> int:
 
 
 def _generalise(options: Options) -> int:
-    from cifarlib.runs import shift
+    from cifarlib.runs import cifar10_1
 
     results = _open_and_tell(options)
-    folder = shift.find_folder(options.folder)
-    shift.read_images(folder)  # before torch is waited for
+    folder = cifar10_1.find_folder(options.folder)
+    cifar10_1.read_images(folder)  # before torch is waited for
     from cifarlib.runs.evaluate import generalise
 
     for line in generalise(results, folder, device=options.device):

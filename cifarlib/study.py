@@ -130,7 +130,7 @@ class Scale(Strict):
     name: str = ""  # in params/; empty for a file of one's own and where --set changes it
     # % validation top-1 at which a schedule acts: the paper's: ours
     thresholds: dict[_Percent, _Percent] = Field(default={})
-    mixed: tuple[Kind, ...] = ()  # what may differ between records of one report (mixture.py)
+    mixed: tuple[Kind, ...] = ()  # what may differ between records of one report
 
     @property
     def reduced(self) -> bool:

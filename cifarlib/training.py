@@ -222,7 +222,9 @@ def compute_logits(
         return torch.cat([model(batch) for batch in batches]).float()
 
 
-def lay_out(model: nn.Module, config: RunConfig, device: torch.device) -> tuple[nn.Module, bool]:
+def prepare_model(
+    model: nn.Module, config: RunConfig, device: torch.device
+) -> tuple[nn.Module, bool]:
     """A run's network on its device, as it is fastest there, and whether channels come last."""
     channels_last = config.precision == "bf16" or device.type == "cuda"
     model = model.to(device)
@@ -355,7 +357,7 @@ class Run:
 
     def __init__(self, config: RunConfig, inputs: Inputs, device: torch.device):
         self.config, self.inputs, self.device = config, inputs, device
-        self.model, channels_last = lay_out(first_model(config, inputs), config, device)
+        self.model, channels_last = prepare_model(first_model(config, inputs), config, device)
         self.feed = Feed(config, inputs, channels_last)
         self.optimizer = build_optimizer(config, self.model)
         self.average = None if config.average is None else _start_average(config, self.model)

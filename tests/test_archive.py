@@ -16,7 +16,7 @@ from conftest import SET_TINY, make_record, tiny_conditions
 
 from cifarlib import cli
 from cifarlib.report import archive, difference
-from cifarlib.runs import further
+from cifarlib.runs import other_studies
 from cifarlib.runs.store import RecordStore
 
 CHAPTER = "stage3"
@@ -24,14 +24,14 @@ CHAPTER = "stage3"
 
 @pytest.fixture(scope="module")
 def build(report, tmp_path_factory):
-    """The report's build folder, with a run of the further study that is none of the paper's."""
+    """The report's build folder, with a run of the second study that is not the paper's."""
     folder = shutil.copytree(report, tmp_path_factory.mktemp("archive") / "build")
     RecordStore(folder).write(make_record(beyond(folder)))
     return folder
 
 
 def beyond(folder):
-    return further.open_further("smoke", [], folder)["beyond"].conditions[1]
+    return other_studies.open_others("smoke", [], folder)["beyond"].conditions[1]
 
 
 @pytest.fixture(scope="module")

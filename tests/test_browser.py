@@ -12,7 +12,7 @@ from conftest import TINY, make_record, make_verdicts, tiny_conditions, tiny_sto
 
 from cifarlib import explore, paths
 from cifarlib.report import assembly, front
-from cifarlib.runs import further, in_notebook
+from cifarlib.runs import in_notebook, other_studies
 from cifarlib.runs.results import open_results
 
 ALL = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}  # of axe-core
@@ -31,8 +31,8 @@ def address(report, tmp_path_factory):
     results = open_results("smoke", [], report)
     executed = sorted((report / "notebooks").glob("*.ipynb"))
     shown = make_verdicts(*("held", "did not hold", "not distinguishable", "pending") * 6)
-    others = further.open_further("smoke", [], report)
-    others = further.narrow(others, results, assembly.find_shown_runs(executed))
+    others = other_studies.open_others("smoke", [], report)
+    others = other_studies.narrow(others, results, assembly.find_shown_runs(executed))
     told = front.describe(results, "--scale smoke", shown, others=others)
     page = tmp_path_factory.mktemp("browser") / "report.html"
     return assembly.assemble(executed, page, told).as_uri()

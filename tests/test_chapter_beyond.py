@@ -10,9 +10,9 @@ from scipy import stats
 from test_shift import make_shift
 
 from cifarlib.formatting import signed
+from cifarlib.runs.cifar10_1 import read_shift, write_shift
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import FlipAveraged
-from cifarlib.runs.shift import read_shift, write_shift
 from cifarlib.runs.store import RecordStore
 
 pytestmark = pytest.mark.integration

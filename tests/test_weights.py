@@ -13,9 +13,9 @@ from cifarlib import data
 from cifarlib.config import AverageConfig, RunConfig
 from cifarlib.errors import RecordError
 from cifarlib.runs import weights, worker
+from cifarlib.runs.cifar10_1 import NewImages
 from cifarlib.runs.evaluate import evaluate
 from cifarlib.runs.schema import RunRecord
-from cifarlib.runs.shift import NewImages
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.weights import KeptWeights, build_network, read_weights, write_weights
 

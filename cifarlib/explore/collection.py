@@ -14,7 +14,7 @@ from cifarlib.checking import parse_json, read_bytes, suggest
 from cifarlib.config import ENGINE, RunConfig, flatten
 from cifarlib.errors import ConfigError
 from cifarlib.runs.frames import tabulate_runs
-from cifarlib.runs.further import list_conditions
+from cifarlib.runs.other_studies import list_conditions
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import write_atomically

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from cifarlib.explore.collection import OWN, collect, tabulate, write_note
-from cifarlib.runs.further import find_condition, list_conditions
 from cifarlib.runs.grids import make_grid, open_study
 from cifarlib.runs.in_notebook import train_missing
+from cifarlib.runs.other_studies import find_condition, list_conditions
 from cifarlib.runs.results import Results, open_results
 from cifarlib.study import Condition, change
 

@@ -20,9 +20,9 @@ from cifarlib.checking import parse_json
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.report import name_records, name_suffix
-from cifarlib.runs import further, provenance
+from cifarlib.runs import other_studies, provenance
+from cifarlib.runs.cifar10_1 import read_shifts, shift_path
 from cifarlib.runs.results import Results, open_results
-from cifarlib.runs.shift import read_shifts, shift_path
 from cifarlib.runs.store import write_atomically
 from cifarlib.study import kept_studies
 
@@ -75,8 +75,8 @@ def export(
             "cifarlib sweep"
         )
     own = kept_studies(results.store.folder)
-    others = further.narrow(further.open_further(scale, overrides, build, own), results)
-    results = further.join(results, others)
+    others = other_studies.narrow(other_studies.open_others(scale, overrides, build, own), results)
+    results = other_studies.join(results, others)
     path = Path(scale) if scale.endswith((".yaml", ".yml")) else paths.PARAMS / f"{scale}.yaml"
     files = collect(results, path)
     files["README.md"] = _readme(results).encode()

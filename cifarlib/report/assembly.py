@@ -31,7 +31,7 @@ from cifarlib.report.notebooks import (
 from cifarlib.report.page import TITLE, make_exporter, make_page
 from cifarlib.report.typesetting import typeset
 from cifarlib.report.verdicts import read_verdicts
-from cifarlib.runs import further, grids, mixture, provenance
+from cifarlib.runs import grids, mixed_provenance, other_studies, provenance
 from cifarlib.runs.locks import lock
 from cifarlib.runs.parameters import check_values
 from cifarlib.runs.progress import parse_budget
@@ -62,8 +62,8 @@ def render(
     page, too, and ``appendix`` ends the report with one. Changed by ``overrides``, the page is
     named for them. With ``train``, missing runs are trained first, for no longer than ``budget``.
     ``tell`` is called with a line about each step. Raises ``ConfigError`` before anything is
-    executed, ``ReportError`` for mixed records that the scale does not declare (see ``mixture``),
-    a failed notebook and a broken page; an older report then stays as it is.
+    executed, ``ReportError`` for mixed records that the scale does not declare (see
+    ``mixed_provenance``), a failed notebook and a broken page; an older report then stays as it is.
     """
     if study and (only or appendix):
         raise ConfigError("--study renders one study alone; leave out --only and --appendix")
@@ -71,8 +71,8 @@ def render(
     own = grids.keep(study or appendix, results.store.folder) if study or appendix else ""
     others = {}
     if not study:
-        others = further.open_further(scale, overrides, build, [own] if own else [])
-    mixture.refuse_undeclared(further.join(results, others))
+        others = other_studies.open_others(scale, overrides, build, [own] if own else [])
+    mixed_provenance.refuse_undeclared(other_studies.join(results, others))
     notebooks = sorted(set(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")) - {paths.OWN})
     if not notebooks:
         raise ReportError(
@@ -95,7 +95,7 @@ def render(
         train_chapters(chosen, given, deadline, tell)
         results = results.reread()
         others = {name: other.reread() for name, other in others.items()}
-        mixture.refuse_undeclared(further.join(results, others))
+        mixed_provenance.refuse_undeclared(other_studies.join(results, others))
     options = name_records(scale, overrides, build, parameters or {})
     options += f" --study {own}" if study else ""
     title = results.title([*results.study.stages][-1]) if study else TITLE
@@ -107,13 +107,13 @@ def render(
         tell(f"executing {len(chosen)} notebooks over {len(results.records)} recorded runs")
         executed = _execute(chosen, folder / f"notebooks{suffix}", given, tell)
         tell("setting the page and the PDF")
-        others = further.narrow(others, results, find_shown_runs(executed))
+        others = other_studies.narrow(others, results, find_shown_runs(executed))
         front = describe(results, options, read_verdicts(executed), parts, others)
         front |= {"lead": LEAD} if study else {}
-        paper = describe_paper(further.join(results, others), front, title)
+        paper = describe_paper(other_studies.join(results, others), front, title)
         merged = _merge(executed)
         names = {run["run_id"]: run["title"] for run in front["runs"]}
-        records = further.join(results, others).every_record.values()
+        records = other_studies.join(results, others).every_record.values()
         shown_now = difference.take(merged, names, records)
         kept = results.store.state / f"rendered{suffix}.json"
         changes = since.find_changes(kept, shown_now)

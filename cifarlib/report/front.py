@@ -11,9 +11,9 @@ from cifarlib import __version__, paper
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, SPLITS
 from cifarlib.formatting import say_count
 from cifarlib.paper.tables import read_table
-from cifarlib.report import run_folds
+from cifarlib.report import run_details
 from cifarlib.report.tables import link_csv
-from cifarlib.runs import further, mixture, provenance
+from cifarlib.runs import mixed_provenance, other_studies, provenance
 from cifarlib.runs.progress import duration, status
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import RunRecord
@@ -50,7 +50,7 @@ def describe(
     ``options`` are the command line options that name the records, ``shown`` the claims and doubts
     that the executed chapters show (``read_verdicts``), of which none counts on data that are not
     CIFAR-10; ``parts`` are the chapters of a partial report, none of the whole one. ``others`` are
-    further studies whose runs are listed, too (see ``further``).
+    other studies whose runs are listed, too (see ``other_studies``).
     """
     done, total = len(results.every_record), len({c.run_id for c in results.known})
     scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
@@ -58,17 +58,17 @@ def describe(
     label = f"{scale_title}: {short}" if short else scale_title
     if parts:
         label = f"Only {', '.join(parts)} · {label}"
-    stages = run_folds.describe_all(results, options)
+    stages = run_details.describe_all(results, options)
     for name, other in (others or {}).items():
-        stages += run_folds.describe_all(other, f"{options} --study {name}")
+        stages += run_details.describe_all(other, f"{options} --study {name}")
     if (own := results.own_budget) is not results and (known := own.every_record):
         recorded = [condition for condition in own.known if condition.run_id in known]
         own = replace(own, conditions=recorded, paper=())
         stages += [
             stage | {"title": f"At the paper's own budget: {stage['title']}"}
-            for stage in run_folds.describe_all(own, "--scale full")
+            for stage in run_details.describe_all(own, "--scale full")
         ]
-    everything = further.join(results, others or {})
+    everything = other_studies.join(results, others or {})
     only = "" if "--study " in options else "".join(f" --only {part}" for part in parts)
     return {
         "label": f"{label} · {done} of {total} runs",
@@ -82,7 +82,7 @@ def describe(
         "facts": _facts(results),
         **_count_shown(shown, results.real),
         "faults": everything.faults,
-        "mixed": [found.sentence for found in mixture.find_mixtures(everything)],
+        "mixed": [found.sentence for found in mixed_provenance.find_mixtures(everything)],
         "stages": _stage_rows(results),
         "budget": _budget(results.scale, results.overrides),
         "protocol_name": _protocol_name(results),
@@ -292,14 +292,14 @@ def _protocol(scale: Scale) -> list[tuple[str, str]]:
     """The protocol in words; where it departs from the paper's listings, it says so."""
     return [
         (title, words[getattr(scale.protocol, name)])
-        for name, (title, words) in run_folds.PROTOCOL.items()
+        for name, (title, words) in run_details.PROTOCOL.items()
     ]
 
 
 def _provenance(results: Results, everything: Results) -> list[tuple[str, list[str]]]:
     """(what, its distinct values): where page, records and data come from.
 
-    ``everything`` has the records of further studies with the paper's.
+    ``everything`` has the records of other studies with the paper's.
     """
     records = list(everything.records.values())
     info = DATASETS[results.scale.data.name]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cifarlib.config import DATASETS
-from cifarlib.runs.mixture import find_mixtures
+from cifarlib.runs.mixed_provenance import find_mixtures
 from cifarlib.study import Condition
 
 if typing.TYPE_CHECKING:

@@ -10,9 +10,7 @@ import torch
 from cifarlib import metrics
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs import provenance
-from cifarlib.runs.results import Results
-from cifarlib.runs.schema import FORMAT, RunRecord, pack, pack_classes, pack_confidence
-from cifarlib.runs.shift import (
+from cifarlib.runs.cifar10_1 import (
     NewImages,
     ShiftRecord,
     predictions_digest,
@@ -21,8 +19,10 @@ from cifarlib.runs.shift import (
     shift_path,
     write_shift,
 )
+from cifarlib.runs.results import Results
+from cifarlib.runs.schema import FORMAT, RunRecord, pack, pack_classes, pack_confidence
 from cifarlib.runs.weights import build_network
-from cifarlib.training import Feed, ImageSet, Inputs, compute_logits, lay_out, resolve_device
+from cifarlib.training import Feed, ImageSet, Inputs, compute_logits, prepare_model, resolve_device
 
 
 def evaluate(record: RunRecord, weights: Path, new: NewImages, device: str) -> ShiftRecord:
@@ -32,7 +32,7 @@ def evaluate(record: RunRecord, weights: Path, new: NewImages, device: str) -> S
     if where.type == "cpu":
         torch.set_num_threads(record.provenance.threads)
     model, kept = build_network(record, weights)
-    model, channels_last = lay_out(model, config, where)
+    model, channels_last = prepare_model(model, config, where)
     images, labels = (torch.from_numpy(part).to(where) for part in (new.images, new.labels))
     here = ImageSet(images, labels)
     feed = Feed(config, Inputs(here, here, here, kept.mean, kept.std), channels_last)

@@ -17,7 +17,7 @@ import yaml
 
 from cifarlib.checking import cut, parse_value, read_bytes, validate
 from cifarlib.errors import ConfigError
-from cifarlib.runs.further import find_condition, list_conditions, scale_for
+from cifarlib.runs.other_studies import find_condition, list_conditions, scale_for
 from cifarlib.runs.results import Results
 from cifarlib.runs.store import write_atomically
 from cifarlib.study import (

@@ -12,7 +12,7 @@ from cifarlib.errors import ConfigError, DataError, MissingPackageError, RunErro
 from cifarlib.formatting import say_count, say_list
 from cifarlib.runs.display import is_kernel
 from cifarlib.runs.executors import Outcome
-from cifarlib.runs.further import list_conditions
+from cifarlib.runs.other_studies import list_conditions
 from cifarlib.runs.parameters import TRAINING, check_injected
 from cifarlib.runs.progress import (
     Prices,
@@ -141,10 +141,11 @@ def sweep_in_cell(
                 datasets=datasets,
             )
     except KeyboardInterrupt:
-        epochs = (checkpoint_epoch(store.state / f"{c.run_id}.pt") for c in conditions)
-        kept = ", ".join(str(epoch) for epoch in epochs if epoch)
-        kept = f"The checkpoint of epoch {kept} is kept. " if kept else ""
-        raise Stopped(f"Stopped. {kept}Run the cell again to go on.") from None
+        epochs = [checkpoint_epoch(store.state / f"{c.run_id}.pt") for c in conditions]
+        kept = [f"epoch {epoch}" for epoch in epochs if epoch]
+        what, verb = ("checkpoint", "is") if len(kept) == 1 else ("checkpoints", "are")
+        said = f"The {what} of {say_list(kept)} {verb} kept. " if kept else ""
+        raise Stopped(f"Stopped. {said}Run the cell again to go on.") from None
 
 
 def show(text: str) -> None:

@@ -11,10 +11,10 @@ from typing import Literal
 
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
+from cifarlib.runs.cifar10_1 import ShiftRecord, read_shift
 from cifarlib.runs.provenance import name_commit
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import DataRecord, NetworkRecord, Provenance, RunRecord
-from cifarlib.runs.shift import ShiftRecord, read_shift
 from cifarlib.runs.store import RecordStore, encode, write_atomically
 
 Record = RunRecord | DataRecord | NetworkRecord | ShiftRecord

@@ -9,7 +9,7 @@ from cifarlib import cli
 from cifarlib.errors import ReportError
 from cifarlib.report import assembly as report
 from cifarlib.report import front, notebooks
-from cifarlib.runs import mixture
+from cifarlib.runs import mixed_provenance
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
@@ -34,8 +34,8 @@ def open_mixed(folder, *changes, overrides=()):
 )
 def test_these_belong_together(tmp_path, changes):
     results = open_mixed(tmp_path, *changes)
-    assert mixture.find_mixtures(results) == []
-    mixture.refuse_undeclared(results)
+    assert mixed_provenance.find_mixtures(results) == []
+    mixed_provenance.refuse_undeclared(results)
 
 
 @pytest.mark.parametrize(
@@ -47,16 +47,16 @@ def test_these_belong_together(tmp_path, changes):
 )
 def test_a_run_of_changed_or_unknown_code_among_clean_ones_is_refused(tmp_path, dirty, said):
     results = open_mixed(tmp_path, {}, {"dirty": dirty}, {})
-    (found,) = mixture.find_mixtures(results)
+    (found,) = mixed_provenance.find_mixtures(results)
     assert found.kind == "dirty"
     with pytest.raises(ReportError, match=rf"{said} \(stage1-base/2\)"):
-        mixture.refuse_undeclared(results)
+        mixed_provenance.refuse_undeclared(results)
 
 
 def test_processors_and_gpus_are_refused_and_the_fewer_named(tmp_path):
     results = open_mixed(tmp_path, *[{"device_class": "cuda"}] * 5, *[{}] * 6)
     with pytest.raises(ReportError) as caught:
-        mixture.refuse_undeclared(results)
+        mixed_provenance.refuse_undeclared(results)
     said = str(caught.value)
     assert said.startswith(
         "The kind of device differs: 6 runs are on processors, 5 runs are on GPUs "
@@ -78,7 +78,7 @@ def test_the_report_says_so_in_one_line(tmp_path, capsys):
 
 def test_a_declared_mixture_is_on_the_title_page(tmp_path):
     results = open_mixed(tmp_path, {}, {"dirty": True}, overrides=["mixed=[dirty]"])
-    mixture.refuse_undeclared(results)
+    mixed_provenance.refuse_undeclared(results)
     notebook = notebooks.join([("01_data.ipynb", new_notebook(cells=[new_markdown_cell("# A")]))])
     page = report.make_page(notebook, front.describe(results, ""))
     banner = BeautifulSoup(page, "html.parser").select_one("header [aria-label='Mixed records']")
@@ -101,4 +101,4 @@ def test_one_declaration_does_not_cover_another(tmp_path):
     changes = [{}, {"dirty": True, "device_class": "cuda"}]
     results = open_mixed(tmp_path, *changes, overrides=["mixed=[dirty]"])
     with pytest.raises(ReportError, match=r"--set 'mixed=\[dirty, device_class\]'"):
-        mixture.refuse_undeclared(results)
+        mixed_provenance.refuse_undeclared(results)

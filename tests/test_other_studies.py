@@ -8,7 +8,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from cifarlib import cli, paths
 from cifarlib.report import assembly as report
 from cifarlib.report import front, notebooks
-from cifarlib.runs import further
+from cifarlib.runs import other_studies
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
@@ -18,21 +18,21 @@ OPTIONS = "--scale smoke"
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
-    """Both studies; of each one run is recorded, and the further study's is not the paper's."""
+    """Both studies; of each one run is recorded, and the other study's is not the paper's."""
     folder = tmp_path_factory.mktemp("both")
     results = open_results("smoke", OVERRIDES, folder)
     RecordStore(folder).write(make_record(results.conditions[0]))
     told = {c.run_id for c in results.conditions}
-    beyond = further.open_further("smoke", OVERRIDES, folder)["beyond"]
+    beyond = other_studies.open_others("smoke", OVERRIDES, folder)["beyond"]
     recorded = next(c for c in beyond.conditions if c.run_id not in told)
     RecordStore(folder).write(make_record(recorded, device="another processor"))
     results = open_results("smoke", OVERRIDES, folder)
-    return results, further.open_further("smoke", OVERRIDES, folder), recorded
+    return results, other_studies.open_others("smoke", OVERRIDES, folder), recorded
 
 
 def narrow(opened, shown=()):
     results, others, _ = opened
-    return further.narrow(others, results, shown)
+    return other_studies.narrow(others, results, shown)
 
 
 def pick_pending(opened):
@@ -51,18 +51,18 @@ def test_only_recorded_runs_are_kept_and_none_of_the_papers(opened):
 
 def test_joined_studies_have_the_records_of_both(opened):
     results, _, recorded = opened
-    joined = further.join(results, narrow(opened))
+    joined = other_studies.join(results, narrow(opened))
     assert set(joined.records) == {results.conditions[0].run_id, recorded.run_id}
     assert joined.record(recorded).provenance.device == "another processor"
     assert joined.conditions[: len(results.conditions)] == results.conditions
     assert len(joined.conditions) > len(results.conditions)
-    assert further.join(results, {}) == results
+    assert other_studies.join(results, {}) == results
 
 
 def test_a_scale_that_does_not_fit_a_further_study_is_no_fault(tmp_path):
     scale = tmp_path / "mine.yaml"
     scale.write_bytes((paths.PARAMS / "smoke.yaml").read_bytes())
-    assert further.open_further(str(scale), [], tmp_path) == {}
+    assert other_studies.open_others(str(scale), [], tmp_path) == {}
 
 
 def test_the_page_has_every_run_that_it_shows(opened):
@@ -82,7 +82,7 @@ def test_the_page_has_every_run_that_it_shows(opened):
     rows = soup.select("table.runs tbody tr")
     assert len(rows) == len(told["runs"]) == told["total"] + 2
     assert "1 more past the paper's study" in soup.select_one("section.provenance").get_text()
-    listed = front.describe_paper(further.join(results, others), told, "T")["runs"]
+    listed = front.describe_paper(other_studies.join(results, others), told, "T")["runs"]
     assert {run["run_id"] for run in listed} == {run["run_id"] for run in told["runs"]}
 
 

@@ -7,7 +7,7 @@ from bs4 import BeautifulSoup
 from conftest import make_record
 
 from cifarlib.cli import _parser
-from cifarlib.report import run_folds
+from cifarlib.report import run_details
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
@@ -23,7 +23,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(results):
-    stages = run_folds.describe_all(results, "--scale smoke")
+    stages = run_details.describe_all(results, "--scale smoke")
     return {run["run_id"]: run for stage in stages for run in stage["runs"]}
 
 
@@ -62,7 +62,7 @@ def test_a_recorded_run_says_how_to_train_it_again(results, runs):
 
 def test_of_several_seeds_the_command_names_the_run(tmp_path):
     results = open_results("smoke", ["seeds=[1, 2]"], tmp_path)
-    stages = run_folds.describe_all(results, "--scale smoke")
+    stages = run_details.describe_all(results, "--scale smoke")
     first, second = stages[0]["runs"][:2]
     assert (first["title"], second["title"]) == ("stage1-base/1, seed 1", "stage1-base/1, seed 2")
     assert second["command"] == f"cifarlib run {second['run_id']} --scale smoke"
@@ -80,7 +80,7 @@ def test_of_several_seeds_the_command_names_the_run(tmp_path):
 )  # fmt: skip
 def test_a_configuration_is_said_in_words(results, stage, run, changed, words):
     members = [c for c in results.select(stage, run=run) if c.changed == changed or not changed]
-    assert words in run_folds.describe_settings(members[0], results)
+    assert words in run_details.describe_settings(members[0], results)
 
 
 def test_a_protocol_of_its_own_is_said(results):
@@ -88,7 +88,7 @@ def test_a_protocol_of_its_own_is_said(results):
     protocol = condition.config.protocol.model_copy(update={"shuffle": False})
     config = condition.config.model_copy(update={"protocol": protocol})
     changed = type(condition)(**vars(condition) | {"config": config})
-    assert run_folds.describe_settings(changed, results).endswith(
+    assert run_details.describe_settings(changed, results).endswith(
         "never shuffled, as in the paper's listing"
     )
 
@@ -99,31 +99,31 @@ def points(drawing, name):
 
 
 def test_curves_rise_where_their_values_rise_and_stay_inside():
-    drawing = run_folds.draw_curves("Accuracy", {"test": [10, 30, None, 50]}, 3)
+    drawing = run_details.draw_curves("Accuracy", {"test": [10, 30, None, 50]}, 3)
     place = points(drawing, "test")
     assert [x for x, _ in place] == sorted({x for x, _ in place})
     assert [y for _, y in place] == sorted((y for _, y in place), reverse=True)
     assert len(place) == 3
-    assert all(0 <= x <= run_folds.WIDTH and 0 <= y <= run_folds.HEIGHT for x, y in place)
+    assert all(0 <= x <= run_details.WIDTH and 0 <= y <= run_details.HEIGHT for x, y in place)
     assert 'aria-label="Accuracy by epoch: test 10 at epoch 0, 50 at epoch 3."' in drawing
 
 
 def test_long_curves_are_thinned_to_their_ends():
-    place = points(run_folds.draw_curves("Loss", {"train": list(range(201))}, 1), "train")
-    assert len(place) == run_folds.MOST_POINTS
-    assert place[0][0] == run_folds.LEFT
-    assert place[-1][0] == run_folds.WIDTH - run_folds.RIGHT
+    place = points(run_details.draw_curves("Loss", {"train": list(range(201))}, 1), "train")
+    assert len(place) == run_details.MOST_POINTS
+    assert place[0][0] == run_details.LEFT
+    assert place[-1][0] == run_details.WIDTH - run_details.RIGHT
 
 
 def test_a_single_value_is_a_dot_and_none_nothing():
-    assert '<circle class="train"' in run_folds.draw_curves("Loss", {"train": [None, 2.0]}, 1)
-    assert run_folds.draw_curves("Loss", {"train": [None, None]}, 1) == ""
-    assert "polyline" in run_folds.draw_curves("Loss", {"train": [2.0, 2.0]}, 1)
+    assert '<circle class="train"' in run_details.draw_curves("Loss", {"train": [None, 2.0]}, 1)
+    assert run_details.draw_curves("Loss", {"train": [None, None]}, 1) == ""
+    assert "polyline" in run_details.draw_curves("Loss", {"train": [2.0, 2.0]}, 1)
 
 
 def test_values_far_apart_stand_on_a_logarithmic_axis():
-    drawing = run_folds.draw_curves("Loss", {"test": [1.0, 10.0, 100.0]}, 1)
+    drawing = run_details.draw_curves("Loss", {"test": [1.0, 10.0, 100.0]}, 1)
     low, middle, high = (y for _, y in points(drawing, "test"))
     assert "logarithmic" in drawing
     assert middle == pytest.approx((low + high) / 2, abs=0.1)
-    assert "logarithmic" not in run_folds.draw_curves("Loss", {"test": [0.0, 100.0]}, 1)
+    assert "logarithmic" not in run_details.draw_curves("Loss", {"test": [0.0, 100.0]}, 1)

@@ -16,7 +16,7 @@ from cifarlib.study import STUDIES, Condition, Scale, Study, expand, kept_studie
 PAPER = "study"  # the name of the paper's study among ``STUDIES``
 
 
-def open_further(
+def open_others(
     scale: str, overrides: str | Sequence[str], build: str | Path, own: Collection[str] = ()
 ) -> dict[str, Results]:
     """Every study but the paper's by name, opened as ``open_results`` does.
@@ -65,12 +65,12 @@ def scale_for(results: Results, study: Study) -> Scale:
 
 
 def narrow(
-    further: Mapping[str, Results], results: Results, shown: Collection[str] = ()
+    others: Mapping[str, Results], results: Results, shown: Collection[str] = ()
 ) -> dict[str, Results]:
     """Studies with only those runs that are recorded or ``shown``, and that ``results`` has not."""
     told = {condition.run_id for condition in results.known}
     narrowed = {}
-    for name, other in further.items():
+    for name, other in others.items():
         wanted = (other.every_record.keys() | shown) - told
         kept = [condition for condition in other.conditions if condition.run_id in wanted]
         told |= {condition.run_id for condition in kept}
@@ -78,9 +78,9 @@ def narrow(
     return narrowed
 
 
-def join(results: Results, further: Mapping[str, Results]) -> Results:
+def join(results: Results, others: Mapping[str, Results]) -> Results:
     """The paper's study with the conditions, records and faults of others."""
-    for other in further.values():
+    for other in others.values():
         results = replace(
             results,
             conditions=results.conditions + other.conditions,

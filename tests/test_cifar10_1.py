@@ -13,10 +13,8 @@ from test_training import make_inputs
 from cifarlib import cli, paths
 from cifarlib.errors import DataError, RecordError
 from cifarlib.report import archive
-from cifarlib.runs import merge, shift, worker
-from cifarlib.runs.results import open_results
-from cifarlib.runs.schema import RunRecord, pack, pack_classes
-from cifarlib.runs.shift import (
+from cifarlib.runs import cifar10_1, merge, worker
+from cifarlib.runs.cifar10_1 import (
     IMAGE_FILE,
     LABEL_FILE,
     ShiftRecord,
@@ -26,6 +24,8 @@ from cifarlib.runs.shift import (
     read_shifts,
     write_shift,
 )
+from cifarlib.runs.results import open_results
+from cifarlib.runs.schema import RunRecord, pack, pack_classes
 from cifarlib.runs.store import RecordStore, encode
 
 NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
@@ -51,7 +51,7 @@ def make_shift(record: RunRecord, right: float = 0.5, images: int = 200, **chang
     content = {
         "format": 1,
         "run_id": record.run_id,
-        "of_predictions": shift.predictions_digest(record),
+        "of_predictions": cifar10_1.predictions_digest(record),
         "data_fingerprint": "ab" * 32,
         "confusion": tuple(map(tuple, confusion.tolist())),
         "classes": pack_classes(classes.tolist()),
@@ -93,9 +93,9 @@ def test_images_are_read_with_their_channels_first(tmp_path):
 
 
 def test_the_folder_is_the_named_one_else_the_environments_else_the_projects(monkeypatch):
-    monkeypatch.delenv(shift.VARIABLE, raising=False)
+    monkeypatch.delenv(cifar10_1.VARIABLE, raising=False)
     assert find_folder() == paths.DATA / "cifar-10.1"
-    monkeypatch.setenv(shift.VARIABLE, "/elsewhere")
+    monkeypatch.setenv(cifar10_1.VARIABLE, "/elsewhere")
     assert find_folder() == Path("/elsewhere")
     assert find_folder(Path("named")) == Path("named")
 
@@ -137,7 +137,7 @@ def test_other_files_are_refused_in_one_sentence(file, content, told, tmp_path, 
     with pytest.raises(DataError, match=told) as refusal:
         read_images(tmp_path / "set")
     assert str(refusal.value).startswith(str(path))
-    assert shift.SOURCE in str(refusal.value)
+    assert cifar10_1.SOURCE in str(refusal.value)
     command = ["generalise", *SET_TINY, "--out", str(tmp_path), "--folder", str(tmp_path / "set")]
     assert cli.main(command) == 2
     assert capsys.readouterr().err == f"cifarlib: {refusal.value}\n"
@@ -161,18 +161,18 @@ def test_other_files_are_refused_in_one_sentence(file, content, told, tmp_path, 
 def test_odd_content_is_refused_whatever_its_digest(changed, told, stored):
     (run_id, *_) = stored.run_ids()
     good = read_shift(stored, run_id)
-    shift.shift_path(stored, run_id).write_bytes(encode(good.model_copy(update=changed)))
+    cifar10_1.shift_path(stored, run_id).write_bytes(encode(good.model_copy(update=changed)))
     with pytest.raises(RecordError, match=told):
         read_shift(stored, run_id)
 
 
 def test_damaged_and_others_records_count_as_none(stored):
     one, two, three = stored.run_ids()
-    path = shift.shift_path(stored, one)
+    path = cifar10_1.shift_path(stored, one)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(RecordError, match="is truncated"):
         read_shift(stored, one)
-    shift.shift_path(stored, two).rename(path)
+    cifar10_1.shift_path(stored, two).rename(path)
     with pytest.raises(RecordError, match=f"holds the record of another run, {two}"):
         read_shift(stored, one)
     assert read_shift(stored, two) is None
@@ -244,7 +244,7 @@ def conditions():
 def kept(trained, tmp_path, monkeypatch):
     """A copy of that folder."""
     shutil.copytree(trained.folder, tmp_path / "build")
-    monkeypatch.setattr(shift, "IMAGES", IMAGES)
+    monkeypatch.setattr(cifar10_1, "IMAGES", IMAGES)
     return RecordStore(tmp_path / "build")
 
 
@@ -274,15 +274,15 @@ def test_a_runs_weights_are_evaluated_once(kept, command, tmp_path):
     code, out, err = command()
     assert (code, err) == (0, [])
     assert out[-1] == "1 runs evaluated on CIFAR-10.1, 0 were already, 1 have no kept weights"
-    found = shift.read_shift(kept, run_id)
+    found = cifar10_1.read_shift(kept, run_id)
     assert f"{found.accuracy:.2f} % on CIFAR-10.1" in out[0]
     assert found.images == IMAGES
     assert found.provenance.threads == 1
-    assert shift.read_shift(kept, other) is None
-    before = shift.shift_path(kept, run_id).read_bytes()
+    assert cifar10_1.read_shift(kept, other) is None
+    before = cifar10_1.shift_path(kept, run_id).read_bytes()
     _, out, _ = command()
     assert out[-1].startswith("0 runs evaluated on CIFAR-10.1, 1 were already")
-    assert shift.shift_path(kept, run_id).read_bytes() == before
+    assert cifar10_1.shift_path(kept, run_id).read_bytes() == before
     _, out, _ = command(write_set(tmp_path / "other", IMAGES, seed=1))
     assert out[-1].startswith("1 runs evaluated")  # for these are other files
 
@@ -290,13 +290,13 @@ def test_a_runs_weights_are_evaluated_once(kept, command, tmp_path):
 def test_damaged_weights_and_records_are_set_aside(kept, command):
     run_id, _ = ids(kept)
     command()
-    made = shift.read_shift(kept, run_id)
-    path = shift.shift_path(kept, run_id)
+    made = cifar10_1.read_shift(kept, run_id)
+    path = cifar10_1.shift_path(kept, run_id)
     path.write_bytes(path.read_bytes()[:100])
     code, out, _ = command()
     assert code == 0
     assert any("set aside as" in line and path.name in line for line in out)
-    again = shift.read_shift(kept, run_id)
+    again = cifar10_1.read_shift(kept, run_id)
     assert again.model_dump(exclude={"provenance"}) == made.model_dump(exclude={"provenance"})
     path.unlink()
     weights = kept.weights_path(run_id)

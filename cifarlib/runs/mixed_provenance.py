@@ -72,6 +72,6 @@ def refuse_undeclared(results: "Results") -> None:
             declared = ", ".join([*results.scale.mixed, found.kind])
             raise ReportError(
                 f"{found.sentence.removesuffix('.')}; remove the records of the fewer from "
-                f"{results.store.runs} and make them again with a sweep, or declare the mixture "
+                f"{results.store.runs} and make them again with a sweep, or declare the difference "
                 f"with --set 'mixed=[{declared}]' or in the scale file"
             )
