@@ -57,7 +57,7 @@ def test_a_table_shows_its_cells_formatted():
         ["3", "70.0", "pending", "–"],
     ]
     assert 'id="table-IV"' in shown.html
-    assert '<th scope="colgroup" colspan="3">Test</th>' in shown.html
+    assert '<th scope="colgroup" colspan="3" style="text-align: center">Test</th>' in shown.html
     assert "Table IV" in shown.text
 
 

@@ -238,6 +238,7 @@ def _head(frame: pd.DataFrame, words: Sequence[str]) -> str:
             first += [cell(name, kind, ' rowspan="2"') for name, kind in named]
         else:
             text, span = html.escape(str(group)), len(named)
-            first.append(f'<th scope="colgroup" colspan="{span}">{text}</th>')
+            centred = 'style="text-align: center"'  # which JupyterLab does not do by itself
+            first.append(f'<th scope="colgroup" colspan="{span}" {centred}>{text}</th>')
             second += [cell(name, kind) for name, kind in named]
     return f"<tr>{''.join(first)}</tr><tr>{''.join(second)}</tr>"
