@@ -7,7 +7,7 @@ import pytest
 from chapters import run_chapter
 from conftest import make_data_record, make_network_record, make_record
 from scipy import stats
-from test_shift import make_shift
+from test_cifar10_1 import make_shift
 
 from cifarlib.formatting import signed
 from cifarlib.runs.cifar10_1 import read_shift, write_shift
