@@ -48,6 +48,11 @@ def say_count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def say_setting(name: str) -> str:
+    """A setting as prose has it: “learning rate”, “optimiser”."""
+    return name.replace("_", " ").replace("optimizer", "optimiser")
+
+
 def say_list(values: Iterable[Any]) -> str:
     """“1, 2 and 3”."""
     *first, last = map(str, values)

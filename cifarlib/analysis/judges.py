@@ -24,7 +24,7 @@ import pandas as pd
 
 from cifarlib.analysis import statistics as stats
 from cifarlib.analysis.statistics import ALPHA, LEVEL, Estimate, Interval, Noise, Pairs, Sample
-from cifarlib.formatting import fixed, say_count, say_p, say_range, signed
+from cifarlib.formatting import fixed, say_count, say_p, say_range, say_setting, signed
 
 Verdict = Literal["held", "did not hold", "not distinguishable", "not tested", "pending"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -397,14 +397,14 @@ def explains_more(
     more = np.array([estimate.p_above(0) for estimate in found.values()])
     verdict, p = _decide(more)
     deciding = list(found)[int(more.argmax())]  # the pair least in favour of the claim
-    interval = found[deciding].interval()
+    interval, (one, other) = found[deciding].interval(), map(say_setting, deciding)
     return Judgement(
         verdict,
         ours,
         interval.say(0, sign=True) if interval else "",
         p,
         n,
-        f"ω² of {_name(deciding[0])} less that of {_name(deciding[1])}, jackknife over {n} blocks.",
+        f"ω² of {one} less that of {other}, jackknife over {n} blocks.",
         runs,
     )
 
@@ -447,7 +447,3 @@ def _runs(grid: pd.DataFrame) -> tuple[str, ...]:
 
 def _capital(sentence: str) -> str:
     return f"{sentence[:1].upper()}{sentence[1:]}"
-
-
-def _name(factor: str) -> str:
-    return factor.replace("_", " ")

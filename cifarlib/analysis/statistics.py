@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from cifarlib.formatting import fixed, say_p, say_range, signed
+from cifarlib.formatting import fixed, say_p, say_range, say_setting, signed
 
 LEVEL = 0.95  # of confidence
 ALPHA = 0.05  # of error, after correction where there are several tests
@@ -422,8 +422,8 @@ def variance_explained(
 
 
 def say_shares(shares: pd.DataFrame, factors: Sequence[str]) -> str:
-    """ω² of some factors in words: “learning rate 59, optimizer 26 %”."""
-    said = (f"{f.replace('_', ' ')} {max(0.0, shares['omega'][f]):.0f}" for f in factors)
+    """ω² of some factors in words: “learning rate 59, optimiser 26 %”."""
+    said = (f"{say_setting(f)} {max(0.0, shares['omega'][f]):.0f}" for f in factors)
     return f"{', '.join(said)} %"
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from cifarlib.config import DATASETS, SplitName
 from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import OWN, collect
+from cifarlib.formatting import say_setting
 from cifarlib.runs.frames import SETTINGS, RunPredictions
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import RunRecord
@@ -111,7 +112,7 @@ class Charts:
         colour = alt.Color("test:Q", scale=alt.Scale(range=ACCURACY), title=TEST)
         self.every_look: dict[str, Any] = {"color": colour, "opacity": faded}
         self.two_look = alt.when(self.first).then(alt.value(FIRST)).otherwise(alt.value(SECOND))
-        tips = {name: name.replace("_", " ") for name in ("run", *self.settings)} | {"test": TEST}
+        tips = {name: say_setting(name) for name in ("run", *self.settings)} | {"test": TEST}
         self.tips = [alt.Tooltip(field=n, type="nominal", title=title) for n, title in tips.items()]
 
     def _choose(self, name: str, how: str, value: str, runs: list[str]) -> alt.Parameter:
@@ -124,8 +125,8 @@ class Charts:
         )  # fmt: skip
 
     def _menu(self, name: str, title: str, options: list[Any]) -> alt.Parameter:
-        labels = [str(option).replace("_", " ") for option in options]
-        menu = alt.binding_select(options=options, labels=labels, name=title.replace("_", " "))
+        labels = [say_setting(str(option)) for option in options]
+        menu = alt.binding_select(options=options, labels=labels, name=say_setting(title))
         return alt.param(name=name, value=options[0], bind=menu)
 
     def _values(self, setting: str) -> list[Any]:
@@ -143,7 +144,7 @@ class Charts:
         share = f"(datum.test - {low}) / {high - low}"
         places, labels = {}, []
         for name in self.settings[:9]:  # more would not be readable
-            values, axis = self._values(name), name.replace("_", " ")
+            values, axis = self._values(name), say_setting(name)
             step = 1 / max(1, len(values) - 1)
             places[axis] = f"{step} * indexof({json.dumps(values)}, datum.{name}) + {share} / 20"
             labels += [(axis, i * step + 0.025, str(value)) for i, value in enumerate(values)]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from cifarlib.config import DATASETS, SPLITS
-from cifarlib.formatting import say_count
+from cifarlib.formatting import say_count, say_setting
 from cifarlib.runs import provenance
 from cifarlib.runs.progress import Prices, duration
 from cifarlib.runs.results import Results
@@ -138,7 +138,7 @@ def describe_settings(condition: Condition, results: Results) -> str:
             value = getattr(config, name, settings[name])
             if name == "augmentation":  # its name says more than the steps that it stands for
                 value = settings[name]
-            words.append(f"{name.rpartition('.')[2].replace('_', ' ')} {_say_value(value)}")
+            words.append(f"{say_setting(name.rpartition('.')[2])} {_say_value(value)}")
     usual = results.scale.protocol.model_dump()
     for name, value in config.protocol.model_dump().items():
         if value != usual[name]:
@@ -152,7 +152,7 @@ def _say_value(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(exclude_defaults=True)
     if isinstance(value, dict):
-        said = (f"{key.replace('_', ' ')} {_say_value(v)}" for key, v in value.items())
+        said = (f"{say_setting(key)} {_say_value(v)}" for key, v in value.items())
         return f"({', '.join(said)})"
     return TITLES.get(value, str(value)) if isinstance(value, str | bool) else str(value)
 
