@@ -36,10 +36,7 @@ def find_browser() -> str | None:
 
 @contextlib.contextmanager
 def serve(home: Path, notebooks: Mapping[str, dict[str, object]]) -> Iterator[str]:
-    """A JupyterLab that knows no user's settings, with notebooks and their parameters; its address.
-
-    A notebook's own address is that with its name.
-    """
+    """A JupyterLab of no user's settings, with notebooks and their parameters; its address."""
     work = home / "notebooks"
     work.mkdir(parents=True)
     for name, parameters in notebooks.items():
@@ -82,7 +79,7 @@ def serve(home: Path, notebooks: Mapping[str, dict[str, object]]) -> Iterator[st
         )
     try:
         _wait_for(f"http://127.0.0.1:{port}/api", process, home / "server.log")
-        yield f"http://127.0.0.1:{port}/lab/tree/"
+        yield f"http://127.0.0.1:{port}/lab"
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -113,14 +110,14 @@ def open_browser() -> Iterator[Browser]:
         browser.close()
 
 
-def browse(browser: Browser, address: str, wanted: str) -> Page:
-    """The notebook in a browser, its cells running and one's output there."""
+def browse(browser: Browser, address: str, name: str, wanted: str) -> Page:
+    """A notebook alone in a browser, its cells running and one's output there."""
     page = browser.new_page(viewport=WINDOW)
     page.set_default_timeout(PATIENCE)
     page.said = []  # type: ignore[attr-defined]
     page.on("console", lambda m: page.said.append((m.type, m.text)))  # type: ignore[attr-defined]
     page.on("pageerror", lambda error: page.said.append(("error", str(error))))  # type: ignore[attr-defined]
-    page.goto(address)
+    page.goto(f"{address}/workspaces/{Path(name).stem}/tree/{name}")  # else others are open, too
     page.locator(".jp-Notebook .jp-CodeCell").last.wait_for()
     page.get_by_text("| Idle").first.wait_for()
     page.keyboard.press("Control+b")  # the file browser takes room

@@ -313,7 +313,7 @@ EXPLORED = [f"stage1-daa1/{run}" for run in range(1, 9)]
 def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, laboratory):
     address, results = laboratory
     known = len(results.store.run_ids())
-    page = lab.browse(chromium, f"{address}explore.ipynb", ".explorer svg")
+    page = lab.browse(chromium, address, "explore.ipynb", ".explorer svg")
     menus = page.locator(".explorer select")
     menus.nth(0).select_option(label=EXPLORED[2])  # by keyboard, as it were
     dot = page.locator(".explorer path[aria-roledescription='circle']").first
@@ -331,11 +331,10 @@ def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, laboratory):
 def test_a_chapter_trains_what_it_lacks_in_jupyterlab_and_then_nothing(chromium, laboratory):
     address, results = laboratory
     runs = len(in_notebook.choose_conditions(results, LATE))
-    page = lab.browse(chromium, f"{address}03_stage2.ipynb", "#table-XIV")
-    cell = page.locator(".jp-CodeCell", has_text="results.complete").locator(".jp-OutputArea").first
-    said = cell.inner_text()
-    assert f"1 of the {runs} runs of this chapter is not recorded yet; to train it takes" in said
-    assert f"[{runs}/{runs}] " in said
+    said = f"1 of the {runs} runs of this chapter is not recorded yet; to train it takes"
+    page = lab.browse(chromium, address, "03_stage2.ipynb", f".jp-OutputArea >> text={said}")
+    page.locator(f".jp-OutputArea >> text=[{runs}/{runs}] ").first.wait_for()
+    page.locator("#table-XIV").wait_for()
     assert "pending" not in page.locator("#table-XIV").inner_text()
     page.get_by_text("| Idle").first.wait_for()
     lab.run_all(page, f".jp-OutputArea >> text=All {runs} runs of this chapter are recorded.")
