@@ -90,7 +90,7 @@ def test_a_rate_that_fell_is_judged(tmp_path):
     results.store.write(record.model_copy(update={"result": result}))
     shown, texts = execute(tmp_path)
     assert texts == ["The learning rate was lowered in 1 of 1 run."]
-    assert shown["lowered-rate-gains"]["reason"] == "one seed: not decidable."
+    assert shown["lowered-rate-gains"]["reason"] == "One seed: not decidable."
     assert "schedule" in shown["scheduling-is-effective"]["ours"]
 
 

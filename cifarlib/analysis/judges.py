@@ -2,13 +2,13 @@
 
 A claim about settings is judged on independent values: seeds, or matched pairs over a grid. A
 single pair of runs is judged against the noise of two runs of one setting only; without that it
-reads “one seed: not decidable”. Five verdicts:
+is pending, “one seed: not decidable”. Five verdicts:
 
 - *held*: the whole 95 % interval, or every corrected test, lies on the claim's side;
 - *did not hold*: it lies on the other side;
 - *not distinguishable*: neither, so that the data do not decide;
 - *not tested*: the treatment did not occur, or the rule is true by construction;
-- *pending*: runs are missing.
+- *pending*: runs are missing, be it those that tell how much seeds differ.
 
 That nothing is significant never makes a claim hold: that two things are equal is tested against a
 stated margin (``equal``). ``calibration`` tries every judge on null data.
@@ -29,7 +29,7 @@ from cifarlib.formatting import fixed, say_count, say_p, say_range, say_setting,
 Verdict = Literal["held", "did not hold", "not distinguishable", "not tested", "pending"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
-UNDECIDABLE = "one seed: not decidable"
+UNDECIDABLE = "One seed: not decidable."
 
 Judged: TypeAlias = "Sample | Estimate | Sequence[float] | np.ndarray | pd.Series"
 
@@ -56,9 +56,9 @@ def fact(holds: bool, ours: str, reason: str = "", runs: Sequence[str] = ()) -> 
     return Judgement("held" if holds else "did not hold", ours, reason=reason, runs=tuple(runs))
 
 
-def pending(reason: str, runs: Sequence[str] = ()) -> Judgement:
+def pending(reason: str, runs: Sequence[str] = (), ours: str = "–") -> Judgement:
     """Runs are missing."""
-    return Judgement("pending", reason=reason, runs=tuple(runs))
+    return Judgement("pending", ours, reason=reason, runs=tuple(runs))
 
 
 def not_tested(reason: str, ours: str = "–", runs: Sequence[str] = ()) -> Judgement:
@@ -125,9 +125,11 @@ def within(
     ours = f"{form(found.mean)}{unit}"
     claimed = claimed or say_range(low, high, form)
     interval = found.interval()
+    if interval is None and found.n < 2:
+        return Judgement("pending", ours, n=found.n, reason=UNDECIDABLE, runs=runs)
     if interval is None:
-        why = UNDECIDABLE if found.n < 2 else f"all {found.n} {found.of} are equal: no spread"
-        return Judgement("not distinguishable", ours, n=found.n, reason=f"{why}.", runs=runs)
+        reason = f"All {found.n} {found.of} are equal: no spread."
+        return Judgement("not distinguishable", ours, n=found.n, reason=reason, runs=runs)
     verdict, lies = _place(interval, low, high)
     above, below = found.p_above(low), 1 - found.p_above(high)
     inside, outside = max(above, below), min(1 - above, 1 - below)
@@ -229,8 +231,7 @@ def best(
     ours = "; ".join(f"{noun}{key}: {fixed(1)(means[key])}{unit}" for key in named)
     place = f"{noun}{chosen} is number {1 + ranked.index(chosen)} of {len(values)}"
     if noise is None:
-        reason = f"{_capital(place)}; {UNDECIDABLE}."
-        return Judgement("not distinguishable", ours, n=1, reason=reason)
+        return pending(f"{_capital(place)}. {UNDECIDABLE}", ours=ours)
     above = np.array(
         [
             _exceeds(sign * values[chosen], sign * values[key], noise)
@@ -263,7 +264,7 @@ def all_above(
     least = min(found, key=lambda pair: found[pair].mean)
     ours = f"{least[0]} less {least[1]}: {signed(1)(found[least].mean)} points"
     if np.isnan(more).any():
-        return Judgement("not distinguishable", ours, n=len(table), reason=f"{UNDECIDABLE}.")
+        return pending(UNDECIDABLE, ours=ours)
     verdict, p = _decide(more)
     interval = found[least].interval()
     words = interval.say(sign=True) if interval else ""
@@ -303,9 +304,7 @@ def largest(pairs: Pairs, low: float, high: float, noise: Noise | None) -> Judge
     found = pairs.difference
     ours, m = f"{signed(1)(found.min())} to {signed(1)(found.max())} points", len(found)
     if noise is None:
-        return Judgement(
-            "not distinguishable", ours, n=1, reason=f"{UNDECIDABLE}.", runs=pairs.runs
-        )
+        return pending(UNDECIDABLE, pairs.runs, ours)
     reach = noise.difference(1 - (1 - LEVEL) / m)
     interval = Interval(float(found.max()) - reach, float(found.max()) + reach)
     verdict, lies = _place(interval, low, high)
@@ -334,8 +333,7 @@ def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
     found = pairs.difference.to_numpy()
     m, ours = len(found), f"{(found > 0).sum()} of {len(found)}"
     if noise is None:
-        reason = f"{UNDECIDABLE}."
-        return Judgement("not distinguishable", ours, n=1, reason=reason, runs=pairs.runs)
+        return pending(UNDECIDABLE, pairs.runs, ours)
     more = np.sort([noise.pair(value).p_above(0) for value in found])
     less = np.sort(1 - more)
     holds, fails = (allowed + 1) * more[m - 1 - allowed], (m - allowed) * less[allowed]

@@ -200,7 +200,7 @@ def claim(id: str, judgement: Judgement, results: Results, *, paper: str = "") -
     verdict, reason = str(judgement.verdict), judgement.reason
     if not results.real:
         verdict, reason = "not judged", NEEDS_IMAGES
-    elif statement.budget and results.reduced and verdict not in ("pending", "not tested"):
+    elif statement.budget and results.reduced and verdict != "not tested":
         verdict, reason = "pending", f"{NEEDS_BUDGET} {reason}".strip()
     judged = verdict in ("held", "did not hold", "not distinguishable")
     content = {
