@@ -72,6 +72,16 @@ def test_table_xii_is_part_of_the_test_sets_matrix(full):
     assert [row[9] for row in rows] == ["–"] * 3  # 20 images a class are not 1,000
 
 
+def test_run_9_is_judged_by_the_seeds_of_its_own_rate(tmp_path):
+    results = open_made_up(tmp_path)
+    beyond = open_results("smoke", CIFAR10, tmp_path, study="beyond")
+    for condition in beyond.select("dropout-question"):
+        results.store.write(make_record(condition))
+    shown, _ = execute(tmp_path)
+    assert shown["dropout-no-gain-run-9"]["verdict"] == "pending"
+    assert shown["dropout-no-gain-run-13"]["verdict"] != "pending"
+
+
 def test_a_rate_that_never_fell_tests_nothing(full):
     _, shown, (said,) = full
     assert "the learning rate was never lowered" in said
