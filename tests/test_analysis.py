@@ -54,6 +54,22 @@ def grid(*values, name="r", **columns):
     return frame.assign(run_id=[f"{name}{i}" for i in range(4)], state="recorded", **columns)
 
 
+def test_contrast_with_two_noises_is_welchs():
+    calm, wild = [10.0, 10.4, 9.9, 10.1], [20.0, 23.0, 18.0]
+    noises = tuple(
+        stats.noise_floor(pd.DataFrame({"stage": "a", "name": "x", "test_top1": values}))
+        for values in (calm, wild)
+    )
+    first, second = (pd.DataFrame({"seed": [42], "test_top1": [mean]}) for mean in (17.0, 9.0))
+    found = stats.contrast(first, second, noise=noises).estimate
+    spread = [np.std(values, ddof=1) * math.sqrt(len(values)) for values in (calm, wild)]
+    welch = scipy_stats.ttest_ind_from_stats(17, spread[0], 4, 9, spread[1], 3, equal_var=False)
+    assert 2 * found.p_above(0) == pytest.approx(welch.pvalue)
+    assert stats.contrast(first, second, noise=(noises[0], None)).estimate.error is None
+    same = stats.contrast(first, second, noise=noises[1]).estimate
+    assert (same.df, same.error) == (2, pytest.approx(noises[1].sd * math.sqrt(2)))
+
+
 def test_paired_takes_differences_of_equal_settings():
     one, other = grid(1, 2, 3, 4), grid(0, 0, 0, 0, name="s").iloc[::-1]
     pairs = stats.paired(one, other, ["batch", "decay"])

@@ -201,19 +201,23 @@ def contrast(
     first: pd.DataFrame,
     second: pd.DataFrame,
     value: str = "test_top1",
-    noise: Noise | None = None,
+    noise: Noise | tuple[Noise | None, Noise | None] | None = None,
 ) -> Sample:
     """The mean difference of an outcome between the runs of two settings, seed by seed.
 
-    Fewer than three common seeds are judged by the ``noise`` of two runs of one setting, if it is
-    known; without it a single pair decides nothing.
+    Fewer than three common seeds are judged by the ``noise`` of a single run, if it is known, or of
+    each setting's where they are two (Welch); without it a single pair decides nothing.
     """
     both = ended(first).merge(ended(second), on="seed", suffixes=("_first", "_second"))
     differences = both[f"{value}_first"] - both[f"{value}_second"]
     found = estimate(differences.dropna(), missing=int(differences.isna().sum()))
-    if noise and 0 < found.n < ENOUGH:
-        error = noise.sd * math.sqrt(2 / found.n)
-        found = replace(found, error=error, df=noise.df, by=noise.say())
+    one, two = noise if isinstance(noise, tuple) else (noise, noise)
+    if one and two and 0 < found.n < ENOUGH:
+        variance, df, by = one.sd**2 + two.sd**2, float(one.df), one.say()
+        if two is not one:
+            df = variance**2 / (one.sd**4 / one.df + two.sd**4 / two.df)
+            by += f", and {two.say()}"
+        found = replace(found, error=math.sqrt(variance / found.n), df=df, by=by)
     return Sample(found, _ids(pd.concat([first, second])))
 
 
