@@ -201,15 +201,17 @@ def claim(id: str, judgement: Judgement, results: Results, *, paper: str = "") -
     if not results.real:
         verdict, reason = "not judged", NEEDS_IMAGES
     elif statement.budget and results.reduced and verdict != "not tested":
-        verdict, reason = "pending", f"{NEEDS_BUDGET} {reason}".strip()
+        reason = f"{NEEDS_BUDGET} {reason}".strip() if verdict == "pending" else NEEDS_BUDGET
+        verdict = "pending"
     judged = verdict in ("held", "did not hold", "not distinguishable")
+    p = judgement.p if judged and judgement.p is not None else math.nan
     content = {
         "verdict": verdict,
         "provisional": judged and results.reduced and bool(judgement.n or judgement.runs),
         "paper": paper,
         "ours": judgement.ours,
         "interval": judgement.interval,
-        "p": None if judgement.p is None or math.isnan(judgement.p) else judgement.p,
+        "p": None if math.isnan(p) else p,
         "n": judgement.n,
         "reason": reason,
         "runs": list(judgement.runs),
