@@ -241,7 +241,7 @@ def best(
     )
     verdict, p = _decide(above)
     ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
-    reason = f"{place}, {ties} are not distinguishable from it {noise.say()}."
+    reason = f"{place}; {say_count(ties, 'other')} cannot be told from it {noise.say()}."
     n = min(map(len, values.values()))
     return Judgement(verdict, ours, p=p, n=n, reason=_capital(reason))
 
