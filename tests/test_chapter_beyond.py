@@ -86,7 +86,10 @@ def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path
         text for c in shown.values() if c["kind"] == "table" for row in c["rows"] for text in row
     ]
     assert not any("nan" in text.lower().split() for text in texts)
-    assert all(c["drawn"] and c["alt"] for c in shown.values() if c["kind"] == "figure")
+    figures = {name: c for name, c in shown.items() if c["kind"] == "figure"}
+    assert all(c["alt"] for c in figures.values())
+    pending = [name for name, c in figures.items() if not c["drawn"]]
+    assert pending == ["figure X4", "figure X4b"]  # of searches, none of which is whole
 
 
 def test_rows_of_the_recipe_name_what_was_trained(full):
