@@ -86,6 +86,12 @@ def tiny_conditions(*names: str, overrides: tuple[str, ...] = ()) -> list[Condit
     return [c for c in conditions if not names or c.name in names]
 
 
+OF_STAGE2 = [  # what the chapter on stage 2 trains
+    *("stage1-long", "stage2-dropout", "stage2-improved"),
+    *("dropout-question", "seeds-of-13/1,rate 0.1"),
+]
+
+
 def tiny_store(folder: Path) -> RecordStore:
     """A build folder in which stand-in set and network are described: that takes a while."""
     store = RecordStore(folder)

@@ -8,7 +8,15 @@ import lab
 import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import TINY, make_record, make_verdicts, tiny_conditions, tiny_store, wait_for
+from conftest import (
+    OF_STAGE2,
+    TINY,
+    make_record,
+    make_verdicts,
+    tiny_conditions,
+    tiny_store,
+    wait_for,
+)
 
 from cifarlib import explore, paths
 from cifarlib.report import assembly, front
@@ -297,7 +305,7 @@ def laboratory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("laboratory")
     store = tiny_store(folder / "build")
     results = open_results("smoke", TINY, store.folder)
-    *most, _ = in_notebook.choose_conditions(results, LATE).values()
+    *most, _ = in_notebook.choose_conditions(results, OF_STAGE2).values()
     for condition in (*most, *tiny_conditions(*EXPLORED)):
         store.write(make_record(condition))
     given = {"overrides": list(TINY), "build": str(store.folder)}
@@ -306,7 +314,6 @@ def laboratory(tmp_path_factory):
         yield address, results.reread()
 
 
-LATE = ["stage1-long", "stage2-dropout", "stage2-improved", "dropout-question"]
 EXPLORED = [f"stage1-daa1/{run}" for run in range(1, 9)]
 
 
@@ -330,7 +337,7 @@ def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, laboratory):
 
 def test_a_chapter_trains_what_it_lacks_in_jupyterlab_and_then_nothing(chromium, laboratory):
     address, results = laboratory
-    runs = len(in_notebook.choose_conditions(results, LATE))
+    runs = len(in_notebook.choose_conditions(results, OF_STAGE2))
     said = f"1 of the {runs} runs of this chapter is not recorded yet; to train it takes"
     page = lab.browse(chromium, address, "03_stage2.ipynb", f".jp-OutputArea >> text={said}")
     page.locator(f".jp-OutputArea >> text=[{runs}/{runs}] ").first.wait_for()

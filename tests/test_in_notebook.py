@@ -3,7 +3,7 @@
 import nbformat
 import papermill
 import pytest
-from conftest import SET_TINY, TINY, make_record, tiny_conditions, tiny_store
+from conftest import OF_STAGE2, SET_TINY, TINY, make_record, tiny_conditions, tiny_store
 
 from cifarlib import cli, extras, paths
 from cifarlib.errors import ConfigError, DataError
@@ -55,6 +55,19 @@ def test_complete_knows_the_stages_of_both_studies(results):
     assert [c.stage for c in chosen.values()] == [LONG] * 2 + ["noise-floor"] * 20
     with pytest.raises(ConfigError, match="no stage 'stage1-lang'; did you mean 'stage1-long'"):
         results.complete(["stage1-lang"])
+
+
+def test_complete_takes_the_seeds_of_one_condition(results):
+    name = "seeds-of-13/1,rate 0.1"
+    chosen = list(in_notebook.choose_conditions(results, [name]).values())
+    assert [c.name for c in chosen] == [name] * 5
+    assert [c.config.seed for c in chosen] == [42, 43, 44, 45, 46]
+    assert {c.config.learning_rate for c in chosen} == {0.1}
+    assert in_notebook.choose_conditions(results, [name, "seeds-of-13"]).keys() > {
+        c.run_id for c in chosen
+    }
+    with pytest.raises(ConfigError, match="no condition 'seeds-of-13/1,rate 1'; did you mean"):
+        results.complete(["seeds-of-13/1,rate 1"])
 
 
 def test_complete_stops_at_its_budget(results, made_up, with_images, capsys):
@@ -147,8 +160,7 @@ def test_a_chapter_trains_under_papermill_and_a_report_leaves_that_out(tmp_path)
     """One run of the chapter is missing."""
     store = tiny_store(tmp_path / "build")
     results = open_results("smoke", TINY, store.folder)
-    stages = [LONG, "stage2-dropout", "stage2-improved", "dropout-question"]
-    *most, last = in_notebook.choose_conditions(results, stages).values()
+    *most, last = in_notebook.choose_conditions(results, OF_STAGE2).values()
     for condition in most:
         store.write(make_record(condition))
     given = {"overrides": list(TINY), "build": str(store.folder), "train": True}

@@ -81,14 +81,18 @@ def complete(
 
 
 def choose_conditions(results: Results, stages: Sequence[str] | None) -> dict[str, Condition]:
-    """Run id → condition of some stages of any study, of all stages of this one where None."""
+    """Run id → condition of some stages of any study, of all stages of this one where None.
+
+    A condition's name stands for its runs alone.
+    """
     known = [condition for _, condition in list_conditions(results)] if stages else results.known
-    names = dict.fromkeys(condition.stage for condition in known)
-    if unknown := [stage for stage in stages or () if stage not in names]:
-        raise ConfigError(f"there is no stage {unknown[0]!r}; {suggest(unknown[0], names)}")
+    titled, named = {c.stage for c in known}, {c.name for c in known}
+    if unknown := next((name for name in stages or () if name not in titled | named), None):
+        what, names = ("condition", named) if "/" in unknown else ("stage", titled)
+        raise ConfigError(f"there is no {what} {unknown!r}; {suggest(unknown, names)}")
     chosen: dict[str, Condition] = {}
     for condition in known:
-        if stages is None or condition.stage in stages:
+        if stages is None or {condition.stage, condition.name} & set(stages):
             chosen.setdefault(condition.run_id, condition)
     return chosen
 

@@ -74,10 +74,11 @@ class Results:
     ) -> "Results":
         """Say which runs of some stages are missing and what they cost; with ``train`` make them.
 
-        ``stages`` are of any study, all of this one unless given. Training is that of ``sweep``; it
-        stops after ``budget``, such as “20m”, at the end of an epoch, and on *Interrupt*, and goes
-        on when called again. What hinders it is said. Raises ``ConfigError`` for unknown stages and
-        for parameters that papermill injected into the notebook and that it does not have.
+        ``stages`` are of any study, all of this one unless given; a condition's name stands for its
+        runs alone. Training is that of ``sweep``; it stops after ``budget``, such as “20m”, at the
+        end of an epoch, and on *Interrupt*, and goes on when called again. What hinders it is said.
+        Raises ``ConfigError`` for unknown stages and for parameters that papermill injected into
+        the notebook and that it does not have.
         """
         from cifarlib.runs import in_notebook  # which imports this module, and what trains
 
