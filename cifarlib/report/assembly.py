@@ -140,9 +140,10 @@ def train_chapters(
     deadline: float | None,
     tell: Callable[[str], None],
 ) -> None:
-    """Train the missing runs of chapters: of each set-up cell, what makes its ``results`` is run.
+    """Train the missing runs of chapters: a set-up cell is run up to where it makes ``results``.
 
-    ``deadline`` is of the monotonic clock.
+    Only its assignments are, with ``cl`` and the notebook's parameters for names. ``deadline`` is
+    of the monotonic clock.
     """
     for notebook, given in zip(notebooks, parameters, strict=True):
         if deadline is not None and time.monotonic() >= deadline:
@@ -152,12 +153,10 @@ def train_chapters(
         for cell in read_notebook(notebook, ConfigError).cells:
             if "setup" in cell.metadata.get("tags", []):
                 tell(f"{notebook.name}:")
-                made: list[ast.stmt] = [
-                    statement
-                    for statement in ast.parse(cell.source).body
-                    if isinstance(statement, ast.Assign)
-                    and ast.unparse(statement.targets[0]) == "results"
-                ]
+                body = ast.parse(cell.source).body
+                made: list[ast.stmt] = [line for line in body if isinstance(line, ast.Assign)]
+                while made and ast.unparse(made[-1]).partition(" = ")[0] != "results":
+                    made.pop()
                 exec(compile(ast.Module(made, []), shown(notebook), "exec"), names)
 
 
