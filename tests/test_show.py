@@ -80,6 +80,14 @@ def test_claims_of_absolute_numbers_wait_for_the_papers_budget():
     assert show.claim("adamw-is-best", HELD, Scale(reduced=True)).content["provisional"]
 
 
+def test_a_claim_leads_to_its_runs_or_says_nothing_of_any():
+    counted = Judgement("held", "run 26: 52.4 %", n=1)
+    shown = show.claim("base-best-run", counted, Scale(), runs=["b" * 16, "c" * 16, "b" * 16])
+    assert shown.content["runs"] == ["b" * 16, "c" * 16]
+    assert "<summary>2 runs</summary>" in shown.html
+    assert "0 runs" not in show.claim("base-best-run", counted, Scale()).html
+
+
 def test_claims_that_nobody_made_are_refused():
     with pytest.raises(ConfigError, match=r"claims.yaml has no id 'adamw-is-bst'; did you mean"):
         show.claim("adamw-is-bst", HELD, Scale())

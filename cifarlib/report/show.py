@@ -190,9 +190,17 @@ NO_ANSWER = "The images are not CIFAR-10's: they do not answer the title's quest
 NEEDS_BUDGET = "An absolute number needs the paper's budget."
 
 
-def claim(id: str, judgement: Judgement, results: Results, *, paper: str = "") -> Shown:
+def claim(
+    id: str,
+    judgement: Judgement,
+    results: Results,
+    *,
+    paper: str = "",
+    runs: Iterable[str] = (),
+) -> Shown:
     """A claim of the paper (``paper.claims``) with the verdict on it; ``paper`` is its evidence.
 
+    ``runs`` are the ids of what a judge saw that was given numbers alone.
     On images that are not CIFAR-10's the claim is not judged. Below the paper's budget a claim
     about an absolute number is pending, and every other verdict is provisional.
     """
@@ -204,17 +212,18 @@ def claim(id: str, judgement: Judgement, results: Results, *, paper: str = "") -
         reason = f"{NEEDS_BUDGET} {reason}".strip() if verdict == "pending" else NEEDS_BUDGET
         verdict = "pending"
     judged = verdict in ("held", "did not hold", "not distinguishable")
+    behind = list(dict.fromkeys(runs)) or list(judgement.runs)
     p = judgement.p if judged and judgement.p is not None else math.nan
     content = {
         "verdict": verdict,
-        "provisional": judged and results.reduced and bool(judgement.n or judgement.runs),
+        "provisional": judged and results.reduced and bool(judgement.n or behind),
         "paper": paper,
         "ours": judgement.ours,
         "interval": judgement.interval,
         "p": None if math.isnan(p) else p,
         "n": judgement.n,
         "reason": reason,
-        "runs": list(judgement.runs),
+        "runs": behind,
     }
     return _show_statement("claim", statement, content)
 
@@ -244,9 +253,8 @@ def _show_statement(kind: str, statement: Statement, found: dict[str, Any]) -> S
     verdict = found["verdict"]
     said = f"{verdict}, provisionally" if found.get("provisional") else verdict
     values = _say_values(found)
-    behind = (
-        link_runs(say_count(len(found["runs"]), "run"), found["runs"]) if "runs" in found else ""
-    )
+    runs = found.get("runs")
+    behind = link_runs(say_count(len(runs), "run"), runs) if runs else ""
     lines = [
         f'<p class="stated"><span class="sign">{SIGNS[verdict]} {html.escape(said)}</span> '
         f"{html.escape(statement.text)} "
