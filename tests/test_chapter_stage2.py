@@ -89,8 +89,8 @@ def test_a_rate_that_never_fell_tests_nothing(full):
         assert shown[name]["verdict"] == "not tested"
 
 
-def test_a_rate_that_fell_is_judged(tmp_path):
-    results = open_made_up(tmp_path)
+def lower_the_rate(results):
+    """The improved run 13 as one whose learning rate fell in the last epoch."""
     (condition,) = results.select("stage2-improved")
     record = results.record(condition)
     rates = list(record.result.history.learning_rate)
@@ -98,10 +98,21 @@ def test_a_rate_that_fell_is_judged(tmp_path):
     history = record.result.history.model_copy(update={"learning_rate": tuple(rates)})
     result = record.result.model_copy(update={"history": history})
     results.store.write(record.model_copy(update={"result": result}))
+
+
+def test_a_rate_that_fell_is_judged(tmp_path):
+    lower_the_rate(open_made_up(tmp_path))
     shown, texts = execute(tmp_path)
     assert texts == ["The learning rate was lowered in 1 of 1 run."]
     assert shown["lowered-rate-gains"]["reason"] == "One seed: not decidable."
     assert "schedule" in shown["scheduling-is-effective"]["ours"]
+
+
+def test_effects_that_nothing_is_recorded_of_are_pending(tmp_path):
+    lower_the_rate(open_made_up(tmp_path, leave_out=(0.1, 0.2, 0.5, 0.7)))
+    shown, _ = execute(tmp_path)
+    assert shown["scheduling-is-effective"]["ours"].endswith(", dropout pending")
+    assert "nan" not in shown["scheduling-is-effective"]["ours"]
 
 
 def test_costs_are_sums_of_the_runs_times_in_minutes(full):
