@@ -49,6 +49,15 @@ TINY = (
 
 SET_TINY = [word for override in TINY for word in ("--set", override)]
 
+OF_STAGE2 = [
+    "stage1-long",
+    "stage2-dropout",
+    "stage2-improved",
+    "dropout-question",
+    "seeds-of-13/1,rate 0.1",
+]
+"""What the chapter on stage 2 trains."""
+
 DEADLINE = 120  # s, for what takes a moment on an idle machine
 
 TIERS = ("unit", "integration", "long")
@@ -84,12 +93,6 @@ def tiny_conditions(*names: str, overrides: tuple[str, ...] = ()) -> list[Condit
     study = load_study()
     conditions = expand(study, load_scale("smoke", [*TINY, *overrides], study))
     return [c for c in conditions if not names or c.name in names]
-
-
-OF_STAGE2 = [  # what the chapter on stage 2 trains
-    *("stage1-long", "stage2-dropout", "stage2-improved"),
-    *("dropout-question", "seeds-of-13/1,rate 0.1"),
-]
 
 
 def tiny_store(folder: Path) -> RecordStore:

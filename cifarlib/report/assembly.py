@@ -142,8 +142,8 @@ def train_chapters(
 ) -> None:
     """Train the missing runs of chapters: a set-up cell is run up to where it makes ``results``.
 
-    Only its assignments are, with ``cl`` and the notebook's parameters for names. ``deadline`` is
-    of the monotonic clock.
+    Of that part only the assignments are run, with ``cl`` and the notebook's parameters as names.
+    ``deadline`` is of the monotonic clock.
     """
     for notebook, given in zip(notebooks, parameters, strict=True):
         if deadline is not None and time.monotonic() >= deadline:
