@@ -54,6 +54,7 @@ OF_STAGE2 = [
     "stage2-dropout",
     "stage2-improved",
     "dropout-question",
+    "lowered-rate",
     "seeds-of-13/1,rate 0.1",
 ]
 """What the chapter on stage 2 trains."""

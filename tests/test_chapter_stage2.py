@@ -89,9 +89,9 @@ def test_a_rate_that_never_fell_tests_nothing(full):
         assert shown[name]["verdict"] == "not tested"
 
 
-def lower_the_rate(results):
-    """The improved run 13 as one whose learning rate fell in the last epoch."""
-    (condition,) = results.select("stage2-improved")
+def lower_the_rate(results, condition=None):
+    """The improved run 13, or another run, as one whose learning rate fell in the last epoch."""
+    condition = condition or results.select("stage2-improved")[0]
     record = results.record(condition)
     rates = list(record.result.history.learning_rate)
     rates[-1] = 0.0001
@@ -106,6 +106,24 @@ def test_a_rate_that_fell_is_judged(tmp_path):
     assert texts == ["The learning rate was lowered in 1 of 1 run."]
     assert shown["lowered-rate-gains"]["reason"] == "One seed: not decidable."
     assert "schedule" in shown["scheduling-is-effective"]["ours"]
+
+
+def test_a_rate_that_fell_is_judged_seed_by_seed(tmp_path):
+    open_made_up(tmp_path)
+    beyond = open_results("smoke", CIFAR10, tmp_path, study="beyond")
+    without = [c for c in beyond.select("dropout-question", run=1) if c.config.dropout == 0]
+    lowered = beyond.select("lowered-rate")
+    for condition in [*without, *lowered]:
+        beyond.store.write(make_record(condition))
+    beyond = open_results("smoke", CIFAR10, tmp_path, study="beyond")
+    for condition in lowered:
+        lower_the_rate(beyond, condition)
+    shown, texts = execute(tmp_path)
+    assert texts == ["The learning rate was lowered in 3 of 3 runs."]
+    claim = shown["lowered-rate-gains"]
+    assert claim["n"] == 3 and claim["verdict"] != "pending"
+    one, two = ([beyond.record(c).accuracy("test") for c in side] for side in (lowered, without))
+    assert claim["ours"] == f"{np.mean(one) - np.mean(two):+.1f} points".replace("-", "−")
 
 
 def test_effects_that_nothing_is_recorded_of_are_pending(tmp_path):
