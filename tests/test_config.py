@@ -182,7 +182,6 @@ def test_its_runs_are_the_papers_where_they_are_the_same(beyond, conditions):
         ("noise-floor", "stage1-daa1/13"),
         ("noise-floor", "stage1-base/26"),
         ("schedules", "stage1-daa1/13"),
-        ("lowered-rate", "stage2-improved/13"),
         *(("dropout-question", name) for name in dropped | {"stage1-long/13"}),
     }
 

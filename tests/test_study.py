@@ -306,3 +306,12 @@ def test_the_errors_at_the_threshold_are_to_those_of_our_long_run_what_they_are_
     theirs = published.read_table(9).set_index("run")["validation_top1"][13]
     expected = 100 - (100 - ours) * (100 - 89) / (100 - theirs)
     assert results.scale.thresholds == {89: round(float(expected), 1)}
+
+
+def test_the_rate_of_further_seeds_falls_where_it_falls_in_the_improved_run_13():
+    results = open_results("lite", build=paths.BUILD / "lite")
+    rates = results.record(results.find("stage2-improved", 13)).result.history.learning_rate
+    beyond = open_results("lite", build=paths.BUILD / "lite", study="beyond")
+    for condition in beyond.select("lowered-rate"):
+        (share,) = condition.config.schedule.milestones
+        assert round(share * condition.config.epochs) == rates.count(rates[1])
