@@ -52,7 +52,7 @@ def test_audit_lists_every_doubt_in_its_first_table(shown):
     assert [row[1] for row in table["rows"]] == [d.text for d in cl.paper.doubts.values()]
     assert [row[2] for row in table["rows"]] == [shown[name]["verdict"] for name in cl.paper.doubts]
     assert table["links"][0] == [0, 0, [["1", f"doubt-{next(iter(cl.paper.doubts))}"]]]
-    assert table["note"] == "47 findings: 40 confirmed, 3 refuted, 4 undecidable."
+    assert table["note"] == "48 findings: 41 confirmed, 3 refuted, 4 undecidable."
 
 
 def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):
@@ -86,6 +86,7 @@ def test_audit_verdicts_other_than_confirmed(shown, verdict, names):
         ("lowest-difference", ["1.43", "1.47", "1.59", "1.64", "0.05"]),
         ("augmentation-gain", ["9.4 to 19.6", "more than 12 in 8"]),
         ("conditions", ["114", "120", "115"]),
+        ("five-methods", ["15 pairs", "nearest and box", "32", "256"]),
         ("step-gain", ["8,997", "8,940", "p = 0.185", "8.5 %"]),
         ("early-stopping", ["190 (best 139)", "128 (best 77)", "4 of 10", "other 6"]),
         ("schedulers", ["counts 0 as worse", "needs math", "0 are active"]),
