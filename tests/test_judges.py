@@ -137,6 +137,10 @@ def test_every_part_must_hold():
     assert judges.every({"a": held, "b": missing}).verdict == "pending"
     assert judges.every({"a": missing, "b": failed}).verdict == "did not hold"
     assert judges.every({"a": held, "b": open_}).p == open_.p
+    barely = judges.Judgement("did not hold", p=0.03, n=6)
+    assert judges.every({"a": barely}).verdict == "did not hold"
+    both = judges.every({"a": barely, "b": held})  # one of two: Holm's method doubles its p
+    assert (both.verdict, both.p) == ("not distinguishable", 0.06)
     none = judges.every({"a": missing, "b": missing})
     assert (none.verdict, none.ours) == ("pending", "–")
     assert none.reason == "None of its 2 parts can be judged yet."

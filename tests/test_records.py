@@ -383,8 +383,12 @@ def test_a_diverged_run_has_no_accuracy_but_its_course(store, conditions):
 def test_processor_time_stands_for_a_runs_cost(conditions):
     record = make_record(conditions[0], cpu_s=12.0, threads=2)
     assert record.seconds == 6.0
+    assert record.training_seconds == 5.0  # 12.5 of 15 s by the clock
+    assert record.images_per_s == 250.0  # 100 a second of the clock
     on_gpu = make_record(conditions[0], cpu_s=12.0, device_class="cuda")
     assert on_gpu.seconds == on_gpu.timing.train_s + on_gpu.timing.evaluation_s
+    assert on_gpu.training_seconds == pytest.approx(on_gpu.timing.train_s)
+    assert on_gpu.images_per_s == pytest.approx(on_gpu.timing.images_per_s)
 
 
 def test_nothing_that_was_set_aside_is_overwritten(store, record):

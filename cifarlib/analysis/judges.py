@@ -69,7 +69,8 @@ def not_tested(reason: str, ours: str = "–", runs: Sequence[str] = ()) -> Judg
 def every(parts: Mapping[str, Judgement]) -> Judgement:
     """A claim that says several things, by name: all of them must hold.
 
-    Its p is the largest of theirs. It did not hold where one part did not, by Holm's method.
+    Its p is the largest of theirs. It did not hold where one part did not, by Holm's method; where
+    a part did not, whether or not this suffices, p is that of this method.
     """
     judged = list(parts.values())
     runs = tuple(dict.fromkeys(run for part in judged for run in part.runs))
@@ -89,7 +90,7 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
         verdict,
         "; ".join(f"{name} {_with_interval(part)}" for name, part in parts.items()),
         "",
-        min(1.0, min(fails)) if verdict == "did not hold" else max(known, default=None),
+        min(1.0, min(fails)) if fails else max(known, default=None),
         min((part.n for part in judged), default=0),
         _capital("; ".join(f"{name}: {part.verdict}" for name, part in parts.items())) + ".",
         runs,

@@ -207,11 +207,11 @@ def _percent(value: float | None) -> str:
 
 def _describe_origin(record: RunRecord) -> str:
     """Where, when and with what a run was made, in one line."""
-    origin, timing = record.provenance, record.timing
+    origin = record.provenance
     words = [
         f"{origin.device} ({origin.device_class}, {say_count(origin.threads, 'thread')})",
-        f"training {duration(timing.train_s)} ({timing.images_per_s:,.0f} images/s)",
-        f"evaluation {duration(timing.evaluation_s)}",
+        f"training {duration(record.training_seconds)} ({record.images_per_s:,.0f} images/s)",
+        f"evaluation {duration(record.seconds - record.training_seconds)}",
         f"finished {origin.finished}",
         provenance.name_commit(origin.commit, origin.dirty),
         ", ".join(f"{name} {version}" for name, version in origin.versions.items()),

@@ -102,7 +102,7 @@ class Display:
             outcome = f"test {accuracy:.2f} % after epoch {record.reported_epoch}"
         self.say(
             f"[{self.finished}/{self.total}] {job.name}: {outcome}, {record.seconds:.1f} s, "
-            f"{record.timing.images_per_s:.0f} images/s, {duration(self.seconds_left())} left"
+            f"{record.images_per_s:.0f} images/s, {duration(self.seconds_left())} left"
         )
 
     def drop(self, job: Job) -> None:

@@ -285,6 +285,18 @@ class RunRecord(Strict):
         return self.timing.train_s + self.timing.evaluation_s
 
     @property
+    def training_seconds(self) -> float:
+        """The part of ``seconds`` that was training, by its share of the clock, s."""
+        clock = self.timing.train_s + self.timing.evaluation_s
+        return self.seconds * self.timing.train_s / clock if clock else 0.0
+
+    @property
+    def images_per_s(self) -> float:
+        """Images trained a second: of a run on processors, of the time that its threads had."""
+        spent = self.training_seconds
+        return self.timing.images_per_s * self.timing.train_s / spent if spent else 0.0
+
+    @property
     def reported_epoch(self) -> int:
         """The epoch that the record's own protocol reports."""
         return self.result.chosen[self.config.protocol.selection]
