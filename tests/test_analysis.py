@@ -91,6 +91,10 @@ def test_paired_counts_pending_pairs_and_leaves_out_diverged_ones():
     one.loc[2, "state"] = "diverged"
     found = stats.paired(one, other, ["batch", "decay"]).estimate
     assert (found.missing, found.n) == (0, 3)
+    more = pd.concat([one, grid(1, 2, 3, None, seed=2)])  # of one cell a seed is still to come
+    pairs = stats.paired(more, other, ["batch", "decay"])
+    assert pairs.difference.tolist() == [1, 2, 3]
+    assert (pairs.estimate.missing, pairs.estimate.n) == (1, 3)
 
 
 def test_paired_refuses_frames_that_share_no_row():

@@ -52,7 +52,7 @@ def test_audit_lists_every_doubt_in_its_first_table(shown):
     assert [row[1] for row in table["rows"]] == [d.text for d in cl.paper.doubts.values()]
     assert [row[2] for row in table["rows"]] == [shown[name]["verdict"] for name in cl.paper.doubts]
     assert table["links"][0] == [0, 0, [["1", f"doubt-{next(iter(cl.paper.doubts))}"]]]
-    assert table["note"] == "48 findings: 41 confirmed, 3 refuted, 4 undecidable."
+    assert table["note"] == "48 findings: 39 confirmed, 4 refuted, 5 undecidable."
 
 
 def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):
@@ -66,7 +66,7 @@ def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):
 @pytest.mark.parametrize(
     ("verdict", "names"),
     [
-        ("refuted", ["swapped-split", "whole-images", "differences"]),
+        ("refuted", ["swapped-split", "whole-images", "differences", "depth-ratio"]),
         ("undecidable", ["interpolation", "step-gain", "dropout-settings", "deep-networks"]),
     ],
 )
@@ -91,7 +91,8 @@ def test_audit_verdicts_other_than_confirmed(shown, verdict, names):
         ("early-stopping", ["190 (best 139)", "128 (best 77)", "4 of 10", "other 6"]),
         ("schedulers", ["counts 0 as worse", "needs math", "0 are active"]),
         ("rotation", ["26 of 32", "DAA-2 in 4", "+1.2"]),
-        ("shorter-training", ["182 epochs", "70,400"]),
+        ("shorter-training", ["182 epochs", "the 200", "after 128"]),
+        ("depth-ratio", ["6.72", "3 %"]),
     ],
 )
 def test_audit_evidence_has_known_numbers(shown, name, numbers):

@@ -119,6 +119,17 @@ def test_all_above_needs_every_pair_of_columns():
     assert judges.all_above(table[:0], ["d"], ["a"]).verdict == "pending"
 
 
+def test_all_above_shows_the_pair_that_decides():
+    """The one least in favour of the claim, not the one with the smallest mean."""
+    noisy = pd.DataFrame({"a": [0.0] * 4, "b": [-2, -2.1, -1.9, -2], "c": [-9, 3.0, -4, -2]})
+    found = judges.all_above(noisy, ["a"], ["b", "c"])
+    assert found.verdict == "not distinguishable"
+    assert found.ours == "a less c: +3.0 points"
+    assert found.reason == "Of 2 differences the one least in favour; 4 runs."
+    noisy["c"] -= 4  # now less than b in the mean, and still not clearly below a
+    assert judges.all_above(noisy, ["a"], ["b", "c"]).ours == "a less c: +7.0 points"
+
+
 def test_nearly_all_allows_for_some():
     frame = pd.DataFrame({"row": range(5), "test_top1": [5.0, 6.0, 7.0, 8.0, 0.1]})
     pairs = stats.paired(frame, frame.assign(test_top1=0.0), ["row"])
@@ -141,6 +152,8 @@ def test_every_part_must_hold():
     assert judges.every({"a": barely}).verdict == "did not hold"
     both = judges.every({"a": barely, "b": held})  # one of two: Holm's method doubles its p
     assert (both.verdict, both.p) == ("not distinguishable", 0.06)
+    counted = judges.every({"a": judges.fact(False, "diverged"), "b": held})  # no test, so no p
+    assert (counted.verdict, counted.p) == ("did not hold", None)
     none = judges.every({"a": missing, "b": missing})
     assert (none.verdict, none.ours) == ("pending", "–")
     assert none.reason == "None of its 2 parts can be judged yet."

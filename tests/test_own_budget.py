@@ -35,6 +35,20 @@ def test_a_claim_is_judged_on_the_papers_own_budget_alone(recorded):
     assert claims["resnet-kaiming-accuracy"]["verdict"] == "pending"
 
 
+def test_until_seeds_of_its_budget_are_recorded_those_of_a_smaller_one_judge_a_claim(recorded):
+    folder, _ = recorded
+    lite = open_results("lite", [], folder.with_name("seeds") / "lite")
+    full = RecordStore(folder.with_name("seeds") / "full")
+    full.write(make_record(open_results("full", [], full.folder).find("stage2-improved", 13)))
+    for condition in lite.beyond.select("lowered-rate"):
+        lite.store.write(make_record(condition))
+    shown, _ = run_chapter("04_stage3.ipynb", scale="lite", build=str(lite.store.folder))
+    judged = next(content for content in shown if content.get("id") == "best-accuracy")
+    assert judged["verdict"] == "did not hold"
+    assert "by the noise of 2 seeds at a smaller budget" in judged["reason"]
+    assert not judged["provisional"]
+
+
 def test_the_page_lists_the_runs_of_the_papers_own_budget(recorded):
     folder, run = recorded
     told = front.describe(open_results("lite", [], folder), "--scale lite")

@@ -16,7 +16,7 @@ stated margin (``equal``). ``calibration`` tries every judge on null data.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -70,17 +70,21 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
     """A claim that says several things, by name: all of them must hold.
 
     Its p is the largest of theirs. It did not hold where one part did not, by Holm's method; where
-    a part did not, whether or not this suffices, p is that of this method.
+    a part did not, whether or not this suffices, p is that of this method, and none if that part
+    is a count.
     """
     judged = list(parts.values())
     runs = tuple(dict.fromkeys(run for part in judged for run in part.runs))
     if all(part.verdict == "pending" and part.ours == "–" for part in judged):
         return pending(f"None of its {len(judged)} parts can be judged yet.", runs)
     verdicts = [part.verdict for part in judged]
-    fails = [len(judged) * (part.p or 0.0) for part in judged if part.verdict == "did not hold"]
-    known = [part.p for part in judged if part.p is not None]
+    failed = [part.p for part in judged if part.verdict == "did not hold"]
+    fails = [len(judged) * p for p in failed if p is not None]
+    p = max((part.p for part in judged if part.p is not None), default=None)
+    if failed:
+        p = None if None in failed else min(1.0, min(fails))
     verdict: Verdict = "not distinguishable"
-    if fails and min(fails) < ALPHA:
+    if None in failed or (fails and min(fails) < ALPHA):
         verdict = "did not hold"
     elif waiting := [v for v in verdicts if v in ("pending", "not tested")]:
         verdict = waiting[0]
@@ -90,7 +94,7 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
         verdict,
         "; ".join(f"{name} {_with_interval(part)}" for name, part in parts.items()),
         "",
-        min(1.0, min(fails)) if fails else max(known, default=None),
+        p,
         min((part.n for part in judged), default=0),
         _capital("; ".join(f"{name}: {part.verdict}" for name, part in parts.items())) + ".",
         runs,
@@ -163,18 +167,6 @@ def trend(sample: Estimate, *, unit: str = "", decimals: int = 2) -> Judgement:
     return positive(sample, unit=unit, decimals=decimals)
 
 
-def correlated(first: Sequence[float], second: Sequence[float], above: float) -> Judgement:
-    """Two lists of numbers correlate (Pearson) by more than a bound; Fisher's transformation."""
-    r = float(np.clip(np.corrcoef(first, second)[0, 1], -1 + 1e-9, 1 - 1e-9))
-    n = len(first)
-    found = Estimate(math.atanh(r), 1 / math.sqrt(n - 3), n - 3, n, "pairs of numbers")
-    judgement, interval = within(found, math.atanh(above)), found.interval()
-    said = f"The interval is compared with {above:g}; {n} pairs of numbers."
-    bounds = Interval(math.tanh(interval.low), math.tanh(interval.high)) if interval else None
-    words = bounds.say(2) if bounds else ""
-    return replace(judgement, ours=f"r = {fixed(2)(r)}", interval=words, reason=said)
-
-
 def _read(sample: Judged) -> tuple[Estimate, tuple[str, ...]]:
     if isinstance(sample, Sample):
         return sample.estimate, sample.runs
@@ -189,7 +181,7 @@ def _wait(found: Estimate, runs: Sequence[str]) -> Judgement | None:
     """A sample is judged when it is complete: looking earlier would be looking more often."""
     if found.missing:
         return pending(f"Not all {found.of} are recorded: {found.missing} missing.", runs)
-    return None if found.n else pending(f"No {found.of} are recorded.", runs)
+    return None if found.n else pending(f"No {found.of} have a result.", runs)
 
 
 def _place(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:
@@ -252,7 +244,7 @@ def all_above(
 ) -> Judgement:
     """Each of some columns exceeds each of others, over rows that are independent observations.
 
-    The pair of columns least in favour decides; what it shows is their difference in the mean.
+    The pair of columns least in favour, that of the largest p, decides and is shown.
     """
     if waiting := _wait(stats.estimate(table.dropna().mean(axis=1), of), ()):
         return waiting
@@ -262,14 +254,14 @@ def all_above(
         for other in below
     }
     more = np.array([estimate.p_above(0) for estimate in found.values()])
-    least = min(found, key=lambda pair: found[pair].mean)
+    least = list(found)[int(more.argmax())]  # where one p is NaN, this is its place
     ours = f"{least[0]} less {least[1]}: {signed(1)(found[least].mean)} points"
     if np.isnan(more).any():
         return pending(UNDECIDABLE, ours=ours)
     verdict, p = _decide(more)
     interval = found[least].interval()
     words = interval.say(sign=True) if interval else ""
-    reason = f"The smallest of {len(found)} differences; {found[least].say()}."
+    reason = f"Of {len(found)} differences the one least in favour; {found[least].say()}."
     return Judgement(verdict, ours, words, p, len(table), reason)
 
 
@@ -424,7 +416,7 @@ def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) 
         "",
         p,
         len(grid),
-        f"F test beside {say_count(len(factors), 'main effect')}: {say_p(p)}.",
+        f"F test beside {say_count(len(set(factors) - {term}), 'main effect')}: {say_p(p)}.",
         _runs(grid),
     )
 

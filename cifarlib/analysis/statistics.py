@@ -120,6 +120,7 @@ class Noise:
     df: int  # seeds less settings
     settings: int
     interval: Interval  # of the standard deviation
+    where: str = ""  # “ at another budget”, where that is so
 
     def difference(self, level: float = LEVEL) -> float:
         """What two single runs of one setting differ by at most, at a level of confidence."""
@@ -134,7 +135,8 @@ class Noise:
 
     def say(self) -> str:
         """In words: “by the noise of 20 seeds, 0.39 points”."""
-        return f"by the noise of {self.df + self.settings} seeds, {self.sd:.2f} points"
+        seeds = f"{self.df + self.settings} seeds{self.where}"
+        return f"by the noise of {seeds}, {self.sd:.2f} points"
 
 
 def noise_floor(
@@ -248,16 +250,17 @@ def paired(
 ) -> Pairs:
     """The difference of an outcome over pairs of rows that are equal in the columns ``on``.
 
-    Seeds are averaged first, unless ``on`` names them. ``blocks``, some of ``on``, says which
-    pairs count as independent: differences are averaged within each block, as two weight decays
-    that train almost the same network are one observation. A pair lacking a side is pending,
-    unless that side diverged: then the pair is left out.
+    Seeds that did not diverge are averaged first, unless ``on`` names them. ``blocks``, some of
+    ``on``, says which pairs count as independent: differences are averaged within each block, as
+    two weight decays that train almost the same network are one observation. A pair lacking a run
+    is pending, unless a side diverged: then the pair is left out.
     """
     on = list(on)
     sides = {}
     for name, side in (("first", first), ("second", second)):
-        cells = side.assign(lost=_lost(side)).groupby(on, as_index=False)
-        sides[name] = cells.agg({value: "mean", "lost": "any"})
+        lost = side.assign(lost=_lost(side)).groupby(on)["lost"].all()
+        means = ended(side).groupby(on)[value].agg(lambda seeds: seeds.mean(skipna=False))
+        sides[name] = pd.DataFrame({"lost": lost, value: means}).reset_index()
     frame = sides["first"].merge(sides["second"], on=on, suffixes=("_first", "_second"))
     if frame.empty:
         raise ValueError(f"no two rows are equal in {', '.join(on)}; match on other columns")

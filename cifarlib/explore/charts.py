@@ -109,7 +109,9 @@ class Charts:
         self.base = alt.Chart(alt.NamedData("runs")).transform_filter(" && ".join(kept) or "true")
         self.two = self.base.transform_filter(self.first | self.second)
         faded = alt.when(self.brush).then(alt.value(0.6)).otherwise(alt.value(0.06))
-        colour = alt.Color("test:Q", scale=alt.Scale(range=ACCURACY), title=TEST)
+        below = alt.Legend(orient="bottom", direction="horizontal", gradientLength=200)
+        scale = alt.Scale(range=ACCURACY)
+        colour = alt.Color("test:Q", scale=scale, title=TEST, legend=below)
         self.every_look: dict[str, Any] = {"color": colour, "opacity": faded}
         self.two_look = alt.when(self.first).then(alt.value(FIRST)).otherwise(alt.value(SECOND))
         tips = {name: say_setting(name) for name in ("run", *self.settings)} | {"test": TEST}
@@ -165,7 +167,7 @@ class Charts:
         style: dict[str, Any] = {"align": "left", "dx": 5, "fontSize": 11, "limit": 80}
         behind = names.mark_text(stroke=GROUND, strokeWidth=4, strokeJoin="round", **style)
         two, texts = draw(self.two, 3).encode(color=self.two_look), names.mark_text(**style)
-        return self._layer(draw(self.base, 1.3), two, behind, texts, width=870, height=230)
+        return self._layer(draw(self.base, 1.3), two, behind, texts, width=730, height=230)
 
     def accuracy(self) -> Any:
         """Test accuracy of each run by the chosen setting, with means of comparable runs."""
@@ -179,7 +181,7 @@ class Charts:
         means = means.mark_point(shape="stroke", size=1200, color="currentColor")
         means = means.encode(x, alt.Y("mean(test):Q"), alt.XOffset(datum=0.5))
         title = alt.Title(alt.ExprRef("'Test accuracy and means by ' + replace(setting, '_', ' ')"))
-        look = {"width": 420, "height": 260, "title": title}
+        look = {"width": 350, "height": 260, "title": title}
         every = every.encode(x, y, offset, tooltip=self.tips)
         two = two.encode(color=self.two_look, tooltip=self.tips)
         return self._layer(every, means, two, **look)
@@ -198,7 +200,7 @@ class Charts:
 
         two = draw(self.two, strokeWidth=2.5, point=True).encode(color=self.two_look)
         title = alt.Title(alt.ExprRef("'Learning curves: ' + measure"))
-        look = {"width": 420, "height": 260, "title": title}
+        look = {"width": 350, "height": 260, "title": title}
         return self._layer(draw(self.base, strokeWidth=1), two, **look)
 
     def confusion(self, which: int) -> Any:

@@ -44,7 +44,10 @@ def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
         known.setdefault(condition.run_id, condition)
     own = [name_own(results, record, known) for i, record in records.items() if i not in known]
     conditions = [*(c for i, c in known.items() if i in records), *own]
-    frame = tabulate_runs(conditions, records)
+    frame = tabulate_runs(conditions, records, protocol=results.protocol)
+    frame["early_stopping"] = [
+        c.config.early_stopping for c in conditions
+    ]  # as epochs: the scale's
     seeds = frame["name"].astype(str) + ", seed " + frame["seed"].astype(str)
     frame["name"] = frame["name"].mask(frame["name"].duplicated(keep=False), seeds)
     frame["comparable"] = [

@@ -85,7 +85,7 @@ def describe(
         "mixed": [found.sentence for found in mixed_provenance.find_mixtures(everything)],
         "stages": _stage_rows(results),
         "budget": _budget(results.scale, results.overrides),
-        "protocol_name": _protocol_name(results),
+        "protocol_name": results.protocol,
         "protocol": _protocol(results.scale),
         "provenance": _provenance(results, everything),
         "command": f"cifarlib report {options}{only}",
@@ -114,7 +114,7 @@ def _link_runs_csv(stages: Sequence[dict[str, Any]]) -> str:
         for stage in stages
         for run in stage["runs"]
     ]
-    return link_csv([["names", *columns], *rows], "runs", "All runs")
+    return link_csv([["names", *columns], *rows], "runs", "Runs")
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
@@ -278,14 +278,6 @@ def _budget(scale: Scale, overrides: Iterable[str]) -> list[tuple[str, str]]:
         ("Precision", precision),
     ]
     return rows + ([("Changed by hand", ", ".join(overrides))] if overrides else [])
-
-
-def _protocol_name(results: Results) -> str:
-    used = results.scale.protocol.model_dump()
-    for name, settings in results.study.presets.get("protocol", {}).items():
-        if settings == used:
-            return name
-    return "custom"
 
 
 def _protocol(scale: Scale) -> list[tuple[str, str]]:

@@ -154,6 +154,8 @@ def _say_value(value: Any) -> str:
     if isinstance(value, dict):
         said = (f"{say_setting(key)} {_say_value(v)}" for key, v in value.items())
         return f"({', '.join(said)})"
+    if isinstance(value, tuple):
+        return " and ".join(map(_say_value, value))
     return TITLES.get(value, str(value)) if isinstance(value, str | bool) else str(value)
 
 

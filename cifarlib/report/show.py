@@ -260,7 +260,7 @@ def _show_statement(kind: str, statement: Statement, found: dict[str, Any]) -> S
         f"{html.escape(statement.text)} "
         f'<span class="where">({html.escape(statement.where)})</span></p>',
         f'<p class="values">{html.escape(values)}</p>' if values else "",
-        f'<p class="note">{html.escape(found["reason"])} {behind}</p>',
+        f'<div class="note">{html.escape(found["reason"])} {behind}</div>',
     ]
     kept = {"kind": kind, "id": statement.id, "text": statement.text, "where": statement.where}
     return Shown(

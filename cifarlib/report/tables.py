@@ -126,6 +126,9 @@ def table_html(
             if column == 0:
                 text = link_runs(text, behind[row])
             more = shades.get((row, column), "")
+            if column == 0:  # names the row
+                cells.append(f'<th scope="row"{_class(*kind)}{more}>{text}</th>')
+                continue
             more += f' data-label="{html.escape(str(name))}"' if stacked else ""
             cells.append(f"<td{_class(*kind)}{more}>{text}</td>")
         rows.append(f"<tr{_class('group' if row in first else '')}>{''.join(cells)}</tr>")
@@ -168,7 +171,7 @@ def wordings(frame: pd.DataFrame) -> list[str]:
 
 def _wording(column: "pd.Series[Any]") -> str:
     """The class of a column of words: set flush left, a long one broken into lines."""
-    values = column.dropna()
+    values = column[column.ne("–")].dropna()
     if values.empty or not values.map(lambda value: isinstance(value, str | Links)).all():
         return ""
     if pd.to_numeric(values.map(str), errors="coerce").notna().any():
@@ -187,7 +190,7 @@ def link_runs(text: str, runs: Sequence[str]) -> str:
 
 
 # What begins with a sign is none where a number follows, and after it nothing or a blank.
-_FORMULA = re.compile(r"\A([=@\t\r]|[+-](?![\d.]+(\s|\Z)))")
+_FORMULA = re.compile(r"\A([=@\t\r]|[+-](?![\d.]+(e[+-]?\d+)?(\s|\Z)))")
 
 
 def link_csv(rows: Iterable[Sequence[str]], name: str, label: str) -> str:

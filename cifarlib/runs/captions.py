@@ -14,11 +14,14 @@ if typing.TYPE_CHECKING:
     from cifarlib.runs.results import Results
 
 
-def describe(results: "Results", shown: "Iterable[Condition] | pd.DataFrame | str") -> str:
+def describe(
+    results: "Results", shown: "Iterable[Condition] | pd.DataFrame | str", *, chosen: bool = True
+) -> str:
     """What stands behind a table or figure: runs, seeds, data, epochs, device, selection.
 
     ``shown`` is a stage's name, a frame with a column ``run_id``, or conditions. Where the records
-    behind it differ in what all should have in common, that is said, too.
+    behind it differ in what all should have in common, that is said, too. Without ``chosen`` it
+    leaves out at which epoch accuracies are taken.
     """
     conditions = _find(results, shown)
     known = results.every_record
@@ -30,7 +33,7 @@ def describe(results: "Results", shown: "Iterable[Condition] | pd.DataFrame | st
     seeds = sorted({c.config.seed for c in recorded or conditions})
     parts = [
         f"{len(records)} of {total} runs" if total != 1 else f"{len(records)} of 1 run",
-        f"one seed ({seeds[0]})" if len(seeds) == 1 else f"means over {len(seeds)} seeds",
+        f"one seed ({seeds[0]})" if len(seeds) == 1 else f"up to {len(seeds)} seeds a setting",
         f"{_name_data(data.name)}: {' or '.join(sizes)} training and {data.test_size:,} "
         "test images",
     ]
@@ -41,8 +44,9 @@ def describe(results: "Results", shown: "Iterable[Condition] | pd.DataFrame | st
     if records:
         devices = sorted({r.provenance.device for r in records})
         parts.append(f"{results.scale.precision} on {', '.join(devices)}")
-    chosen = {c.config.protocol.selection for c in conditions} or {results.scale.protocol.selection}
-    parts.append(f"accuracies at the epoch chosen on the {' or '.join(sorted(chosen))} set")
+    sets = {c.config.protocol.selection for c in conditions} or {results.scale.protocol.selection}
+    if chosen:
+        parts.append(f"accuracies at the epoch chosen on the {' or '.join(sorted(sets))} set")
     mixed = find_mixtures(results, {record.run_id for record in records})
     return " ".join(["; ".join(parts) + ".", *(f"Mixed: {found.sentence}" for found in mixed)])
 

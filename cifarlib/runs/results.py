@@ -137,13 +137,19 @@ class Results:
 
         Of the paper's stages these are the paper's conditions, whatever the study makes of them.
         """
-        from cifarlib.runs.frames import name_protocol, tabulate_runs
+        from cifarlib.runs.frames import tabulate_runs
+
+        records, running = self.every_record, held(self.store.state)
+        conditions = self.select(*self.stages)
+        return tabulate_runs(conditions, records, protocol=self.protocol, running=running)
+
+    @property
+    def protocol(self) -> str:
+        """The name of the scale's protocol, “custom” where the study has none for it."""
+        from cifarlib.runs.frames import name_protocol
 
         presets = self.study.presets.get("protocol", {})
-        protocol = name_protocol(self.scale.protocol.model_dump(), presets)
-        running = held(self.store.state)
-        conditions = self.select(*self.stages)
-        return tabulate_runs(conditions, self.every_record, protocol=protocol, running=running)
+        return name_protocol(self.scale.protocol.model_dump(), presets)
 
     def absolute(self, rule: str) -> "tuple[Results, pd.DataFrame]":
         """The runs for a claim about an absolute number, and the results that they belong to.
@@ -167,6 +173,11 @@ class Results:
             return self
         return open_results("full", build=self.store.folder.parent / "full")
 
+    @cached_property
+    def beyond(self) -> "Results":
+        """The second study, with more seeds, at the same scale and in the same folder."""
+        return open_results(self.scale_name, self.overrides, self.store.folder, study="beyond")
+
     @property
     def curves(self) -> "pd.DataFrame":
         """A row a run, epoch and set: rate, loss, accuracies (see ``frames.tabulate_curves``)."""
@@ -181,11 +192,13 @@ class Results:
         record = self.records.get(run_id)
         return RunPredictions(record, self.data) if record else None
 
-    def describe(self, shown: "Iterable[Condition] | pd.DataFrame | str") -> str:
+    def describe(
+        self, shown: "Iterable[Condition] | pd.DataFrame | str", *, chosen: bool = True
+    ) -> str:
         """A caption: what stands behind a stage, a frame of runs or some conditions."""
         from cifarlib.runs.captions import describe
 
-        return describe(self, shown)
+        return describe(self, shown, chosen=chosen)
 
     @property
     def real(self) -> bool:

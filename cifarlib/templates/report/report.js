@@ -41,7 +41,7 @@
   // A table sorts by a click on a column's head, and can be taken away as CSV.
   const units = { min: 60, h: 3600, d: 86400 };
   const number = (text) => {
-    const match = text.replace(/[−–]/g, "-").replace(/,/g, "").match(/^\s*([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\s*(min|h|d)?\b/i);
+    const match = text.replace(/[−–]/g, "-").replace(/[,<≤]/g, "").match(/^\s*([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\s*(min|h|d)?\b/i);
     return match ? parseFloat(match[1]) * (units[match[2]] ?? 1) : NaN;
   };
   const compare = (a, b) => {
