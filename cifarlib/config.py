@@ -6,6 +6,7 @@
 import hashlib
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -368,16 +369,29 @@ class RunConfig(Strict):
         if self.resize and self.augmentation.padding_mode != "black":
             raise ValueError("resized images are padded in black only; leave padding_mode out")
         pixels = self.resize.crop if self.resize else 32
-        images = self.data.train_size
-        if pixels < LEAST_PIXELS[self.model.name] and (
-            self.batch_size == 1 or images % self.batch_size == 1
-        ):
+        few = pixels < LEAST_PIXELS[self.model.name]
+        for epoch in range(1, 1 + self.epochs) if few else ():
+            images = images_in_epoch(self, self.data.train_size, epoch)
+            if self.batch_size > 1 and images % self.batch_size != 1:
+                continue
             raise ValueError(
                 f"{images} training images in batches of {self.batch_size} leave a batch of one "
                 f"image, of which {self.model.name} makes one value per channel at {pixels} "
                 "pixels, too few for batch norm; change data.train_size or batch_size"
             )
         return self
+
+
+def images_in_epoch(config: RunConfig, images: int, epoch: int) -> int:
+    """How many of the training images an epoch, counted from 1, sees: all but the easiest."""
+    share = config.progressive_dropping * (epoch - 1) / max(1, config.epochs - 1)
+    return max(1, round(images * (1 - share)))
+
+
+def steps_by_epoch(config: RunConfig, images: int) -> list[int]:
+    """The steps of each epoch of a run."""
+    counts = (images_in_epoch(config, images, epoch + 1) for epoch in range(config.epochs))
+    return [math.ceil(count / config.batch_size) for count in counts]
 
 
 LEAST_PIXELS = {"residual": 32, "resnet18": 33, "densenet121": 61}

@@ -39,6 +39,7 @@ from cifarlib.config import (
     IMAGE_SIZE,
     DataConfig,
     EvaluationConfig,
+    PlateauSchedule,
     ProtocolConfig,
     RunConfig,
     ValidationStepSchedule,
@@ -581,10 +582,13 @@ def _run_config(
                 f"become; add {published.epochs} to its `epochs`"
             )
         content["epochs"] = scale.epochs[published.epochs]
-        if published.early_stopping is not None:  # in proportion, so that it can still take effect
-            content["early_stopping"] = max(
-                1, round(published.early_stopping * content["epochs"] / published.epochs)
-            )
+        # Patience in proportion, so that it can still take effect.
+        share = content["epochs"] / published.epochs
+        if published.early_stopping is not None:
+            content["early_stopping"] = max(1, round(published.early_stopping * share))
+        if isinstance(published.schedule, PlateauSchedule):
+            patience = published.schedule.patience
+            content["schedule"]["patience"] = min(patience, max(1, round(patience * share)))
         if isinstance(published.schedule, ValidationStepSchedule):
             threshold = published.schedule.threshold
             content["schedule"]["threshold"] = scale.thresholds.get(threshold, threshold)

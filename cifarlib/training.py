@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifarlib import metrics, resampling, schedules, transforms
-from cifarlib.config import SPLITS, RunConfig, SplitName
+from cifarlib.config import SPLITS, RunConfig, SplitName, images_in_epoch, steps_by_epoch
 from cifarlib.convolution import use_matrix_products
 from cifarlib.errors import RunError
 from cifarlib.models import ResidualNetwork, build_model, last_layer, whiten_stem
@@ -76,12 +76,6 @@ def _generator(config: RunConfig, purpose: str, epoch: int) -> torch.Generator:
 # ---------------------------------------------------------------------------------------------
 # Batches
 # ---------------------------------------------------------------------------------------------
-
-
-def images_in_epoch(config: RunConfig, images: int, epoch: int) -> int:
-    """How many of the training images an epoch, counted from 1, sees: all but the easiest."""
-    share = config.progressive_dropping * (epoch - 1) / max(1, config.epochs - 1)
-    return round(images * (1 - share))
 
 
 class Feed:
@@ -445,7 +439,8 @@ class Run:
         self.model.train()
         images = len(self.inputs.train)
         steps = -(-images // self.config.batch_size)  # of an epoch with all images
-        taken = -(-images_in_epoch(self.config, images, epoch) // self.config.batch_size)
+        every = steps_by_epoch(self.config, images)
+        before, taken = sum(every[: epoch - 1]), every[epoch - 1]
         total = torch.zeros((), device=self.device)
         for step, (batch, labels, where) in enumerate(self.feed.training(epoch, self.losses)):
             place = (epoch - 1) * steps + step * steps // taken  # where all images would be
@@ -459,17 +454,18 @@ class Run:
             if self.losses is not None:
                 each = nn.functional.cross_entropy(logits.detach(), labels, reduction="none")
                 self.losses[where] = each
-            self._update_average(place + 1, self.config.epochs * steps)
+            self._update_average(before + step + 1, sum(every))
             total += loss.detach()
             if on_batch:
                 on_batch(len(labels))
         return total.item() / taken
 
     def _update_average(self, done: int, steps: int) -> None:
-        """After ``done`` of a run's ``steps``: average the weights, where that is due."""
+        """After ``done`` of a run's ``steps``: average the weights, where that is due, and at the
+        end."""
         if self.average is None or self.config.average is None:
             return
-        if done % self.config.average.every:
+        if done % self.config.average.every and done < steps:
             return
         if not self.config.average.lookahead:
             self.average.update_parameters(self.model)

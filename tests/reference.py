@@ -50,8 +50,10 @@ def run(config: Any, inputs: Any, pretrained: dict[str, Any]) -> Outcome:
         [], [], {n: [] for n in SPLITS}, {n: [] for n in SPLITS}, [], {}, 0, idle, first, []
     )
     best = {"validation": -1, "test": -1}
-    taken = 0
+    taken = done = 0
     steps = math.ceil(len(inputs.train) / config.batch_size)
+    every = range(1, config.epochs + 1)
+    all_steps = sum(math.ceil(left(config, inputs, e) / config.batch_size) for e in every)
     hardness = [math.inf] * len(inputs.train)  # loss of each image when it was seen last
     for epoch in range(config.epochs + 1):
         losses, rate = [], None
@@ -68,14 +70,15 @@ def run(config: Any, inputs: Any, pretrained: dict[str, Any]) -> Outcome:
             losses.append(step.loss)
             for k, loss in zip(chosen, each, strict=True):
                 hardness[k] = loss
-            taken += 1
+            done += 1
+            due = config.average and (done % config.average.every == 0 or done == all_steps)
             if config.average and config.average.lookahead:
-                if taken % config.average.every == 0:
-                    kept = config.average.decay * (taken / (config.epochs * steps)) ** 3
+                if due:
+                    kept = config.average.decay * (done / all_steps) ** 3
                     both = zip(average or first, state(model), strict=True)
                     average = [kept * old + (1 - kept) * new for old, new in both]
                     load(model, average)
-            elif config.average and taken % config.average.every == 0:
+            elif due:
                 decay = 0.0 if average is None else config.average.decay
                 average = [
                     decay * old + (1 - decay) * new
@@ -171,13 +174,18 @@ def batches(
         for one, at_first in zip(draws, draw(config, count, "augmentation", 1), strict=True):
             one["flip"] = at_first["flip"] == (epoch % 2 == 1)
     if config.progressive_dropping:
-        share = config.progressive_dropping * (epoch - 1) / (config.epochs - 1)
-        hardest = sorted(range(count), key=lambda k: -hardness[k])[: round(count * (1 - share))]
+        hardest = sorted(range(count), key=lambda k: -hardness[k])[: left(config, inputs, epoch)]
         order = [k for k in order if k in hardest]
     for start in range(0, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
         images = [see(config, inputs, inputs.train.images[k], draws[k]) for k in chosen]
         yield torch.stack(images), inputs.train.labels[chosen], chosen
+
+
+def left(config: Any, inputs: Any, epoch: int) -> int:
+    """How many images an epoch sees."""
+    share = config.progressive_dropping * (epoch - 1) / max(1, config.epochs - 1)
+    return max(1, round(len(inputs.train) * (1 - share)))
 
 
 def see(config: Any, inputs: Any, image: Tensor, drawn: dict[str, Any] | None) -> Tensor:

@@ -140,6 +140,21 @@ def test_a_table_sorts_by_keyboard_and_goes_back(open_page):
     assert table.locator("tbody tr").all_inner_texts() == before
 
 
+def test_a_small_p_value_sorts_as_a_number(open_page):
+    page = open_page()
+    texts = page.evaluate(
+        """() => {
+          const table = document.querySelector("#table-VII table"), texts = ["0.5", "< 0.001", "–"];
+          [...table.tBodies[0].rows].forEach((row, i) => {
+            for (const cell of row.cells) cell.textContent = texts[i] ?? "1.000";
+          });
+          table.tHead.querySelector("button").click();
+          return [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
+        }"""
+    )
+    assert (texts[:3], texts[-2:]) == (["< 0.001", "0.5", "1.000"], ["1.000", "–"])
+
+
 def test_a_table_can_be_saved_as_csv(open_page):
     page = open_page()
     with page.expect_download() as waiting:
@@ -171,8 +186,11 @@ def test_runs_are_explored_by_keyboard_and_mouse(open_page):
     page = open_page(at="#chapter-11_explore")
     explorer = page.locator(".explorer")
     dots = explorer.locator("path[aria-roledescription='circle']")
-    pair, (first, second, stage) = explorer.locator(".pair"), explorer.locator("select").all()[:3]
-    assert "Choose two runs" not in pair.inner_text()
+    compared = explorer.locator(".compared")
+    first, second, stage = explorer.locator("select").all()[:3]
+    assert "Choose two runs" not in compared.inner_text()
+    assert compared.locator("a").count() >= 2  # lead to the runs at once ...
+    assert compared.evaluate("e => getComputedStyle(e).display") == "block"  # ... in one sentence
     every = dots.count()
     stage.focus()
     page.keyboard.press("ArrowDown")
@@ -185,12 +203,14 @@ def test_runs_are_explored_by_keyboard_and_mouse(open_page):
     if first.input_value() == second.input_value():
         page.keyboard.press("ArrowDown")
     page.wait_for_function("([e, run]) => e.value !== run", arg=[first.element_handle(), before[0]])
-    explorer.locator(".pair", has_text=first.evaluate("e => e.selectedOptions[0].text")).wait_for()
+    explorer.locator(
+        ".compared", has_text=first.evaluate("e => e.selectedOptions[0].text")
+    ).wait_for()
     dots.nth(2).click(modifiers=["Shift"])
     page.wait_for_function(
         "([e, run]) => e.value !== run", arg=[second.element_handle(), before[1]]
     )
-    link = pair.get_by_role("link", name=second.input_value(), exact=True).first
+    link = compared.get_by_role("link", name=second.input_value(), exact=True).first
     link.click()
     assert page.locator(link.get_attribute("href")).is_visible()
 
@@ -327,7 +347,7 @@ def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, laboratory):
     dot.click(modifiers=["Shift"])
     second = menus.nth(1).evaluate("menu => menu.options[menu.selectedIndex].text")
     said = explore.say_better(results, EXPLORED[2], second)
-    page.locator(".explorer .pair", has_text=said).wait_for()
+    page.locator(".explorer .compared", has_text=said).wait_for()
     found = Axe().run(page, context=".explorer").response["violations"]
     page.locator("td", has_text="stage1-daa1/13 with learning_rate=0.003, epochs=1").wait_for()
     wait_for(lambda: len(results.store.run_ids()) > known, "the record of the trained run")

@@ -8,7 +8,15 @@ import pytest
 
 from cifarlib import paths
 from cifarlib.checking import parse_value, validate
-from cifarlib.config import ENGINE, RunConfig, canonical, flatten, run_id
+from cifarlib.config import (
+    ENGINE,
+    RunConfig,
+    canonical,
+    flatten,
+    images_in_epoch,
+    run_id,
+    steps_by_epoch,
+)
 from cifarlib.errors import ConfigError
 from cifarlib.study import (
     STUDIES,
@@ -79,6 +87,33 @@ def test_stage_three_follows_the_scales_image_size(study):
 def test_early_stopping_shrinks_with_the_epochs(study):
     long = expand(study, load_scale("lite"), "stage1-long")[0].config
     assert (long.epochs, long.early_stopping) == (30, 8)
+
+
+def test_the_patience_of_a_plateau_shrinks_with_the_epochs():
+    """Or it would hardly ever take effect in fewer epochs."""
+    beyond = load_study("params/beyond.yaml")
+    for scale, patience in (("full", 3), ("lite", 1)):
+        found = expand(beyond, load_scale(scale, [], beyond), "schedules")
+        plateaus = [c.config.schedule for c in found if c.settings["schedule"] == "plateau"]
+        assert {schedule.patience for schedule in plateaus} == {patience}
+
+
+def test_no_epoch_leaves_a_batch_of_one_image(conditions):
+    """Neither the first nor a later one, that progressive dropping makes shorter."""
+    config = next(c.config for c in conditions if c.stage == "interpolation")
+    small = config.resize.model_copy(update={"size": 36, "crop": 32})
+    content = config.model_dump() | {"resize": small.model_dump(), "batch_size": 49, "epochs": 3}
+    content["data"] = config.data.model_dump() | {"train_size": 100}
+    RunConfig.model_validate(content)
+    with pytest.raises(
+        ValueError, match="50 training images in batches of 49"
+    ):
+        RunConfig.model_validate(content | {"progressive_dropping": 0.5})
+    assert steps_by_epoch(RunConfig.model_validate(content), 100) == [3, 3, 3]
+    dropping = content | {"progressive_dropping": 0.5, "batch_size": 32}
+    dropping = RunConfig.model_validate(dropping)
+    assert [images_in_epoch(dropping, 100, epoch) for epoch in (1, 2, 3)] == [100, 75, 50]
+    assert images_in_epoch(dropping.model_copy(update={"progressive_dropping": 0.99}), 10, 3) == 1
 
 
 def test_the_full_scale_is_the_papers_budget(conditions):

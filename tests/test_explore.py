@@ -62,6 +62,15 @@ def test_tabulate_has_every_record_best_first(results):
     assert sorted(runs["name"]) == sorted(STUDY)
     assert list(runs["test_top1"]) == sorted(runs["test_top1"], reverse=True)
     assert runs["comparable"].all()
+    assert set(runs["protocol"]) == {"corrected"}  # the scale's, which conditions do not name
+
+
+def test_tabulate_has_the_patience_that_runs_had(tmp_path):
+    (condition,) = tiny_conditions("stage2-improved/13")
+    RecordStore(tmp_path).write(make_record(condition))
+    runs = explore.tabulate(open_tiny(tmp_path))
+    assert runs["early_stopping"].tolist() == [condition.config.early_stopping]
+    assert condition.settings["early_stopping"] != condition.config.early_stopping
 
 
 def test_tabulate_names_a_run_after_its_note_or_the_most_similar_condition(results):

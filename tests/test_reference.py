@@ -213,6 +213,12 @@ LOSSES_AND_RATES = {
         "learning_rate": 1e-4,
         "epochs": 3,
     },
+    "lookahead every three steps of what is left": {
+        "progressive_dropping": 0.5,
+        "average": {"decay": 0.8, "every": 3, "lookahead": True},
+        "batch_size": 2,
+        "epochs": 3,
+    },
     "six views": {"evaluation": {"train_every": 0, "test_every": 1, "crop_averaged": True}},
     "evaluation": {
         "evaluation": {"train_every": 2, "test_every": 0, "flip_averaged": True},

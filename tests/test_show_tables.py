@@ -46,7 +46,7 @@ FORMATS = {"paper": "{:.1f}", "ours": fixed(1), "diff.": signed(1)}
 
 def cells(shown):
     body = shown.html[shown.html.index("<tbody>") :]
-    return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in body.split("</tr>")[:-1]]
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in body.split("</tr>")[:-1]]
 
 
 def test_a_table_shows_its_cells_formatted():
@@ -96,7 +96,8 @@ def test_a_table_carries_its_csv():
 
 def test_no_cell_of_a_csv_is_a_formula():
     texts = ["=1+1", "@SUM(1)", "+cmd|' /C calc'!A0", "-2+3", "-x"]
-    harmless = ["+1.50 [0 to 3]", "-0.5", "−2", "a=1"]
+    texts += ["-2e3+cmd|x", "+1e"]
+    harmless = ["+1.50 [0 to 3]", "-0.5", "−2", "a=1", "-8.75e-08", "+1e9"]
     table = show.table(pd.DataFrame({"A": [*texts, *harmless]}), "IV", "T", note="")
     content = unquote(re.search(r'utf-8,(.*?)"', table.html)[1]).removeprefix("\ufeff")
     cells = [row[0] for row in csv.reader(content.splitlines())][1:]
@@ -171,7 +172,7 @@ def test_a_caption_names_the_sets_and_seeds_of_its_own_runs(tmp_path):
     results = open_results("smoke", (), tmp_path, STUDIES["beyond"])
     conditions = results.select("protocol-ablation")
     said = results.describe(conditions)
-    assert "0 of 50 runs; means over 5 seeds" in said
+    assert "0 of 50 runs; up to 5 seeds a setting" in said
     assert "epoch chosen on the test or validation set" in said
     one = {conditions[0].run_id: make_record(conditions[0])}
     said = dataclasses.replace(results, records=one).describe(conditions)

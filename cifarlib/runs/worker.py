@@ -282,13 +282,14 @@ def train(
                 on_batch=lambda images: tell(Message("images", images=images)),
                 begin=lane.begin if lane else None,
             )
+    execution = lane.execution(config) if lane else "eager"
     made_by = provenance.of_this_process(
         device.type,
         settings.threads,
         torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         resumed=fitted.resumed,
-        execution=lane.execution(config) if lane else "eager",
-        lanes=lane.together if lane else 1,
+        execution=execution,
+        lanes=lane.together if lane and execution == "graph" else 1,  # else one epoch at a time
     )
     record = to_record(config, fitted, made_by)
     if keep_weights:

@@ -1,0 +1,69 @@
+"""The chapter on stage 1, executed on made-up records of which one diverged."""
+
+import json
+
+import numpy as np
+import pytest
+from chapters import run_chapter
+from conftest import make_data_record, make_record
+
+from cifarlib.runs import store as files
+from cifarlib.runs.results import open_results
+from cifarlib.runs.store import RecordStore, encode
+
+pytestmark = pytest.mark.integration
+
+CIFAR10 = ["data={name: cifar10, train_size: 60, validation_size: 50, test_size: 200}"]
+STAGES = ("stage1-daa1", "stage1-long", "stage2-dropout", "stage2-improved")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Results in which run 1 with DAA-1 diverged, and what the chapter says of the claims."""
+    folder = tmp_path_factory.mktemp("stage1")
+    store = RecordStore(folder)
+    store.write(make_data_record("cifar10"))
+    results = open_results("smoke", CIFAR10, folder)
+    for condition in results.select(*STAGES):
+        store.write(make_record(condition))
+    lost = results.find("stage1-daa1", 1)
+    content = json.loads(encode(make_record(lost)))
+    del content["digest"]
+    content["result"]["history"]["training_loss"][-1] = None
+    content["result"]["diverged"] = True
+    content["digest"] = files._digest(content)
+    store.run_path(lost.run_id).write_text(json.dumps(content))
+    shown, _ = run_chapter("02_stage1.ipynb", scale="smoke", overrides=CIFAR10, build=str(folder))
+    claims = {content["id"]: content for content in shown if content["kind"] == "claim"}
+    return open_results("smoke", CIFAR10, folder), claims
+
+
+def test_claims_are_judged_beside_a_run_that_diverged(executed):
+    _, claims = executed
+    smallest = claims["smallest-gaps"]
+    assert (smallest["verdict"], smallest["p"]) == ("did not hold", None)  # no test tells it
+    assert "run 1 diverged" in smallest["ours"]
+    assert claims["run-9-above-run-1"]["reason"].endswith("No seeds have a result.")
+
+
+def test_two_runs_confuse_as_much_alike_as_each_with_itself(executed):
+    """Correlations of the rates of confusion between long runs 9 and 13, and within each."""
+    results, claims = executed
+    conditions = results.select("stage1-long", "stage2-dropout")
+    rates, off = [], ~np.eye(10, dtype=bool)
+    for condition in conditions:
+        matrix = results.predictions(condition.run_id).confusion("test")
+        rates.append((matrix / matrix.sum(axis=1, keepdims=True))[off])
+    ninth = np.array([condition.run == 9 for condition in conditions])
+    r = np.corrcoef(rates)
+    within = [
+        np.mean([r[i, j] for i in side for j in side if i < j])
+        for side in (np.flatnonzero(ninth), np.flatnonzero(~ninth))
+    ]
+    between = r[ninth][:, ~ninth].mean()
+    found = claims["similar-matrices"]
+    said = f"r = {between:.2f} between runs 9 and 13, {np.mean(within):.2f} within"
+    assert found["ours"].replace("−", "-") == said
+    assert (found["n"], len(found["runs"])) == (10, 10)
+    low, high = (float(end) for end in found["interval"].replace("−", "-").split()[1::2])
+    assert low < between - np.mean(within) < high
