@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from cifarlib import paths
-from cifarlib.errors import ConfigError
+from cifarlib.errors import ConfigError, UnreadableError
 
 
 class Strict(BaseModel):
@@ -81,12 +81,16 @@ def list_folder(folder: Path, ending: str) -> list[Path]:
     """A folder's files with an ending, sorted; none where there is no such folder.
 
     Hidden files are left out: macOS puts ``._name`` beside the files that it copies. Unlike
-    ``glob``, raises ``OSError`` where the folder cannot be read.
+    ``glob``, raises ``UnreadableError`` where the folder cannot be read.
     """
     try:
         files = sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise UnreadableError(
+            f"{folder} cannot be read ({error.strerror}); give yourself permission to read it"
+        ) from error
     return [f for f in files if f.name.endswith(ending) and not f.name.startswith(".")]
 
 

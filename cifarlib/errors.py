@@ -25,6 +25,10 @@ class RecordError(CifarlibError):
     """A record is damaged, edited or written by another format."""
 
 
+class UnreadableError(RecordError):
+    """A file, good perhaps, that cannot be read at this moment: no reason to make it again."""
+
+
 class RunError(CifarlibError):
     """A run is not possible on this machine, or did not finish."""
 

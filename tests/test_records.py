@@ -17,9 +17,10 @@ from conftest import (
 
 from cifarlib import config
 from cifarlib.config import ENGINE, run_id
-from cifarlib.errors import ConfigError, RecordError
-from cifarlib.runs import schema
+from cifarlib.errors import ConfigError, RecordError, UnreadableError
+from cifarlib.runs import schema, sweep
 from cifarlib.runs import store as files
+from cifarlib.runs.checkpoints import read_checkpoint
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import RunRecord as Record
 from cifarlib.runs.store import RecordStore, decode, encode
@@ -215,6 +216,30 @@ def test_a_folder_of_records_that_cannot_be_read_is_named(store, record, monkeyp
     monkeypatch.setattr(type(store.runs), "iterdir", refuse)
     with pytest.raises(RecordError, match=r"runs cannot be read \(Permission denied"):
         store.run_ids()
+
+
+def test_a_record_that_cannot_be_read_at_this_moment_stays(store, conditions):
+    """Another reason than damage: a link to itself stands for every fault of the system."""
+    path = store.run_path(conditions[0].run_id)
+    path.parent.mkdir(parents=True)
+    path.symlink_to(path)
+    for use in (
+        lambda: sweep.sweep(conditions[:1], store),
+        lambda: read_checkpoint(path, store, print),
+        lambda: store.set_aside(path, UnreadableError("cannot be read")),
+    ):
+        with pytest.raises(UnreadableError, match="cannot be read"):
+            use()
+    assert path.is_symlink()
+    assert not (store.folder / "damaged").exists()
+    assert len(store.read_runs([path.stem])[1]) == 1
+
+
+def test_the_reason_of_damage_may_name_what_is_no_text(tmp_path):
+    path = tmp_path / "a.json"
+    path.touch()
+    aside = RecordStore(tmp_path).set_aside(path, "in \udcff")
+    assert aside.with_name("a.json.reason.txt").read_text() == "in \\udcff\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 from cifarlib.checking import read_bytes
 from cifarlib.runs.progress import DIGEST_BYTES, EPOCH_BYTES
-from cifarlib.runs.store import RecordStore, write_atomically
+from cifarlib.runs.store import RecordStore, unreadable, write_atomically
 
 SALT = b"checkpoint 2"  # of the digest
 PARTS = {"model", "optimizer", "history", "best", "seconds", "resumed"}  # of a run's state
@@ -36,13 +36,18 @@ def write_checkpoint(
 def read_checkpoint(
     path: Path, store: RecordStore, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """A run's state, None where there is none; a damaged one is set aside and said."""
+    """A run's state, None where there is none; a damaged one is set aside and said.
+
+    Raises ``UnreadableError`` for one that cannot be read at this moment.
+    """
     try:
         return _unpack_state(read_bytes(path), path.stem)
     except FileNotFoundError:
         return None
-    except OSError as error:  # such as a folder of this name
+    except IsADirectoryError as error:
         reason = f"it cannot be read ({error.strerror})"
+    except OSError as error:
+        raise unreadable(path, error) from error
     except ValueError as error:
         reason = str(error)
     aside = store.set_aside(path, reason)

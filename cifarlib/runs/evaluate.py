@@ -73,7 +73,7 @@ def generalise(results: Results, folder: Path, *, device: str = "auto") -> Itera
         try:
             known = read_shift(store, run_id)
         except RecordError as error:
-            yield f"{error}; set aside as {store.set_aside(path, str(error))}"
+            yield f"{error}; set aside as {store.set_aside(path, error)}"
         made_of = known and (known.of_predictions, known.data_fingerprint)
         if made_of == (predictions_digest(record), new.fingerprint):
             count["present"] += 1
@@ -82,7 +82,7 @@ def generalise(results: Results, folder: Path, *, device: str = "auto") -> Itera
             shift = evaluate(record, weights, new, device) if weights.exists() else None
         except RecordError as error:
             shift = None
-            yield f"{error}; set aside as {store.set_aside(weights, str(error))}"
+            yield f"{error}; set aside as {store.set_aside(weights, error)}"
         if shift:
             write_shift(store, shift)
             old = record.accuracy("test", epoch=record.result.predictions.epoch)

@@ -164,7 +164,8 @@ class Executor(abc.ABC):
         self.display.say(f"{job.name}: failed, {reason}")
         if isinstance(job, RunJob):
             log = self.store.state / f"{job.run_id}.error.txt"
-            write_atomically(log, f"{job.name}\n{detail}\n".encode())
+            text = f"{job.name}\n{detail}\n"
+            write_atomically(log, text.encode(errors="backslashreplace"))
 
     def _out_of_time(self, waiting: Iterable[Job]) -> Outcome:
         """The outcome, with what is left; nothing where there was time for everything."""

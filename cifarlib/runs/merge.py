@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cifarlib.checking import list_folder
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs.cifar10_1 import ShiftRecord, read_shift
@@ -65,7 +66,7 @@ def merge(results: Results, folders: Sequence[Path], *, prefer: Side | None = No
     merged = Merged()
     names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.known)}
     for theirs in map(RecordStore, folders):
-        for path in theirs.files(theirs.runs, ".json"):
+        for path in list_folder(theirs.runs, ".json"):
             _merge_record(path.name, ours, theirs, names, prefer, merged)
     return merged
 
@@ -92,7 +93,7 @@ def _merge_record(
     try:
         old = _read(ours, file)
     except RecordError as error:
-        aside = ours.set_aside(ours.runs / file, str(error))
+        aside = ours.set_aside(ours.runs / file, error)
         merged.replaced.append(f"{error}; set aside as {aside}")
         old = None
     if old is None:

@@ -19,7 +19,7 @@ import pydantic
 
 from cifarlib.checking import Strict, list_folder, parse_json, read_bytes
 from cifarlib.config import DATASETS, ENGINE, run_id
-from cifarlib.errors import RecordError
+from cifarlib.errors import RecordError, UnreadableError
 from cifarlib.runs.locks import lock
 from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, RunRecord
 
@@ -61,6 +61,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         if temporary:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def unreadable(path: Path, error: OSError) -> RecordError:
+    """What to raise where a file cannot be read; only a folder in its place is damage."""
+    said = f"{path} cannot be read ({error.strerror})"
+    if isinstance(error, IsADirectoryError):
+        return RecordError(said)
+    return UnreadableError(f"{said}; see to that and run the same command again: nothing is lost")
 
 
 def remove_leftovers(path: Path) -> None:
@@ -175,7 +183,7 @@ class RecordStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise RecordError(f"{path} cannot be read ({error.strerror})") from error
+            raise unreadable(path, error) from error
 
     def read_runs(self, run_ids: Iterable[str]) -> tuple[dict[str, RunRecord], list[str]]:
         """The good records among the ids, and a sentence about each damaged one."""
@@ -200,12 +208,14 @@ class RecordStore:
                 with lock(locked):  # which removes it, unless somebody holds it
                     pass
 
-    def set_aside(self, path: Path, reason: str) -> Path:
+    def set_aside(self, path: Path, reason: RecordError | str) -> Path:
         """Move a damaged file out of the way, beside a note of the reason; where it is now.
 
         What was set aside before under the same name stays. Raises ``RecordError`` where the
-        folder cannot be written.
+        folder cannot be written, and an ``UnreadableError`` that is the reason: such a file stays.
         """
+        if isinstance(reason, UnreadableError):
+            raise reason
         folder = self.folder / "damaged"
         numbered = (f"{path.stem}.{n}{path.suffix}" for n in itertools.count(2))
         names = itertools.chain([path.name], numbered)
@@ -220,19 +230,10 @@ class RecordStore:
                 f"{path} is damaged ({reason}) and cannot be moved to {folder} ({error.strerror}); "
                 "make that folder writable, or remove the file"
             ) from error
-        write_atomically(aside.with_name(f"{aside.name}.reason.txt"), f"{reason}\n".encode())
+        note = f"{reason}\n".encode(errors="backslashreplace")  # of a folder's name, perhaps
+        write_atomically(aside.with_name(f"{aside.name}.reason.txt"), note)
         return aside
 
     def run_ids(self) -> list[str]:
         """The ids of all records in the folder, damaged ones included."""
-        return [path.stem for path in self.files(self.runs, ".json") if "-" not in path.stem]
-
-    def files(self, folder: Path, ending: str) -> list[Path]:
-        """A folder's files with an ending, hidden ones left out; ``RecordError`` where it cannot
-        be read."""
-        try:
-            return list_folder(folder, ending)
-        except OSError as error:
-            raise RecordError(
-                f"{folder} cannot be read ({error.strerror}); give yourself permission to read it"
-            ) from error
+        return [path.stem for path in list_folder(self.runs, ".json") if "-" not in path.stem]

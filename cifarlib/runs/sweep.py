@@ -44,7 +44,8 @@ def sweep(
     ``executor`` makes what has the runs done, from the arguments of ``Executor``. With
     ``keep_weights`` the weights of every run that is trained are kept
     (``RecordStore.weights_path``). ``datasets`` are described, too.
-    A damaged record is set aside and its run trained again. A run that another sweep is training
+    A damaged record is set aside and its run trained again; one that cannot be read at this moment
+    ends the sweep. A run that another sweep is training
     is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
     ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
     """
@@ -101,6 +102,6 @@ def _read(job: Job, store: RecordStore) -> Any:
     try:
         return job.read(store)
     except RecordError as error:
-        aside = store.set_aside(job.path(store), str(error))
+        aside = store.set_aside(job.path(store), error)
         logger.warning("%s; set aside as %s, to be made again", error, aside)
         return None

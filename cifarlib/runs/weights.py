@@ -17,7 +17,7 @@ from cifarlib.checking import read_bytes
 from cifarlib.errors import RecordError
 from cifarlib.models import build_model, last_layer
 from cifarlib.runs.schema import RunRecord
-from cifarlib.runs.store import write_atomically
+from cifarlib.runs.store import unreadable, write_atomically
 
 DIGEST_BYTES = 32  # what a file begins with
 CONTENT = b"weights 1"  # what the digest says that it holds
@@ -56,7 +56,7 @@ def read_weights(path: Path) -> KeptWeights:
     try:
         raw = read_bytes(path)
     except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror})") from error
+        raise unreadable(path, error) from error
     digest, content = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
     if _digest(content) != digest:
         raise RecordError(f"{path} is damaged: its content does not match its digest")
