@@ -10,7 +10,7 @@ import re
 import stat
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,15 @@ def named_folder(variable: str) -> Path | None:
     Raises ``ConfigError`` for the home of a user that there is none of.
     """
     text = os.environ.get(variable)
+    return expand_folder(text, f"{variable}=") if text else None
+
+
+def expand_folder(text: str, source: str) -> Path:
+    """A folder that a text names, ``~`` expanded; errors of ``named_folder``."""
     try:
-        return Path(text).expanduser() if text else None
+        return Path(text).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{variable}={cut(text or '')} names no folder: {error}") from error
+        raise ConfigError(f"{source}{cut(text)} names no folder: {error}") from error
 
 
 def parse_json(raw: str | bytes) -> Any:
@@ -111,13 +116,20 @@ class _Loader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key, (key_node, _) in zip(keys, node.value, strict=True):
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
-                )
+        known = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                raise _fault("the merge key << is not read here; write its keys out", key_node)
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):  # any other is refused below
+                if key in known:
+                    raise _fault(f"the key {key!r} stands there twice", key_node)
+                known.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _fault(text: str, node: yaml.Node) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
 
 
 _DIGITS = "-+.0123456789"

@@ -97,6 +97,18 @@ class Stage(Strict):
     cumulated: bool = False
     at: dict[str, dict[str, Any]] = Field(default={})  # by scale of params/; epochs as they stand
 
+    @pydantic.field_validator("list_")
+    @classmethod
+    def _kept_or_not(cls, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for kept in (item.get("kept", True) for item in items):
+            if not isinstance(kept, bool):
+                raise ValueError(f"kept = {cut(repr(kept))} must be true or false")
+        return items
+
+
+Epochs = dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+"""The paper's: ours."""
+
 
 class Study(Strict):
     """Which conditions there are (``params/study.yaml``).
@@ -107,8 +119,8 @@ class Study(Strict):
 
     presets: dict[str, dict[str, dict[str, Any]]]
     defaults: dict[str, Any]
-    stages: dict[str, Stage]
-    epochs: dict[str, dict[int, int]] = Field(default={})  # by scale: added to its own
+    stages: dict[Annotated[str, Field(min_length=1)], Stage]
+    epochs: dict[str, Epochs] = Field(default={})  # by scale: added to its own
 
 
 Kind = Literal["engine", "data", "device_class", "dirty"]
@@ -122,13 +134,13 @@ class Scale(Strict):
     """How much of a study to run (``params/<scale>.yaml``)."""
 
     data: DataConfig
-    epochs: dict[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]  # the paper's: ours
+    epochs: Epochs
     seeds: Seeds
     precision: Literal["fp32", "bf16"]
     image_size: int = Field(ge=32, le=448)  # stage 3, pixels after the crop
     evaluation: EvaluationConfig
     protocol: ProtocolConfig
-    name: str = ""  # in params/; empty for a file of one's own and where --set changes it
+    name: str = ""  # in params/; empty for a file of one's own and where --set changes its runs
     # % validation top-1 at which a schedule acts: the paper's: ours
     thresholds: dict[_Percent, _Percent] = Field(default={})
     mixed: tuple[Kind, ...] = ()  # what may differ between records of one report
@@ -168,8 +180,9 @@ KEPT = "studies"  # the folder of one's own studies in a build folder
 
 
 def kept_studies(folder: Path) -> dict[str, Path]:
-    """Name → file of the studies of one's own that a build folder keeps."""
-    return {path.stem: path for path in list_folder(folder / KEPT, ".yaml")}
+    """Name → file of the studies of one's own that a build folder keeps; none of ``STUDIES``."""
+    files = list_folder(folder / KEPT, ".yaml")
+    return {path.stem: path for path in files if path.stem not in STUDIES}
 
 
 def find_study(study: str, folder: Path) -> Path:
@@ -240,14 +253,17 @@ def load_scale(
         raise ConfigError(f"there is no scale {name!r}; {suggest(name, scale_names())}")
     content = read_yaml(path)
     protocols = study if "protocol" in study.presets else load_study()  # own ones need none
-    content["protocol"] = _preset(protocols, "protocol", content.get("protocol"))
-    source = shown(path)
+    if "protocol" in content:
+        content["protocol"] = _preset(protocols, "protocol", content["protocol"])
+    source, of_params = shown(path), path.resolve().parent == paths.PARAMS.resolve()
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {cut(text)}: write key=value, such as data.train_size=2000")
         parsed = parse_value(value, f"--set {cut(text)}")
-        _assign(content, key.strip().split("."), parsed, f"--set {cut(text)}")
+        keys = key.strip().split(".")
+        _assign(content, keys, parsed, f"--set {cut(text)}")
+        of_params &= keys[0] in ("mixed", "seeds")  # which change no run
         source = f"{shown(path)} with --set"
         if isinstance(content.get("protocol"), str):
             content["protocol"] = _preset(protocols, "protocol", content["protocol"])
@@ -255,7 +271,7 @@ def load_scale(
         content["epochs"] = study.epochs.get(path.stem, {}) | content["epochs"]
     if "name" in content:
         raise ConfigError(f"{source}: unknown key 'name'; a scale is named by its file")
-    content["name"] = path.stem if path.parent == paths.PARAMS and not overrides else ""
+    content["name"] = path.stem if of_params else ""
     return validate(Scale, content, source)
 
 
@@ -273,12 +289,19 @@ def expand(study: Study, scale: Scale, stage: str | None = None) -> list[Conditi
         raise ConfigError(f"there is no stage {stage!r}; {suggest(stage, study.stages)}")
     paper = _Paper()
     conditions: list[Condition] = []
+    named: dict[tuple[str, int], str] = {}
     for name in study.stages if stage is None else [stage]:
         exact = study.stages[name].at.get(scale.name, {})
         points = _stage_points(study, name, paper, exact)
         seeds = study.stages[name].seeds or scale.seeds
         _limit(len(conditions) + len(points) * len(seeds), name)
         conditions += _at_scale(study, scale, name, points, exact)
+    for one in conditions:
+        if named.setdefault((one.name, one.config.seed), one.run_id) != one.run_id:
+            raise ConfigError(
+                f"stage {one.stage}: two different runs have the name {one.name}; give each a "
+                "label of its own"
+            )
     return conditions
 
 
@@ -354,7 +377,7 @@ class _Point:
         """``stage1-daa1/13``; with what was changed where the number is not enough."""
         words = [f"{key}={value}" for key, value in changed.items()]
         if "label" in changed:
-            words = [changed["label"]]
+            words = [_plain(changed["label"])]
         return cls(run, settings, changed, ",".join([f"{stage}/{run}", *words]))
 
 
@@ -568,6 +591,8 @@ def _run_config(
         "precision": scale.precision,
         "evaluation": scale.evaluation.model_dump(),
     }
+    if "seed" in settings:
+        raise ConfigError(f"{where}: seed is no setting; give the stage its `seeds`")
     dotted = {key: value for key, value in settings.items() if "." in key}
     content |= {k: _preset(study, k, v) for k, v in settings.items() if k not in dotted}
     content |= {"seed": seed}

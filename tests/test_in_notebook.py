@@ -144,6 +144,13 @@ def test_injected_parameters_are_checked(injected, said):
     parameters.check_injected(["", DECLARED, "# Parameters\noverrides = \"['seeds=[1]']\"\n"])
 
 
+def test_values_that_no_parameter_can_have_get_one_sentence():
+    with pytest.raises(ConfigError, match=r"'threshold' is 1000.*…; give a percentage"):
+        parameters.check_values({"threshold": 10**400}, {"threshold": 0.0}, "it")
+    with pytest.raises(ConfigError, match="'x' must be a plain value"):
+        parameters.parse_parameters("x = {[1]: 2}", "it")
+
+
 @pytest.mark.parametrize(
     "path", sorted(paths.NOTEBOOKS.glob("0[1-9]_*.ipynb")), ids=lambda p: p.stem
 )

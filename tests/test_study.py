@@ -217,6 +217,73 @@ def test_a_seed_twice_is_refused(tmp_path):
         load_study(write(tmp_path, repeat))
 
 
+STAGE = """
+presets: {}
+defaults: {model: {name: residual, initialization: kaiming}, resize: null, augmentation: {},
+  schedule: {name: constant}, early_stopping: null, optimizer: {name: sgd, momentum: 0.9},
+  dropout: 0.0, batch_size: 64, weight_decay: 0.0, learning_rate: 0.1, epochs: 30}
+stages:
+  first: {title: First}
+  mine: {title: Mine, from: {stage: first, runs: [1]}, %s}
+"""
+
+
+def expand_own(tmp_path, stage):
+    """The names and rates of the conditions of a stage of one's own."""
+    path = tmp_path / "own.yaml"
+    path.write_text(STAGE % stage)
+    study = load_study(path)
+    found = expand(study, load_scale("smoke", study=study), "mine")
+    return [(c.name, c.config.learning_rate) for c in found]
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (
+            "list: [{label: a, dropout: 0.1}, {label: a, dropout: 0.2}]",
+            "stage mine: two different runs have the name mine/1,a; give each a label of its own",
+        ),
+        ("grid: {seed: [1, 2]}", "seed is no setting; give the stage its `seeds`"),
+        ("fixed: {seed: 1}", "seed is no setting; give the stage its `seeds`"),
+        ('list: [{kept: "false"}]', "kept = 'false' must be true or false"),
+        ("grid: {dropout: [0.1]}}\n  '': {title: Nameless", "at least 1 character"),
+        ("grid: {<<: {dropout: [0.1]}}", "the merge key << is not read here; write its keys out"),
+        ("fixed: {dropout: 0.1, dropout: 0.2}", "the key 'dropout' stands there twice"),
+        ("fixed: {}}\nepochs: {smoke: {7: 0}", r"own\.yaml: epochs\.smoke\.7 = 0 is not valid"),
+    ],
+)
+def test_a_study_that_says_what_cannot_be_is_refused(tmp_path, stage, said):
+    with pytest.raises(ConfigError, match=said):
+        expand_own(tmp_path, stage)
+
+
+def test_a_label_may_be_a_number(tmp_path):
+    stage = "list: [{label: 1, learning_rate: 0.2}, {label: 2.5, learning_rate: 0.3}]"
+    assert expand_own(tmp_path, stage) == [("mine/1,1", 0.2), ("mine/1,2.5", 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("scale", "overrides", "name"),
+    [
+        ("lite", ["mixed=[dirty]", "seeds=[1, 2]"], "lite"),
+        (str(paths.PARAMS / "lite.yaml"), [], "lite"),
+        (str(paths.PARAMS / "published/../lite.yaml"), [], "lite"),
+        ("lite", ["mixed=[dirty]", "epochs.30=2"], ""),
+    ],
+)
+def test_a_scale_whose_runs_are_as_in_params_has_its_name(scale, overrides, name):
+    assert load_scale(scale, overrides).name == name
+
+
+def test_a_scale_without_a_protocol_is_told_so(tmp_path):
+    text = (paths.PARAMS / "smoke.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    path.write_text("".join(line for line in text.splitlines(True) if "protocol:" not in line))
+    with pytest.raises(ConfigError, match=r"mine\.yaml: 'protocol' is missing; add it"):
+        load_scale(str(path))
+
+
 def test_a_value_twice_in_a_grid_is_refused(scale):
     def repeat(content):
         content["stages"]["stage1-daa1"]["grid"]["learning_rate"].append(0.01)

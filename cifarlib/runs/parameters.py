@@ -42,7 +42,7 @@ def parse_parameters(source: str, name: str) -> dict[str, Any]:
                 )
         try:
             known[target] = ast.literal_eval(value)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # TypeError: a list as a key
             raise ConfigError(
                 f"{name}: the default of parameter {target!r} must be a plain value, "
                 "such as a text, a number or a list"
@@ -65,8 +65,9 @@ def check_values(values: Mapping[str, Any], known: Mapping[str, Any], name: str)
                 f"give a {type(default).__name__}, such as {cut(repr(default))}"
             )
         if parameter in PERCENT and not 0 <= value <= 100:
+            given = cut(str(value))
             raise ConfigError(
-                f"{name}: parameter {parameter!r} is {value:g}; give a percentage from 0 to 100"
+                f"{name}: parameter {parameter!r} is {given}; give a percentage from 0 to 100"
             )
 
 
