@@ -71,6 +71,30 @@ def test_an_equal_grid_is_kept_once_and_another_beside_it(results):
     assert kept_studies(results.store.folder).keys() == names
 
 
+def test_no_study_is_kept_in_the_place_of_another(results):
+    for _ in range(2):
+        grids.make_grid(results, START, {"dropout": [0.1]}, name="mine")
+    (path,) = kept_studies(results.store.folder).values()
+    path.write_text(f"{path.read_text()}# changed by hand\n")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="holds another study; choose another name, or remove"):
+        grids.make_grid(results, START, {"dropout": [0.1]}, name="mine")
+    assert path.read_bytes() == before
+
+
+def test_a_study_of_params_is_known_by_its_file_too(tmp_path):
+    folder = tmp_path / "build"
+    assert grids.keep(str(cl.paths.PARAMS / "published/../beyond.yaml"), folder) == "beyond"
+    assert not folder.exists()
+    (tmp_path / "my study.yaml").write_bytes(cl.paths.BEYOND.read_bytes())
+    with pytest.raises(ConfigError, match=r"'my study' cannot name .*; rename the file"):
+        grids.keep(str(tmp_path / "my study.yaml"), folder)
+    (folder / "studies").mkdir(parents=True)
+    (folder / "studies/study.yaml").write_text("of another's hand")
+    assert kept_studies(folder) == {}
+    assert open_results("smoke", TINY, folder).paper
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -83,6 +107,9 @@ def test_an_equal_grid_is_kept_once_and_another_beside_it(results):
         (["--from", START, "--grid", "seed=1,2"], "give the seeds with --seeds 42,43"),
         (["--from", START, "--grid", "dropout"], "--grid dropout: write each setting once"),
         (["--from", START, "--grid", "dropout=0", "--name", "a/b"], "'a/b' cannot name a study"),
+        (["--from", START, "--grid", "dropout=0", "--name", "newest"], "'newest' cannot name a"),
+        (["--from", START, "--grid", "dropout=0", "--name", "a.yaml"], "'a.yaml' cannot name a"),
+        (["--from", START, "--grid", "dropout=0", "--name", "a" * 300], "…' cannot name a study"),
         (["--grid", "dropout=0"], "name it with --from"),
         (["--study", "newest"], "keeps no grid of your own; make one"),
         (["--study", "beyont"], "there is no study 'beyont'"),
@@ -133,6 +160,9 @@ def test_a_study_of_ones_own_is_a_file_and_then_a_name(tmp_path, made_up, capsys
     assert cli.main(["sweep", *where, "--study", str(path)]) == 0
     assert cli.main(["status", *where]) == 0
     assert "studies of your own (--study NAME): mine" in capsys.readouterr().err
+    path.write_text(path.read_text().replace("0.2]", "0.3]"))
+    assert cli.main(["sweep", *where, "--study", str(path)]) == 2
+    assert "mine.yaml holds another study; rename the file, or" in capsys.readouterr().err
     path.write_text(path.read_text().replace("dropout:", "dropuot:"))
     assert cli.main(["study", "check", *where, str(path)]) == 2
     assert "unknown key 'dropuot'; did you mean 'dropout'?" in capsys.readouterr().err

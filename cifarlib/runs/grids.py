@@ -4,6 +4,7 @@ Such a study is a YAML file in the format of ``params/study.yaml``, in the folde
 the records, where every command and the explorer know it by name.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -15,13 +16,14 @@ from typing import Any
 
 import yaml
 
-from cifarlib.checking import cut, parse_value, read_bytes, validate
+from cifarlib.checking import cut, parse_value, read_bytes, shown, validate
 from cifarlib.errors import ConfigError
 from cifarlib.runs.other_studies import find_condition, list_conditions, scale_for
 from cifarlib.runs.results import Results
 from cifarlib.runs.store import write_atomically
 from cifarlib.study import (
     KEPT,
+    NEWEST,
     STUDIES,
     Condition,
     Study,
@@ -35,6 +37,7 @@ from cifarlib.study import (
 HEAD = "# Made by cifarlib: a study in the format of params/study.yaml, to be changed at will.\n"
 YAML: Any = {"sort_keys": False, "allow_unicode": True, "width": 100, "default_flow_style": None}
 MOST_LETTERS = 60  # of a name that a grid is given
+LONGEST = 200  # bytes of any name, to which a file's adds some
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
@@ -60,7 +63,7 @@ def make_grid(
     Its first stage is the condition itself, to compare with; all else, epochs included, is as
     there. Epochs are the paper's where the scale says what these become. Gives the study's name:
     the one asked for, or one made of start and settings. Raises ``ConfigError`` for what cannot be
-    run, before anything is written.
+    run, and for a name under which another study is kept, before anything is written.
     """
     found = find_condition(results, start)
     if not settings:
@@ -77,7 +80,7 @@ def make_grid(
         named = f"{_name(start, grid)}-{number}"
     study = validate(Study, content, f"the grid {named}")
     expand(study, at_scale(results, study).scale)  # raises where a setting cannot be
-    write_atomically(place(results.store.folder, named), text)
+    _put(results.store.folder, named, text, "choose another name")
     return named
 
 
@@ -129,19 +132,34 @@ def _describe(
     }
 
 
-def place(folder: Path, name: str) -> Path:
-    """Where a build folder keeps a study; ``ConfigError`` for what is no name of a file."""
-    if not re.fullmatch(r"[\w-][\w.-]*", name) or name in STUDIES:
-        raise ConfigError(f"{cut(name)!r} cannot name a study; take another of letters and digits")
+def place(folder: Path, name: str, cure: str = "choose another name") -> Path:
+    """Where a build folder keeps a study; ``ConfigError`` for what cannot be a study's name."""
+    taken = name in (*STUDIES, NEWEST) or name.endswith((".yaml", ".yml"))
+    if taken or not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > LONGEST:
+        raise ConfigError(
+            f"{cut(name)!r} cannot name a study of your own; {cure} (letters and digits will do)"
+        )
     return folder / KEPT / f"{name}.yaml"
 
 
+def _put(folder: Path, name: str, content: bytes, cure: str) -> None:
+    """Keep a study's file, unless another is kept there."""
+    path = place(folder, name, cure)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if read_bytes(path) != content:
+            raise ConfigError(f"{shown(path)} holds another study; {cure}, or remove that one")
+    write_atomically(path, content)
+
+
 def keep(text: str, folder: Path) -> str:
-    """The name of a study; one that is a file is copied into the build folder, anew each time."""
+    """The name of a study; one that is a file of one's own is copied into the build folder."""
     path = find_study(text, folder)
+    for name, shipped in STUDIES.items():
+        if path.resolve() == shipped.resolve():
+            return name
     if text.endswith((".yaml", ".yml")) and path.parent != folder / KEPT:
         load_study(path)
-        write_atomically(place(folder, path.stem), read_bytes(path))
+        _put(folder, path.stem, read_bytes(path), "rename the file")
     return path.stem
 
 
