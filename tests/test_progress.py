@@ -38,6 +38,18 @@ def test_a_run_that_two_stages_share_is_paid_once(tmp_path):
     assert second.seconds_left == 0
 
 
+@pytest.mark.parametrize(("epoch", "left"), [(1, 2 / 3), (3, 0), (2**31, 0)])
+def test_what_a_checkpoint_holds_is_not_paid_again(tmp_path, epoch, left):
+    store = RecordStore(tmp_path)
+    (condition,) = tiny_conditions("stage1-long/9")
+    (whole,) = progress.status([condition], store)
+    store.state.mkdir(parents=True)
+    head = bytes(progress.DIGEST_BYTES) + epoch.to_bytes(progress.EPOCH_BYTES, "big")
+    (store.state / f"{condition.run_id}.pt").write_bytes(head)
+    (rest,) = progress.status([condition], store)
+    assert rest.seconds_left == pytest.approx(left * whole.seconds_left)
+
+
 @pytest.mark.parametrize("name", progress.FORWARD_GFLOP)
 def test_work_is_counted_with_the_networks_own_cost(name):
     model = models.build_model(ModelConfig(name=name, initialization="kaiming"), 0.0, seed=0)

@@ -63,5 +63,6 @@ class Budget:
         if not isinstance(job, RunJob):
             return 0.0, 0.0, 0
         done = checkpoint_epoch(self.store.state / f"{job.run_id}.pt")
-        epoch = SAFETY * self.prices.seconds(job.config) * self.share / job.config.epochs
-        return epoch * (job.config.epochs - done), epoch, done
+        slower = SAFETY * self.share
+        epoch = slower * self.prices.seconds(job.config) / job.config.epochs
+        return slower * self.prices.rest(job.config, done), epoch, done

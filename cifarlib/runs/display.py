@@ -124,8 +124,7 @@ class Display:
     def seconds_left(self) -> float:
         """Seconds of this sweep for all that is not recorded yet."""
         return self.slowness * sum(
-            self.prices.seconds(config)
-            * (1 - min(1.0, self.images[name] / (config.epochs * config.data.train_size)))
+            self.prices.rest(config, self.images[name] / config.data.train_size)
             for name, config in self.left.items()
         )
 

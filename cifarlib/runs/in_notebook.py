@@ -15,7 +15,6 @@ from cifarlib.runs.executors import Outcome
 from cifarlib.runs.other_studies import list_conditions
 from cifarlib.runs.parameters import TRAINING, check_injected
 from cifarlib.runs.progress import (
-    Prices,
     checkpoint_epoch,
     cores,
     duration,
@@ -49,7 +48,7 @@ def complete(
     missing = [condition for name, condition in chosen.items() if name not in records]
     if missing:
         verb, what = ("is", "it") if len(missing) == 1 else ("are", "them")
-        cost = _estimate(missing, learn_prices(records.values(), results.store, device))
+        cost = _estimate(missing, records, results.store, device)
         said = f"{len(missing)} of the {say_count(len(chosen), 'run')} of this chapter {verb} not "
         said += f"recorded yet; to train {what} takes {cost}."
         running = list_running(results.store.state)
@@ -97,8 +96,14 @@ def choose_conditions(results: Results, stages: Sequence[str] | None) -> dict[st
     return chosen
 
 
-def _estimate(conditions: Sequence[Condition], prices: Prices) -> str:
-    seconds = sum(prices.seconds(c.config) for c in conditions)
+def _estimate(
+    conditions: Sequence[Condition],
+    records: Mapping[str, RunRecord],
+    store: RecordStore,
+    device: str,
+) -> str:
+    prices = learn_prices(records.values(), store, device)
+    seconds = prices.left({c.run_id: c.config for c in conditions}, store.state)
     known = {(c.config.model.name, c.config.precision) for c in conditions} <= prices.rates.keys()
     source = "recorded runs" if known else "the usual speed of such a machine"
     return f"about {duration(seconds)}, estimated from {source}"
@@ -115,7 +120,7 @@ def train_missing(
     if not missing:
         return
     images = sum(c.config.epochs * c.config.data.train_size for c in missing)
-    cost = _estimate(missing, learn_prices(records.values(), results.store, device))
+    cost = _estimate(missing, records, results.store, device)
     runs = say_count(len(missing), "run")
     print(f"{runs} to train, {images:,} images over all epochs: {cost}.", flush=True)
     done = sweep_in_cell(missing, results.store, device)

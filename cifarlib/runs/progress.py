@@ -3,7 +3,7 @@
 import heapq
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -62,7 +62,7 @@ def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageSta
     rows = []
     for stage, members in stages.items():
         missing = {c.run_id: c.config for c in members if c.run_id not in paid}
-        left = sum(map(prices.seconds, missing.values()))
+        left = prices.left(missing, store.state)
         paid |= missing.keys()
         done = sum(c.run_id in records for c in members)
         running = sum(c.run_id in locked and c.run_id not in records for c in members)
@@ -127,6 +127,17 @@ class Prices:
         known = self.rates.get((config.model.name, config.precision))
         default = DEFAULT_GFLOPS[self.device_class][config.precision]
         return work(config) / (median(known) if known else default)
+
+    def rest(self, config: RunConfig, epochs: float) -> float:
+        """The same for what is left of a run of which some epochs are done."""
+        return self.seconds(config) * max(0.0, 1 - epochs / config.epochs)
+
+    def left(self, runs: Mapping[str, RunConfig], state: Path) -> float:
+        """The same for runs by their ids, on from the checkpoints in a folder."""
+        return sum(
+            self.rest(config, checkpoint_epoch(state / f"{name}.pt"))
+            for name, config in runs.items()
+        )
 
 
 def learn_prices(records: Iterable[RunRecord], store: RecordStore, device: str = "auto") -> Prices:
