@@ -42,6 +42,7 @@ from conftest import (
     tiny_store,
     wait_for,
 )
+from faults import InlineExecutor
 
 from cifarlib import cli, data
 from cifarlib.config import DATASETS
@@ -642,6 +643,19 @@ def test_two_sweeps_share_the_work(made_up, tmp_path):
     assert sorted(trained) == sorted(c.run_id for c in chosen)
     assert results(store, chosen) == [make_record(c).result for c in chosen]
     assert list(store.state.iterdir()) == []
+
+
+def test_a_run_that_another_sweep_trains_is_waited_for_and_said_once(tmp_path):
+    job, network, said = *as_jobs(SHORT), worker.DescribeJob("network"), []
+    executor = InlineExecutor(tiny_store(tmp_path), "cpu")
+    executor.display = SimpleNamespace(say=said.append, drop=lambda job: None)
+    for each in (job, job, network):
+        assert executor.hear(each, worker.Message("busy"))
+    assert list(executor.busy) == [job, job, network]
+    assert said == [
+        f"{job.name}: another sweep is training it; waiting",
+        "network: another sweep is describing it; waiting",
+    ]
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ class Executor(abc.ABC):
         self.store, self.device, self.checkpoint_every = store, device, checkpoint_every
         self.outcome = Outcome()
         self.waiting, self.busy = deque[Job](), deque[Job]()  # busy: with another sweep
+        self.told_busy = set[str]()
         self.workers, self.threads = self.choose_workers(workers, threads)
 
     @abc.abstractmethod
@@ -132,7 +133,7 @@ class Executor(abc.ABC):
                 self.outcome.done += 1
                 self.display.finish(job, message.record)
             case "busy":
-                self.busy.append(job)
+                self.put_off(job)
             case "stopped":
                 self.outcome.stopped.append(job.name)
                 self.display.say(f"{job.name}: {message.text}, its checkpoint is kept")
@@ -149,6 +150,14 @@ class Executor(abc.ABC):
         if has_ended:
             self.display.drop(job)
         return has_ended
+
+    def put_off(self, job: Job) -> None:
+        """Leave a job for later that another sweep does, which is said once."""
+        self.busy.append(job)
+        if job.name not in self.told_busy:
+            self.told_busy.add(job.name)
+            doing = "training" if isinstance(job, RunJob) else "describing"
+            self.display.say(f"{job.name}: another sweep is {doing} it; waiting")
 
     def try_again(self, job: Job, reason: str, detail: str) -> None:
         """Have a job that its worker did not survive done once more, in more room."""

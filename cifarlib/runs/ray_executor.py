@@ -96,7 +96,7 @@ class RayExecutor(Executor):
                 break
             held = contextlib.ExitStack()
             if not held.enter_context(lock(self.store.state / f"{job.path(self.store).stem}.lock")):
-                self.busy.append(job)
+                self.put_off(job)
             elif record := job.read(self.store):  # of another sweep
                 held.close()
                 self.hear(job, Message("done", record=record))
@@ -230,6 +230,8 @@ def connect(address: str | None) -> ModuleType:
     try:
         if address != "auto":  # Ray takes long to find out that nobody listens
             host, _, port = address.rpartition(":")
+            if not port.isdecimal():
+                raise ValueError("its port is missing")
             socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
