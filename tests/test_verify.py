@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import RAISES, SET_TINY, TINY, make_record, tiny_store
+from conftest import GOOD, RAISES, SET_TINY, TINY, make_record, tiny_store
 
 from cifarlib import cli
-from cifarlib.errors import ConfigError, RunError
+from cifarlib.errors import ConfigError, RecordError, RunError
 from cifarlib.runs import verify
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import pack_classes
@@ -68,6 +68,34 @@ def test_what_is_not_recorded_cannot_be_verified(stored, tmp_path):
         verify.verify(results, name("stage1-base/3", folder=stored.folder))
     with pytest.raises(ConfigError, match=r"holds no record .* cifarlib sweep"):
         verify.sample(open_tiny(tmp_path / "empty"), 3, seed=0)
+
+
+def test_the_recorded_seeds_of_a_condition_are_verified_and_damage_is_said(
+    tmp_path, made_up, capsys
+):
+    store = tiny_store(tmp_path)
+    seeds = [f"seeds=[{GOOD}, 42]"]
+    recorded, other = name(NAMES[0], folder=tmp_path, overrides=seeds)
+    store.write(make_record(recorded))
+    options = ["--out", str(tmp_path), *SET_TINY, "--set", *seeds, "--device", "cpu"]
+    store.run_path(other.run_id).write_text("{")
+    assert cli.main(["verify", *options, "--run", NAMES[0]]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1] == "1 runs trained again: 1 identical"
+    assert f"{store.run_path(other.run_id)} is truncated" in told.err.splitlines()[0]
+
+
+def test_a_temporary_folder_without_room_is_no_matter_of_out(stored, monkeypatch):
+    def fill(conditions, store, **_):
+        raise RecordError(f"{store.folder} cannot be written; name another place with --out")
+
+    monkeypatch.setattr(verify, "sweep", fill)
+    results = open_tiny(stored.folder)
+    with pytest.raises(RunError, match="name another place with TMPDIR"):
+        verify.verify(results, name(NAMES[0], folder=stored.folder))
+    monkeypatch.setattr(verify.tempfile, "tempdir", str(stored.folder / "nowhere"))
+    with pytest.raises(RunError, match=r"no temporary folder can be made \(No such file.*TMPDIR"):
+        verify.verify(results, name(NAMES[0], folder=stored.folder))
 
 
 def test_equal_records_are_identical_and_the_store_is_left_alone(stored, made_up, capsys):

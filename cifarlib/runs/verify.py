@@ -12,17 +12,18 @@ differences stay below,
   training a seed is worth more than this, at the paper's budget less.
 """
 
+import contextlib
 import random
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from cifarlib.config import RunConfig, flatten
-from cifarlib.errors import ConfigError, RunError
+from cifarlib.errors import CifarlibError, ConfigError, RunError
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import Provenance, RunRecord
 from cifarlib.runs.store import RecordStore, write_atomically
@@ -83,22 +84,21 @@ def verify(
 ) -> list[Checked]:
     """Train recorded conditions again, in a folder that is removed, and compare the results.
 
-    Each is trained with as many threads as its record tells of. With ``keep_weights`` the weights
+    Each is trained with as many threads as its record tells of; of a condition's seeds those that
+    are recorded. With ``keep_weights`` the weights
     of those that come out identical, which are the recorded runs' own, are kept beside the records.
     Raises ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
     trained here.
     """
-    unique = {condition.run_id: condition for condition in conditions}
+    unique = {c.run_id: c for c in conditions if c.run_id in results.every_record}
+    recorded = {condition.name for condition in unique.values()}
+    if lacking := [c.name for c in conditions if c.name not in recorded]:
+        raise ConfigError(f"{lacking[0]} is not recorded in {results.store.runs}; name one that is")
     by_threads: dict[int, list[Condition]] = {}
     for run, condition in unique.items():
-        if run not in results.every_record:
-            raise ConfigError(
-                f"{condition.name} is not recorded in {results.store.runs}; name one that is"
-            )
         threads = results.every_record[run].provenance.threads
         by_threads.setdefault(threads, []).append(condition)
-    with tempfile.TemporaryDirectory(prefix="cifarlib-verify-") as folder:
-        store = RecordStore(Path(folder))
+    with _temporary_store() as store:
         for known in (results.data, results.network):
             if known is not None:
                 store.write(known)  # to describe them again takes longer than many a run
@@ -131,6 +131,25 @@ def verify(
     if not trained:
         raise RunError(f"no run could be trained again: {checked[0].name}: {checked[0].reason}")
     return checked
+
+
+@contextlib.contextmanager
+def _temporary_store() -> Iterator[RecordStore]:
+    """A build folder that is removed; ``RunError`` where there is no room for it."""
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="cifarlib-verify-")
+    except OSError as error:
+        raise RunError(
+            f"no temporary folder can be made ({error.strerror}); make room or name another place "
+            "with TMPDIR"
+        ) from error
+    with temporary as folder:
+        try:
+            yield RecordStore(Path(folder))
+        except CifarlibError as error:
+            if folder not in str(error):
+                raise
+            raise RunError(str(error).replace("--out", "TMPDIR")) from error
 
 
 def compare(condition: Condition, results: Results, trained: RunRecord) -> Checked:
