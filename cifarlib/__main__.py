@@ -2,7 +2,15 @@
 
 import sys
 
-from cifarlib.cli import main
+
+def main() -> int:
+    """The command; Ctrl-C while it is still being imported ends it without a trace, too."""
+    try:
+        from cifarlib import cli
+    except KeyboardInterrupt:
+        return 130
+    return cli.main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

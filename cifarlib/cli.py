@@ -1,7 +1,7 @@
 """The command line: a skin over library calls.
 
 Exit codes: 0 all well, 1 some run failed or something differs, 2 something that the user can mend,
-130 Ctrl-C.
+130 Ctrl-C, 141 work that was left undone when the reader of its output went.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import STARTED, __version__, extras, paths
-from cifarlib.checking import cut, parse_value
+from cifarlib.checking import cut, expand_folder, parse_value
 from cifarlib.config import DATASETS, ENGINE, RunConfig, flatten
 from cifarlib.errors import CifarlibError, ConfigError, UnavailableError
 from cifarlib.runs.results import Results, open_results
@@ -48,6 +48,9 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call one function, print; the exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who called us, as `>&-` does
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show ends no command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
@@ -57,8 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # the reader of our output is gone, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 0 if options.call in (_data, _merge, _diff, _status, _check_study, _why) else 141
     except KeyboardInterrupt:
         _tell("cifarlib: stopped; the same command goes on from here")
         return 130
@@ -85,10 +89,13 @@ def _tell(text: str) -> None:
 def _data(options: Options) -> int:
     from cifarlib import data
 
+    if options.root:
+        if not DATASETS[options.name].real:
+            raise ConfigError("--root is for CIFAR-10; the stand-in set is made in data/")
+        options.root = expand_folder(options.root, "--root ")
+        os.environ["CIFAR10_ROOT"] = str(options.root)
     if options.download:
         data.download(options.name, root=options.root)
-    if options.root:
-        os.environ["CIFAR10_ROOT"] = str(options.root)
     folder = data.find(options.name)
     train, test = data.load(options.name)
     mean, std = data.channel_statistics(train.images)
@@ -215,7 +222,7 @@ def _tell_weights(results: Results, conditions: list[Condition]) -> None:
 def _verify(options: Options) -> int:
     from cifarlib.runs import verify
 
-    results = _open(options)
+    results = _open_and_tell(options)
     chosen = [condition for text in options.run for condition in _find(results, text)]
     if not chosen or options.sample:
         chosen += verify.sample(results, options.sample or 3, options.seed)
@@ -375,17 +382,19 @@ def _check_study(options: Options) -> int:
     from cifarlib.runs.progress import duration, learn_prices
 
     results = _open(options)
+    state = results.store.state
     prices = learn_prices(results.every_record.values(), results.store)
     for stage in results.study.stages:
         print(f"{stage}: {results.title(stage)}")
         for condition in {c.run_id: c for c in results.conditions if c.stage == stage}.values():
             done = "recorded" if condition.run_id in results.every_record else ""
-            cost = done or f"about {duration(prices.seconds(condition.config))}"
+            left = prices.left({condition.run_id: condition.config}, state)
+            cost = done or f"about {duration(left)}"
             print(f"  {condition.name}, seed {condition.config.seed}: {cost}")
     runs = {c.run_id: c.config for c in results.conditions}
-    missing = [config for name, config in runs.items() if name not in results.every_record]
-    left = duration(sum(map(prices.seconds, missing)))
-    print(f"{len(runs)} runs, {len(missing)} of them to train: about {left}")
+    missing = {name: c for name, c in runs.items() if name not in results.every_record}
+    left = prices.left(missing, state)
+    print(f"{len(runs)} runs, {len(missing)} of them to train: about {duration(left)}")
     return 0
 
 
@@ -457,6 +466,12 @@ def _find(results: Results, text: str) -> list[Condition]:
         raise ConfigError(
             f"the study has no condition {text!r} at this scale; name one like stage1-daa1/13 or "
             "stage2-dropout/9,dropout=0.5, or a run id"
+        )
+    runs = {c.run_id: f"{c.run_id} ({c.name}, seed {c.config.seed})" for c in reversed(by_id)}
+    if not by_name and len(runs) > 1:
+        raise ConfigError(
+            f"{text!r} begins the ids of {len(runs)} runs: {', '.join(runs.values())}; "
+            "write more of one"
         )
     return by_name or by_id[:1]
 
@@ -555,7 +570,7 @@ def _parser() -> argparse.ArgumentParser:
     option = add("data", _data, "find, check or download a data set", "cifarlib data --download")
     option("--download", action="store_true", help="fetch it if it is missing")
     option("--name", default="cifar10", choices=tuple(DATASETS))
-    option("--root", type=Path, metavar="DIR", help="folder to look in (data/)")
+    option("--root", metavar="DIR", help="folder to look in (data/)")
 
     example = "cifarlib run stage1-daa1/13 --scale lite"
     local = {"workers": 1, "budget": None, "executor": "local", "address": None}

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from conftest import GOOD, SET_TINY, make_record, tiny_conditions, tiny_store
 
 from cifarlib import __version__, cli, data, paths
 from cifarlib.config import DATASETS, ENGINE, run_id
+from cifarlib.errors import ConfigError
 from cifarlib.runs.store import RecordStore
 
 COMMANDS = (
@@ -215,14 +217,39 @@ def test_outside_a_checkout_it_is_said_what_to_do(tmp_path):
 
 
 @pytest.mark.integration
-def test_a_closed_pipe_is_no_error():
+@pytest.mark.parametrize(("name", "code"), [("status", 0), ("sweep", 141)])
+def test_a_closed_pipe_is_an_error_of_what_trains_alone(name, code, tmp_path):
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "cifarlib.cli", "status"]
+    command = [sys.executable, "-m", "cifarlib", name, "--out", str(tmp_path), *SET_TINY]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(command, stdout=write, stderr=write, env=environment)
     os.close(write)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == code
+
+
+@pytest.mark.integration
+def test_closed_streams_are_no_error(tmp_path):
+    command = [sys.executable, "-m", "cifarlib", "status", "--out", str(tmp_path)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *command])
+    assert done.returncode == 0
+
+
+def test_the_beginning_of_several_run_ids_names_them():
+    one, other = tiny_conditions("stage1-base/1", "stage1-base/2")
+    known = [replace(one, run_id="abcd1"), replace(other, run_id="abcd2")]
+    results = SimpleNamespace(known=known)
+    assert cli._find(results, "abcd2") == known[1:]
+    with pytest.raises(ConfigError, match=r"abcd2 \(.*/2, seed 42\), abcd1 \(.*; write more of"):
+        cli._find(results, "abcd")
+
+
+def test_a_root_of_data_is_expanded_and_of_cifar10_only(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CIFAR10_ROOT", "")
+    monkeypatch.setattr(paths, "DATA", tmp_path / "data")
+    assert f"was not found at {tmp_path}/mine or " in refused("data", "--root=~/mine")
+    assert "--root is for CIFAR-10" in refused("data", "--name", "synthetic", "--root=~/mine")
 
 
 # ---------------------------------------------------------------------------------------------
