@@ -1,7 +1,7 @@
 """The command line: a skin over library calls.
 
 Exit codes: 0 all well, 1 some run failed or something differs, 2 something that the user can mend,
-130 Ctrl-C, 141 work that was left undone when the reader of its output went.
+130 Ctrl-C, 141 the reader of the output went before a command that makes something had ended.
 """
 
 import argparse
@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, call one function, print; the exit code."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who called us, as `>&-` does
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+            os.set_inheritable(nowhere.fileno(), True)  # lest a worker's file gets its number
+            setattr(sys, name, nowhere)
     for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show ends no command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")

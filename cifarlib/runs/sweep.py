@@ -45,9 +45,9 @@ def sweep(
     ``keep_weights`` the weights of every run that is trained are kept
     (``RecordStore.weights_path``). ``datasets`` are described, too.
     A damaged record is set aside and its run trained again; one that cannot be read at this moment
-    ends the sweep. A run that another sweep is training
-    is waited for. Raises ``CifarlibError`` where nothing can go on (no data, disk full) and
-    ``KeyboardInterrupt`` on Ctrl-C, in both cases with every finished record in place.
+    ends the sweep. A run that another sweep is training is waited for. Raises ``CifarlibError``
+    where nothing can go on (no data, disk full) and ``KeyboardInterrupt`` on Ctrl-C, in both cases
+    with every finished record in place.
     """
     provenance.commit()  # what it finds wrong is said here, not by every worker
     jobs, records = _take_stock(conditions, store, keep_weights, datasets)

@@ -85,8 +85,8 @@ def verify(
     """Train recorded conditions again, in a folder that is removed, and compare the results.
 
     Each is trained with as many threads as its record tells of; of a condition's seeds those that
-    are recorded. With ``keep_weights`` the weights
-    of those that come out identical, which are the recorded runs' own, are kept beside the records.
+    are recorded. With ``keep_weights`` the weights of those that come out identical, which are the
+    recorded runs' own, are kept beside the records.
     Raises ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
     trained here.
     """
