@@ -11,6 +11,7 @@ from cifarlib.report import notebooks
 from cifarlib.runs import in_notebook, parameters
 from cifarlib.runs.display import Display
 from cifarlib.runs.locks import lock
+from cifarlib.runs.progress import Prices
 from cifarlib.runs.results import open_results
 from cifarlib.runs.worker import RunJob
 
@@ -111,7 +112,7 @@ def test_complete_shows_what_another_process_trains(results, capsys):
 def test_a_person_sees_a_bar_for_each_running_run(results, monkeypatch):
     monkeypatch.setattr("cifarlib.runs.display.is_watched", lambda: True)
     jobs = [RunJob(c.run_id, c.name, c.config) for c in results.select(LONG)]
-    shown = Display(jobs, 0, in_notebook.Prices(), 2, 1.0, results.store.state)
+    shown = Display(jobs, 0, Prices(), 2, 1.0, results.store.state)
     shown.advance(jobs[0], 20)
     shown.epoch(jobs[0], 1, 31.25)
     (bar,) = shown.bars.values()

@@ -51,7 +51,7 @@ from cifarlib.errors import CifarlibError
 from cifarlib.runs import checkpoints, describe, executors, locks, sweep, worker
 from cifarlib.runs.budget import BORDER, Budget
 from cifarlib.runs.executors import LANES, Outcome
-from cifarlib.runs.progress import checkpoint_epoch, parse_budget
+from cifarlib.runs.progress import Prices, checkpoint_epoch, parse_budget
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import SAFETY, Checkpointer, OutOfTimeError, RunJob, Settings
 from cifarlib.study import Condition, expand, load_scale, load_study
@@ -295,7 +295,8 @@ def as_jobs(*names: str, **settings) -> list[RunJob]:
 def make_budget(folder: Path, seconds: float | None, checkpoints: bool = True) -> Budget:
     """A budget of some seconds up to the last border, on a machine where every epoch takes 10."""
     deadline = None if seconds is None else time.monotonic() + BORDER + seconds
-    prices = SimpleNamespace(seconds=lambda config: 10.0 / SAFETY * config.epochs)
+    prices = Prices()
+    prices.seconds = lambda config: 10.0 / SAFETY * config.epochs
     return Budget(deadline, RecordStore(folder), prices, 1, checkpoints)
 
 
