@@ -105,9 +105,7 @@ def test_no_epoch_leaves_a_batch_of_one_image(conditions):
     content = config.model_dump() | {"resize": small.model_dump(), "batch_size": 49, "epochs": 3}
     content["data"] = config.data.model_dump() | {"train_size": 100}
     RunConfig.model_validate(content)
-    with pytest.raises(
-        ValueError, match="50 training images in batches of 49"
-    ):
+    with pytest.raises(ValueError, match="50 training images in batches of 49"):
         RunConfig.model_validate(content | {"progressive_dropping": 0.5})
     assert steps_by_epoch(RunConfig.model_validate(content), 100) == [3, 3, 3]
     dropping = content | {"progressive_dropping": 0.5, "batch_size": 32}
