@@ -67,7 +67,10 @@ def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):
     ("verdict", "names"),
     [
         ("refuted", ["swapped-split", "whole-images", "differences", "depth-ratio"]),
-        ("undecidable", ["interpolation", "step-gain", "dropout-settings", "deep-networks"]),
+        (
+            "undecidable",
+            ["interpolation", "step-gain", "dropout-settings", "deep-networks", "shorter-training"],
+        ),
     ],
 )
 def test_audit_verdicts_other_than_confirmed(shown, verdict, names):

@@ -33,7 +33,7 @@ def soup(report):
 def cells(soup, table):
     """Rows of a table's cells, as text."""
     body = soup.find(id=f"table-{table}").find("tbody")
-    return [[cell.get_text() for cell in row.find_all("td")] for row in body.find_all("tr")]
+    return [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in body.find_all("tr")]
 
 
 def test_every_table_and_figure_is_there_once(soup):

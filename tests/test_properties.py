@@ -78,7 +78,7 @@ def make_consistent(content: dict[str, Any]) -> dict[str, Any]:
     if model["name"] == "residual":
         model["initialization"] = "kaiming"
     else:
-        content["dropout"] = 0.0
+        content |= {"dropout": 0.0, "progressive_dropping": 0.0}
         model |= {"last_layer_scale": 1.0, "branch_scale": 1.0, "whitening": None}
         model |= {"partial_identity": False}
     images, batch = chosen["train_size"], content["batch_size"]
