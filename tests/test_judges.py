@@ -92,6 +92,8 @@ def test_best_beats_every_other_one():
     assert judges.best(scores | {2: math.nan}, 26, NOISE).verdict == "pending"
     assert judges.best(scores, 1, NOISE, smallest=True).verdict == "held"
     assert "run 26: 80.0 %; run 1: 70.0 %" in judges.best(scores, 1, NOISE).ours
+    assert f"{NOISE.sd:.2f} points" in judges.best(scores, 1, NOISE).reason
+    assert f"{NOISE.sd:.2f} doublings" in judges.best(scores, 1, NOISE, unit=" doublings").reason
 
 
 def test_best_uses_the_seeds_there_are():
@@ -125,7 +127,9 @@ def test_all_above_shows_the_pair_that_decides():
     found = judges.all_above(noisy, ["a"], ["b", "c"])
     assert found.verdict == "not distinguishable"
     assert found.ours == "a less c: +3.0 points"
-    assert found.reason == "Of 2 differences the one least in favour; 4 runs."
+    assert found.reason == (
+        "Of 2 differences, corrected for as many, the one least in favour; 4 runs."
+    )
     noisy["c"] -= 4  # now less than b in the mean, and still not clearly below a
     assert judges.all_above(noisy, ["a"], ["b", "c"]).ours == "a less c: +7.0 points"
 

@@ -233,8 +233,9 @@ def best(
         ]
     )
     verdict, p = _decide(above)
+    width = " points" if unit == " %" else unit
     ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
-    reason = f"{place}; {say_count(ties, 'other')} cannot be told from it {noise.say()}."
+    reason = f"{place}; {say_count(ties, 'other')} cannot be told from it {noise.say(width)}."
     n = min(map(len, values.values()))
     return Judgement(verdict, ours, p=p, n=n, reason=_capital(reason))
 
@@ -261,7 +262,8 @@ def all_above(
     verdict, p = _decide(more)
     interval = found[least].interval()
     words = interval.say(sign=True) if interval else ""
-    reason = f"Of {len(found)} differences the one least in favour; {found[least].say()}."
+    least_of = f"Of {len(found)} differences, corrected for as many, the one least in favour"
+    reason = f"{least_of}; {found[least].say()}."
     return Judgement(verdict, ours, words, p, len(table), reason)
 
 

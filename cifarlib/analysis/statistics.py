@@ -133,10 +133,10 @@ class Noise:
         found = estimate([difference], "pairs of runs")
         return replace(found, error=math.sqrt(2) * self.sd, df=self.df, by=self.say())
 
-    def say(self) -> str:
+    def say(self, unit: str = " points") -> str:
         """In words: “by the noise of 20 seeds, 0.39 points”."""
         seeds = f"{self.df + self.settings} seeds{self.where}"
-        return f"by the noise of {seeds}, {self.sd:.2f} points"
+        return f"by the noise of {seeds}, {self.sd:.2f}{unit}"
 
 
 def noise_floor(
