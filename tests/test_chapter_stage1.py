@@ -1,15 +1,12 @@
 """The chapter on stage 1, executed on made-up records of which one diverged."""
 
-import json
-
 import numpy as np
 import pytest
 from chapters import run_chapter
-from conftest import make_data_record, make_record
+from conftest import make_data_record, make_record, rewrite
 
-from cifarlib.runs import store as files
 from cifarlib.runs.results import open_results
-from cifarlib.runs.store import RecordStore, encode
+from cifarlib.runs.store import RecordStore
 
 pytestmark = pytest.mark.integration
 
@@ -27,12 +24,12 @@ def executed(tmp_path_factory):
     for condition in results.select(*STAGES):
         store.write(make_record(condition))
     lost = results.find("stage1-daa1", 1)
-    content = json.loads(encode(make_record(lost)))
-    del content["digest"]
-    content["result"]["history"]["training_loss"][-1] = None
-    content["result"]["diverged"] = True
-    content["digest"] = files._digest(content)
-    store.run_path(lost.run_id).write_text(json.dumps(content))
+
+    def diverge(content):
+        content["result"]["history"]["training_loss"][-1] = None
+        content["result"]["diverged"] = True
+
+    rewrite(store, make_record(lost), diverge)
     shown, _ = run_chapter("02_stage1.ipynb", scale="smoke", overrides=CIFAR10, build=str(folder))
     claims = {content["id"]: content for content in shown if content["kind"] == "claim"}
     return open_results("smoke", CIFAR10, folder), claims

@@ -12,6 +12,7 @@ from conftest import (
     make_data_record,
     make_network_record,
     make_record,
+    rewrite,
     tiny_conditions,
 )
 
@@ -40,18 +41,6 @@ def record(conditions):
 @pytest.fixture
 def store(tmp_path):
     return RecordStore(tmp_path / "build")
-
-
-def rewrite(store, record, change):
-    """Let a record be changed in its file by someone who puts the digest right, too."""
-    content = json.loads(encode(record))
-    del content["digest"]
-    change(content)
-    content["digest"] = files._digest(content)
-    path = store.run_path(record.run_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
 
 
 # ---------------------------------------------------------------------------------------------
