@@ -50,10 +50,10 @@ from cifarlib.errors import ConfigError
 from cifarlib.paper.tables import read_conditions
 
 
-def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if (twice := _first_twice(seeds)) is not None:
-        raise ValueError(f"the seed {twice} stands there twice; name each seed once")
-    return seeds
+def _distinct(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if (twice := _first_twice(numbers)) is not None:
+        raise ValueError(f"{twice} stands there twice; name each once")
+    return numbers
 
 
 def _first_twice(values: typing.Iterable[Any]) -> str | None:
@@ -81,7 +81,7 @@ class Reference(Strict):
     """
 
     stage: str
-    runs: tuple[int, ...] = Field(min_length=1)
+    runs: Annotated[tuple[int, ...], Field(min_length=1), pydantic.AfterValidator(_distinct)]
 
 
 class Stage(Strict):

@@ -207,14 +207,19 @@ def test_a_study_past_the_paper_has_none_of_its_conditions(scale):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_a_seed_twice_is_refused(tmp_path):
+def test_a_seed_or_a_run_twice_is_refused(tmp_path):
     def repeat(content):
         content["stages"]["stage1-long"]["seeds"] = [1, 1]
 
-    with pytest.raises(ConfigError, match=r"at seeds: the seed 42 stands there twice; name each"):
+    def repeat_run(content):
+        content["stages"]["stage1-long"]["from"]["runs"] = [9, 13, 9]
+
+    with pytest.raises(ConfigError, match=r"at seeds: 42 stands there twice; name each once"):
         load_scale("smoke", ["seeds=[42, 43, 42]"])
-    with pytest.raises(ConfigError, match=r"stages.stage1-long.seeds: the seed 1 stands there"):
+    with pytest.raises(ConfigError, match=r"stages.stage1-long.seeds: 1 stands there twice"):
         load_study(write(tmp_path, repeat))
+    with pytest.raises(ConfigError, match=r"stages.stage1-long.from.runs: 9 stands there twice"):
+        load_study(write(tmp_path, repeat_run))
 
 
 STAGE = """
