@@ -80,7 +80,7 @@ def test_an_empty_chapter_past_the_paper_is_pending(tmp_path):
 
 
 def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path):
-    _, shown, said, _ = execute(tmp_path, 0.5)
+    results, shown, said, _ = execute(tmp_path, 0.5)
     texts = [*said, *(c["note"] for c in shown.values() if "note" in c)]
     texts += [
         text for c in shown.values() if c["kind"] == "table" for row in c["rows"] for text in row
@@ -90,6 +90,12 @@ def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path
     assert all(c["alt"] for c in figures.values())
     pending = [name for name, c in figures.items() if not c["drawn"]]
     assert pending == ["figure X4", "figure X4b"]  # of searches, none of which is whole
+    eight = [c for c in results.select("recipe-whole") if c.settings["label"] == "8 epochs"]
+    records = [results.records[c.run_id] for c in eight if c.run_id in results.records]
+    assert 0 < len(records) < len(eight)
+    reached = ", ".join(f"{record.accuracy('test'):.2f}" for record in records)
+    assert f"the same network reaches {reached} % in" in shown["answer-5"]["text"]
+    assert f"({len(records)} of {len(eight)} seeds so far)" in shown["answer-5"]["text"]
 
 
 def test_rows_of_the_recipe_name_what_was_trained(full):
