@@ -49,10 +49,10 @@ def show_table(number="IV", rows=3, **columns):
     )
 
 
-def show_figure(alt="A line that rises"):
-    figure, axis = plt.subplots(figsize=(3, 2))
+def show_figure(alt="A line that rises", number="5", height=2):
+    figure, axis = plt.subplots(figsize=(3, height))
     axis.plot([1, 2])
-    return show.figure(figure, "5", "A figure", alt=alt)
+    return show.figure(figure, number, "A figure", alt=alt)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,19 @@ def test_a_long_table_goes_on_with_its_head_on_the_next_page():
     pages = [p.extract_text() for p in read(set_pdf("# One", shown(show_table(rows=100)))).pages]
     assert len(pages) > 1
     assert all("Run Test" in " ".join(page.split()) for page in pages)
+
+
+def test_none_stands_above_its_predecessor():
+    # A high one goes to the foot of its page; the next one would have room above it.
+    tables = [shown(show_table(number, rows)) for number, rows in (("IV", 15), ("V", 2), ("VI", 2))]
+    figures = [shown(show_figure(number=f"{n}", height=5 if n == 1 else 1)) for n in (1, 2, 3)]
+    for items in (tables, figures):
+        cells = [cell for item in items for cell in (SENTENCE, item)]
+        pages = read(set_pdf("# One", *cells)).pages
+        said = "\n".join(page.extract_text(extraction_mode="layout") for page in pages)
+        numbers = [item.outputs[0].data["text/plain"].split(":")[0] for item in items]
+        places = [said.index(f"{number}.") for number in numbers]
+        assert places == sorted(places)
 
 
 def test_a_figure_is_a_vector_drawing_with_its_alternative_text():

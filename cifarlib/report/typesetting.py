@@ -64,6 +64,12 @@ def typeset(notebook: "NotebookNode", front: dict[str, Any]) -> bytes:
         for piece, markup in zip(chosen, translate(format, chosen), strict=True):
             keep = functools.partial(_keep_picture, piece=piece, files=files)
             piece.markup = PICTURE.sub(keep, markup)
+    for kind in ("table", "figure"):
+        after = None  # the number of the table or figure before this one
+        for piece in pieces:
+            if piece.kind == kind:
+                piece.content = piece.content | {"after": after}
+                after = piece.content["number"]
     source, places = _compose(pieces, front)
     content = {"front": front, "pieces": [piece.content for piece in pieces]}
     return compile_pdf(source, files, content, places)
