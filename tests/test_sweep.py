@@ -48,10 +48,20 @@ from cifarlib import cli, data
 from cifarlib.config import DATASETS
 from cifarlib.data import Images
 from cifarlib.errors import CifarlibError
-from cifarlib.runs import checkpoints, describe, executors, locks, sweep, worker
+from cifarlib.runs import (
+    checkpoints,
+    describe,
+    executors,
+    locks,
+    provenance,
+    sweep,
+    verify,
+    worker,
+)
 from cifarlib.runs.budget import BORDER, Budget
 from cifarlib.runs.executors import LANES, Outcome
 from cifarlib.runs.progress import Prices, checkpoint_epoch, parse_budget
+from cifarlib.runs.provenance import of_this_process
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import SAFETY, Checkpointer, OutOfTimeError, RunJob, Settings
 from cifarlib.study import Condition, expand, load_scale, load_study
@@ -361,8 +371,34 @@ def test_a_run_made_in_slices_equals_one_made_at_once(swept, tmp_path, condition
         assert checkpoint_epoch(store.state / f"{condition.run_id}.pt") == epoch
     record = worker.train(*arguments)
     assert record.result == swept[0].read_run(condition.run_id).result
-    assert record.provenance.resumed == 2
+    assert (record.provenance.resumed, record.provenance.changes) == (2, ())
     assert list(store.state.iterdir()) == []
+
+
+def test_a_record_says_what_changed_between_its_parts(tmp_path, conditions, monkeypatch):
+    """Threads, processor or versions: such a run cannot be made again to the bit."""
+    store, condition = tiny_store(tmp_path), conditions[2]
+    path = store.state / f"{condition.run_id}.pt"
+    state = None
+    for threads in (1, 2):
+        settings = Settings("cpu", threads, None, time.monotonic())
+        with pytest.raises(worker.OutOfTimeError):
+            worker.train(condition.config, store, settings, lambda _: None)
+        state = state or checkpoints.read_checkpoint(path, store, pytest.fail)
+    monkeypatch.setattr(provenance, "processor", lambda: "another")
+    settings = replace(settings, deadline=None)
+    record = worker.train(condition.config, store, settings, lambda _: None)
+    threads, device = record.provenance.changes
+    assert threads == "from epoch 2: 2 instead of 1 threads"
+    assert device.startswith("from epoch 3: trained on another instead of ")
+    assert verify.differing_origins(record.provenance, record.provenance) == [
+        f"it was made in parts, {change}" for change in (threads, device)
+    ]
+    del state["provenance"]  # as in checkpoints of earlier versions
+    store.run_path(condition.run_id).unlink()
+    checkpoints.write_checkpoint(path, state)
+    record = worker.train(condition.config, store, settings, lambda _: None)
+    assert record.provenance.changes == ("until epoch 1: on a machine that is not recorded",)
 
 
 def test_a_deadline_stops_no_run_without_checkpoints(tmp_path, conditions):
@@ -433,7 +469,8 @@ def test_loading_the_data_is_not_taken_for_time_of_an_epoch(tmp_path):
         deadline = time.monotonic() + left
         settings = Settings("cpu", 1, None, deadline)
         told = []
-        after = Checkpointer(tmp_path / "run.pt", condition.config, settings, told.append)
+        path, made_by = tmp_path / "run.pt", of_this_process("cpu", 1)
+        after = Checkpointer(path, condition.config, settings, told.append, made_by)
         after.began -= 60.0
         with pytest.raises(OutOfTimeError) if late else contextlib.nullcontext():
             after(state)

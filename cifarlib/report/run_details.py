@@ -222,6 +222,7 @@ def _describe_origin(record: RunRecord) -> str:
     ]
     if origin.resumed:
         words.append(f"taken up again {say_count(origin.resumed, 'time')}")
+    words += origin.changes
     return "; ".join(words)
 
 

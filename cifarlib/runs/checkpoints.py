@@ -9,6 +9,7 @@ from typing import Any
 
 from cifarlib.checking import read_bytes
 from cifarlib.runs.progress import DIGEST_BYTES, EPOCH_BYTES
+from cifarlib.runs.schema import Provenance
 from cifarlib.runs.store import RecordStore, unreadable, write_atomically
 
 SALT = b"checkpoint 2"  # of the digest
@@ -66,6 +67,8 @@ def _unpack_state(raw: bytes, name: str) -> dict[str, Any]:
         buffer = io.BytesIO(content[EPOCH_BYTES:])
         state = torch.load(buffer, map_location="cpu", weights_only=True)
         owner = state.pop("run_id", name)  # checkpoints of earlier versions do not say
+        if "provenance" in state:
+            state["provenance"] = Provenance.model_validate(state["provenance"])
     except MemoryError:
         raise
     except Exception as error:  # whoever wrote this gave it a digest, and torch may raise anything

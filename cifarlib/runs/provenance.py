@@ -109,6 +109,23 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def differences(before: Provenance, after: Provenance) -> list[str]:
+    """In what decides the bits of a run on the processor two origins differ; a clause for each."""
+    apart = []
+    if before.device != after.device:
+        apart.append(f"trained on {after.device} instead of {before.device}")
+    if before.threads != after.threads:
+        apart.append(f"{after.threads} instead of {before.threads} threads")
+    for name in dict.fromkeys([*before.versions, *after.versions]):
+        if name == "scikit-learn":  # which only splits the images
+            continue
+        old, new = (origin.versions.get(name, "none") for origin in (before, after))
+        digits = 2 if name == "python" else None  # of which the last one decides nothing
+        if old.split(".")[:digits] != new.split(".")[:digits]:
+            apart.append(f"{name} {new} instead of {old}")
+    return apart
+
+
 def of_this_process(
     device_class: str, threads: int, device: str | None = None, **more: Any
 ) -> Provenance:

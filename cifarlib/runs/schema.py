@@ -224,6 +224,7 @@ class Provenance(Strict):
     threads: int = Field(ge=1)
     finished: str  # UTC
     resumed: int = 0  # times taken up again from a checkpoint
+    changes: tuple[str, ...] = ()  # of processor, threads or versions, from one part to the next
     execution: Literal["eager", "graph"] = "eager"  # step by step, or replayed CUDA graphs
     lanes: int = Field(default=1, ge=1)  # runs that shared the device when this one began
 

@@ -24,6 +24,7 @@ from typing import Literal, get_args
 
 from cifarlib.config import RunConfig, flatten
 from cifarlib.errors import CifarlibError, ConfigError, RunError
+from cifarlib.runs.provenance import differences
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import Provenance, RunRecord
 from cifarlib.runs.store import RecordStore, write_atomically
@@ -179,17 +180,8 @@ def differing_origins(stored: Provenance, trained: Provenance) -> list[str]:
     apart = []
     if {stored.device_class, trained.device_class} != {"cpu"}:
         apart.append("a GPU orders its sums anew each time")
-    if stored.device != trained.device:
-        apart.append(f"trained on {trained.device} instead of {stored.device}")
-    if stored.threads != trained.threads:
-        apart.append(f"{trained.threads} instead of {stored.threads} threads")
-    names = dict.fromkeys([*stored.versions, *trained.versions])
-    for name in (name for name in names if name != "scikit-learn"):  # which only splits the images
-        old, new = (origin.versions.get(name, "none") for origin in (stored, trained))
-        digits = 2 if name == "python" else None  # of which the last one decides nothing
-        if old.split(".")[:digits] != new.split(".")[:digits]:
-            apart.append(f"{name} {new} instead of {old}")
-    return apart
+    apart += [f"it was made in parts, {change}" for change in stored.changes]
+    return apart + differences(stored, trained)
 
 
 def first_difference(stored: RunRecord, trained: RunRecord) -> str:

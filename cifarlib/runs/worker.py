@@ -22,7 +22,7 @@ from cifarlib.errors import CifarlibError, UnavailableError
 from cifarlib.runs import provenance
 from cifarlib.runs.checkpoints import Aside, read_checkpoint, write_checkpoint
 from cifarlib.runs.locks import lock
-from cifarlib.runs.schema import DataRecord, NetworkRecord, RunRecord, to_record
+from cifarlib.runs.schema import DataRecord, NetworkRecord, Provenance, RunRecord, to_record
 from cifarlib.runs.store import RecordStore, remove_leftovers
 
 LEAST_WORK = 5.0  # s of training that are worth a checkpoint
@@ -203,9 +203,14 @@ class Checkpointer:
     """
 
     def __init__(
-        self, path: Path, config: RunConfig, settings: Settings, tell: Callable[[Message], Any]
+        self,
+        path: Path,
+        config: RunConfig,
+        settings: Settings,
+        tell: Callable[[Message], Any],
+        made_by: Provenance,
     ):
-        self.path, self.config, self.tell = path, config, tell
+        self.path, self.config, self.tell, self.made_by = path, config, tell, made_by
         self.every, self.deadline = settings.checkpoint_every, settings.deadline
         self.aside: Aside = contextlib.nullcontext
         self.saved = self.began = time.monotonic()
@@ -228,6 +233,7 @@ class Checkpointer:
         else:
             due = self.every > 0 and epoch % self.every == 0
         if late or due:
+            state = state | {"provenance": self.made_by.model_dump()}
             write_checkpoint(self.path, state, self.aside)
             self.tell(Message("checkpoint", epoch=epoch))
             self.saved = time.monotonic()
@@ -266,8 +272,15 @@ def train(
     checkpoint = store.state / f"{name}.pt"
     for path in (checkpoint, store.run_path(name), store.weights_path(name)):
         remove_leftovers(path)
+    made_by = provenance.of_this_process(
+        device.type,
+        settings.threads,
+        torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    )
     state = read_checkpoint(checkpoint, store, lambda text: tell(Message("note", text=text)))
-    on_epoch = Checkpointer(checkpoint, config, settings, tell)
+    if state is not None:
+        made_by = _take_over(state, made_by)
+    on_epoch = Checkpointer(checkpoint, config, settings, tell, made_by)
     with _lane(config, device) as lane:
         if lane is not None:
             on_epoch.aside = lane.aside
@@ -283,21 +296,31 @@ def train(
                 begin=lane.begin if lane else None,
             )
     execution = lane.execution(config) if lane else "eager"
-    made_by = provenance.of_this_process(
-        device.type,
-        settings.threads,
-        torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        resumed=fitted.resumed,
-        execution=execution,
-        lanes=lane.together if lane and execution == "graph" else 1,  # else one epoch at a time
-    )
-    record = to_record(config, fitted, made_by)
+    last = {
+        "finished": provenance.now(),
+        "resumed": fitted.resumed,
+        "execution": execution,
+        "lanes": lane.together if lane and execution == "graph" else 1,  # else one epoch at a time
+    }
+    record = to_record(config, fitted, made_by.model_copy(update=last))
     if keep_weights:
         kept = KeptWeights(fitted.weights, inputs.mean, inputs.std)
         write_weights(store.weights_path(name), kept)
     store.write(record)
     store.clear_state(name)
     return record
+
+
+def _take_over(state: dict[str, Any], made_by: Provenance) -> Provenance:
+    """An origin with what changed on the way to it, by a checkpoint's state."""
+    before = state.pop("provenance", None)
+    epoch = len(state["history"]["learning_rate"])  # the next one
+    if before is None:  # a checkpoint of an earlier version
+        changes = (f"until epoch {epoch - 1}: on a machine that is not recorded",)
+    else:
+        apart = provenance.differences(before, made_by)
+        changes = before.changes + ((f"from epoch {epoch}: {', '.join(apart)}",) if apart else ())
+    return made_by.model_copy(update={"changes": changes})
 
 
 def _lane(config: RunConfig, device: Any) -> contextlib.AbstractContextManager[Any]:
