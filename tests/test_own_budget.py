@@ -62,3 +62,23 @@ def test_stand_in_images_and_the_papers_own_budget_have_no_other(tmp_path):
     for scale in ("smoke", "full"):
         results = open_results(scale, [], tmp_path / scale)
         assert results.own_budget is results
+
+
+@pytest.mark.parametrize(
+    ("recorded", "said"),
+    [
+        ([], "Whether the paper's accuracies come out again at its own budget is pending (0 of 8 "),
+        ([2, 14, 26], "At the paper's own budget test accuracies lie −"),
+    ],
+)
+def test_the_first_screen_says_how_far_the_papers_accuracies_come_out_again(
+    recorded, said, tmp_path
+):
+    full = open_results("full", [], tmp_path / "full")
+    for run in recorded:
+        full.store.write(make_record(full.find("stage1-base", run)))
+    shown, _ = run_chapter("06_claims.ipynb", scale="lite", build=str(tmp_path / "lite"))
+    answers = {content["id"]: content["text"] for content in shown if content["kind"] == "answer"}
+    assert answers["answer-6"].startswith(said)
+    if recorded:
+        assert answers["answer-6"].endswith("points from the paper's; 3 of 8 runs recorded so far.")
