@@ -154,42 +154,58 @@ def test_variance_explained_is_statsmodels_type_two():
     assert ours["share"].sum() == pytest.approx(100)
 
 
-def test_omega_difference_is_that_of_the_shares_without_noise():
-    frame = calibration.simulate_grid(
-        np.random.default_rng(1), {"learning_rate": 6, "batch_size": 3}
-    )
-    found = stats.omega_difference(
-        frame, "test_top1", "learning_rate", "batch_size", blocks=["weight_decay", "augmentation"]
-    )
-    omega = stats.variance_explained(frame, "test_top1", list(calibration.LEVELS))["omega"]
-    assert found.mean == pytest.approx(omega["learning_rate"] - omega["batch_size"], abs=1)
-    assert found.n == 4
+def test_runs_that_differ_in_weight_decay_alone_are_no_two_observations():
+    from scipy.stats import ttest_rel
+
+    grid = calibration.simulate_grid(np.random.default_rng(1), {"learning_rate": 0.2})
+    names = list(calibration.LEVELS)
+    others = [name for name in names if name != "weight_decay"]
+    found = stats.variance_explained(grid, "test_top1", names, "learning_rate:batch_size")
+    # between the pairs: the analysis of their means; within them: the paired t-test
+    means = grid.groupby(others, as_index=False)["test_top1"].mean()
+    between = stats.variance_explained(means, "test_top1", others, "learning_rate:batch_size")
+    same = [*others, "learning_rate:batch_size"]
+    assert found.loc[same, "p"].to_numpy() == pytest.approx(between.loc[same, "p"].to_numpy())
+    assert found.loc[same, "error_df"].tolist() == [32 - 1 - 3 - 3 - 1 - 9] * 4
+    pairs = grid.pivot(index=others, columns="weight_decay", values="test_top1")
+    assert found.loc["weight_decay", "p"] == pytest.approx(ttest_rel(pairs[0], pairs[1]).pvalue)
+    assert found.loc["weight_decay", "error_df"] == 31
+    assert set(found["n"]) == {32}
+
+
+def test_seeds_are_observations_of_their_own_and_a_run_without_partner_ends_the_pairs():
+    grid = calibration.simulate_grid(np.random.default_rng(1), {"learning_rate": 5})
+    names = list(calibration.LEVELS)
+    seeds = pd.concat([grid.assign(seed=42), grid.assign(seed=43)])
+    assert set(stats.variance_explained(seeds, "test_top1", names)["n"]) == {64}
+    assert set(stats.variance_explained(grid[1:], "test_top1", names)["n"]) == {63}
+
+
+def test_a_grid_that_its_factors_fill_leaves_nothing_to_tell_the_noise_from():
+    grid = calibration.simulate_grid(np.random.default_rng(1), {"learning_rate": 5})
+    grid = grid.query("augmentation == 0 and batch_size == 0")
+    shares = stats.variance_explained(grid, "test_top1", ["learning_rate", "weight_decay"])
+    assert shares["share"].sum() == pytest.approx(100)
+    assert np.isnan(shares.loc["learning_rate", "omega"])
+    assert stats.omega(shares, "learning_rate").interval() is None
+    assert stats.omega(shares, "weight_decay").df == 3
 
 
 def test_omega_is_the_share_without_noise_and_its_interval_covers_it():
-    random, hits = np.random.default_rng(2), 0
-    true = {"learning_rate": 5, "batch_size": 3}
-    share = 100 * 25 / (25 + 9 + calibration.NOISE**2)
+    random, hits, excess = np.random.default_rng(2), 0, 0
+    names, total = list(calibration.LEVELS), 25 + 9 + calibration.NOISE**2
     for _ in range(100):
-        grid = calibration.simulate_grid(random, true)
-        found = stats.omega(
-            grid, "test_top1", "learning_rate", blocks=["batch_size", "augmentation"]
-        )
-        hits += share in found.interval()
-    assert (found.n, found.df) == (8, 7)
-    shares = stats.variance_explained(grid, "test_top1", list(calibration.LEVELS))
-    assert found.mean == pytest.approx(shares["omega"]["learning_rate"], abs=1)
+        grid = calibration.simulate_grid(random, {"learning_rate": 5, "batch_size": 3})
+        shares = stats.variance_explained(grid, "test_top1", names)
+        found = stats.omega(shares, "learning_rate")
+        more = stats.omega(shares, "learning_rate", "batch_size")
+        hits += 100 * 25 / total in found.interval()
+        excess += 100 * (25 - 9) / total in more.interval()
+    assert (found.n, found.df) == (32, 24)
+    assert found.mean == shares["omega"]["learning_rate"]
+    assert more.mean == pytest.approx(found.mean - shares["omega"]["batch_size"])
     assert hits >= 90
-    few = stats.omega(grid, "test_top1", "learning_rate", blocks=["augmentation"])
-    assert few.interval() is None
-
-
-def test_omega_difference_needs_blocks():
-    frame = calibration.simulate_grid(np.random.default_rng(1), {})
-    found = stats.omega_difference(
-        frame, "test_top1", "learning_rate", "batch_size", blocks=["weight_decay"]
-    )
-    assert found.error is None
+    assert excess >= 90
 
 
 def test_means_have_half_of_students_interval():

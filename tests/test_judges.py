@@ -167,26 +167,23 @@ def test_explains_more_tells_a_large_share_from_a_small_one():
     grid = calibration.simulate_grid(
         np.random.default_rng(5), {"learning_rate": 9, "batch_size": 3}
     )
-    factors = list(calibration.LEVELS)
-    found = judges.explains_more(
-        grid, "test_top1", ["learning_rate"], ["batch_size", "weight_decay"], blocks=factors
-    )
-    assert found.verdict == "held"
-    found = judges.explains_more(
-        grid, "test_top1", ["weight_decay"], ["learning_rate"], blocks=factors
-    )
+    first, *rest = calibration.LEVELS
+    found = judges.explains_more(grid, "test_top1", [first], rest)
+    assert (found.verdict, found.n) == ("held", 32)
+    found = judges.explains_more(grid, "test_top1", rest, [first])
     assert found.verdict == "did not hold"
 
 
-def test_explains_more_needs_a_complete_grid_that_varies_in_blocks():
+def test_explains_more_needs_a_complete_grid_that_varies_and_leaves_noise():
     grid = calibration.simulate_grid(np.random.default_rng(5), {"learning_rate": 9})
-    arguments = "test_top1", ["learning_rate"], ["batch_size"]
-    few = judges.explains_more(grid, *arguments, blocks=[])
-    assert (few.verdict, few.reason[:14]) == ("not distinguishable", "Too few blocks")
+    first, *rest = calibration.LEVELS
+    full = grid.query("augmentation == 0 and batch_size == 0")
+    few = judges.explains_more(full, "test_top1", [first], ["weight_decay"])
+    assert (few.verdict, few.reason[:12]) == ("not distinguishable", "Too few runs")
     grid.loc[3, "test_top1"] = math.nan
-    assert judges.explains_more(grid, *arguments, blocks=["weight_decay"]).verdict == "pending"
+    assert judges.explains_more(grid, "test_top1", [first], rest).verdict == "pending"
     grid["test_top1"] = 10.0
-    assert judges.explains_more(grid, *arguments, blocks=["weight_decay"]).verdict == "not tested"
+    assert judges.explains_more(grid, "test_top1", [first], rest).verdict == "not tested"
 
 
 def test_effect_never_refutes_by_finding_nothing():

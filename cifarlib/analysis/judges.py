@@ -355,37 +355,23 @@ def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
 
 
 def explains_more(
-    grid: pd.DataFrame,
-    outcome: str,
-    above: Sequence[str],
-    below: Sequence[str],
-    *,
-    blocks: Sequence[str],
+    grid: pd.DataFrame, outcome: str, above: Sequence[str], below: Sequence[str]
 ) -> Judgement:
     """Each of some factors explains more of a grid's variance (ω²) than each of others.
 
-    ``blocks`` are columns, factors or the seed, of which each combination is an independent
-    observation; the two factors that are compared are left out of them. Held where every
-    difference of two ω² is above 0 (``statistics.omega_difference``), not where one is below 0 by
-    Holm's method.
+    Together they are the factors of the grid. Held where every difference of two ω² is above 0
+    (``statistics.omega``), not where one is below 0 by Holm's method.
     """
     grid = stats.ended(grid)
     if waiting := _wait_for_grid(grid, outcome):
         return waiting
-    runs = _runs(grid)
-    factors = list(dict.fromkeys([*above, *below, *(b for b in blocks if b != "seed")]))
+    runs, factors = _runs(grid), [*above, *below]
     shares = stats.variance_explained(grid, outcome, factors)
-    ours = stats.say_shares(shares, [*above, *below])
-    found = {
-        (one, other): stats.omega_difference(
-            grid, outcome, one, other, blocks=[b for b in blocks if b not in (one, other)]
-        )
-        for one in above
-        for other in below
-    }
+    ours = stats.say_shares(shares, factors)
+    found = {(a, b): stats.omega(shares, a, b) for a in above for b in below}
     n = min(estimate.n for estimate in found.values())
     if any(estimate.error is None for estimate in found.values()):
-        reason = f"Too few blocks ({n}) to tell the shares from noise."
+        reason = f"Too few runs ({n}) to tell the shares from noise."
         return Judgement("not distinguishable", ours, n=n, reason=reason, runs=runs)
     more = np.array([estimate.p_above(0) for estimate in found.values()])
     verdict, p = _decide(more)
@@ -397,7 +383,7 @@ def explains_more(
         interval.say(0, sign=True) if interval else "",
         p,
         n,
-        f"ω² of {one} less that of {other}, jackknife over {n} blocks.",
+        f"ω² of {one} less that of {other}; what no main effect explains counts as noise.",
         runs,
     )
 
@@ -417,7 +403,7 @@ def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) 
         f"ω² = {fixed(0)(found['omega'])} %",
         "",
         p,
-        len(grid),
+        int(found["n"]),
         f"F test beside {say_count(len(set(factors) - {term}), 'main effect')}: {say_p(p)}.",
         _runs(grid),
     )

@@ -393,6 +393,10 @@ def slope(x: Values, y: Values, of: str = "runs") -> Estimate:
 # ---------------------------------------------------------------------------------------------
 
 
+PAIRED = "weight_decay"
+"""Two runs that differ in it alone train almost the same network: no two observations."""
+
+
 def variance_explained(
     grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str = ""
 ) -> pd.DataFrame:
@@ -400,32 +404,60 @@ def variance_explained(
 
     Analysis of variance, type II, of main effects and, where ``term`` names two factors as “a:b”,
     their interaction; every factor is categorical. Rows are the factors, the term, and ``rest``;
-    columns ``sum_of_squares``, ``df``, ``share`` (η², in %), ``omega`` (ω², in %: the share less
-    what noise would explain), ``f`` and ``p``. With one run for each cell the rest holds
-    interactions and noise alike.
+    columns ``sum_of_squares``, ``df``, ``share`` (η², in %), ``n`` (independent values), ``error``
+    and ``error_df`` (the mean square that counts as noise, and its degrees of freedom), ``omega``
+    (ω², in %: the share less what noise would explain), ``f`` and ``p``. With one run for each cell
+    the rest holds interactions and noise alike.
+
+    Where ``PAIRED`` is a factor and every run has its partners, this is a split-plot design: that
+    factor is compared within the pairs, everything else between their means, each with a noise of
+    its own. NaN where nothing is left to tell the noise from.
     """
     from scipy import stats
 
-    outcomes = grid[outcome].to_numpy(float)
-    dummies = {name: _indicate(grid, name) for name in [*factors, *([term] if term else [])]}
-    residual, parameters = _fit(outcomes, dummies.values())
-    df_residual = len(grid) - parameters
-    error = residual / df_residual if df_residual else math.nan
-    rows = {}
-    for name in dummies:  # over all terms but those that contain it
-        others = [d for t, d in dummies.items() if not set(name.split(":")) <= set(t.split(":"))]
-        fits = _fit(outcomes, others), _fit(outcomes, [*others, dummies[name]])
-        rows[name] = {"sum_of_squares": fits[0][0] - fits[1][0], "df": fits[1][1] - fits[0][1]}
-    rows["rest"] = {"sum_of_squares": residual, "df": df_residual}
-    table = pd.DataFrame(rows).T.rename_axis(None)
+    terms = [*factors, *([term] if term else [])]
+    table, pairs = _decompose(grid, outcome, terms), _average_pairs(grid, outcome, factors)
     squares, df = table["sum_of_squares"], table["df"]
-    total = squares.sum()
+    total, pooled = squares.sum(), squares["rest"] / df["rest"]
     table["share"] = 100 * squares / total
-    table["omega"] = 100 * (squares - df * error) / (total + error)
-    table["f"] = squares / df / error
-    table["p"] = stats.f.sf(table["f"], df, df_residual)
+    table["n"], table["error"], table["error_df"] = len(pairs), squares["rest"], df["rest"]
+    if len(pairs) < len(grid):
+        within = np.array([PAIRED in name.split(":") for name in table.index])
+        rest = _decompose(pairs, outcome, table.index[~within].drop("rest")).loc["rest"]
+        noise = [rest["sum_of_squares"] * len(grid) / len(pairs), rest["df"]]
+        table.loc[within, ["error", "error_df"]] -= noise
+        table.loc[~within, ["error", "error_df"]] = noise
+    table["error"] = (table["error"] / table["error_df"]).where(table["error_df"] > 0)
+    table["omega"] = 100 * (squares - df * table["error"]) / (total + pooled)
+    table["f"] = squares / df / table["error"]
+    table["p"] = stats.f.sf(table["f"], df, table["error_df"])
     table.loc["rest", ["omega", "f", "p"]] = math.nan
     return table
+
+
+def _decompose(grid: pd.DataFrame, outcome: str, terms: Sequence[str]) -> pd.DataFrame:
+    """``sum_of_squares`` and ``df`` of each term beside those that lack it, and of ``rest``."""
+    outcomes = grid[outcome].to_numpy(float)
+    dummies = {name: _indicate(grid, name) for name in terms}
+    rows = {}
+    for name in dummies:
+        others = [d for t, d in dummies.items() if not set(name.split(":")) <= set(t.split(":"))]
+        fits = _fit(outcomes, others), _fit(outcomes, [*others, dummies[name]])
+        rows[name] = [fits[0][0] - fits[1][0], fits[1][1] - fits[0][1]]
+    residual, parameters = _fit(outcomes, dummies.values())
+    rows["rest"] = [residual, len(grid) - parameters]
+    return pd.DataFrame.from_dict(rows, "index", float, ["sum_of_squares", "df"])
+
+
+def _average_pairs(grid: pd.DataFrame, outcome: str, factors: Sequence[str]) -> pd.DataFrame:
+    """Means of the runs that differ in ``PAIRED`` alone, or the grid if some lack a partner."""
+    others = [name for name in (*factors, "seed") if name != PAIRED and name in grid]
+    if PAIRED not in factors or not others:
+        return grid
+    counts = grid.groupby([*others, PAIRED], dropna=False).size().unstack()
+    if counts.shape[1] < 2 or not (counts == counts.iloc[0, 0]).all(axis=None):
+        return grid
+    return grid.groupby(others, dropna=False, as_index=False)[outcome].mean()
 
 
 def say_shares(shares: pd.DataFrame, factors: Sequence[str]) -> str:
@@ -448,55 +480,27 @@ def _fit(outcomes: np.ndarray, columns: Iterable[np.ndarray]) -> tuple[float, in
     return float(((outcomes - design @ found) ** 2).sum()), int(rank)
 
 
-def omega(grid: pd.DataFrame, outcome: str, factor: str, *, blocks: Sequence[str]) -> Estimate:
-    """ω² of a factor over a grid in %, with a standard error from the grid's own blocks.
+def omega(shares: pd.DataFrame, factor: str, less: str = "") -> Estimate:
+    """ω² of a factor of a grid, or by how much it exceeds another's, in percentage points.
 
-    Each block, a combination of the columns ``blocks``, holds every level of the factor (further
-    columns are averaged). See ``omega_difference``; not estimable from fewer than three blocks.
+    ``shares`` are those of ``variance_explained``. The standard error is the delta method's: a sum
+    of squares has the variance 2σ⁴df + 4σ²·(what it holds beyond noise) of a noncentral χ²
+    distribution, and those of different factors are independent. Not estimable where no degree of
+    freedom is left for the noise.
     """
-    table = grid.pivot_table(outcome, list(blocks), factor).dropna()
-    cells = table.to_numpy() - table.to_numpy().mean(axis=1, keepdims=True)
-    return _compare_blocks(cells @ cells.T / cells.shape[1], grid[outcome])
-
-
-def omega_difference(
-    grid: pd.DataFrame,
-    outcome: str,
-    one: str,
-    other: str,
-    *,
-    blocks: Sequence[str],
-) -> Estimate:
-    """By how much the ω² of one factor of a grid exceeds another's, in percentage points.
-
-    Each block, a combination of the columns ``blocks``, holds a complete table of the two factors
-    (further columns are averaged). The effects' variances are estimated without noise from products
-    of different blocks; their difference has the standard error of a jackknife that leaves out one
-    block at a time. (A percentile bootstrap of as few blocks gives a false verdict in 10 to 30 %
-    of null cases, this in about 5 %.) Not estimable from fewer than three blocks.
-    """
-    table = grid.pivot_table(outcome, list(blocks), [one, other]).dropna() if blocks else grid[:1]
-    k, levels = len(table), [grid[one].nunique(), grid[other].nunique()]
-    if k < 3 or table.shape[1] != levels[0] * levels[1]:
-        return Estimate(math.nan, None, 1, k, "blocks of the grid")
-    cells = table.to_numpy().reshape(k, *levels)
-    cells = cells - cells.mean(axis=(1, 2), keepdims=True)
-    first, second = cells.mean(axis=2), cells.mean(axis=1)
-    products = first @ first.T / levels[0] - second @ second.T / levels[1]
-    return _compare_blocks(products, grid[outcome])
-
-
-def _compare_blocks(products: np.ndarray, outcomes: "pd.Series[float]") -> Estimate:
-    """The mean product of two blocks' effects in % of the outcomes' variance, with its jackknife.
-
-    ``products`` holds that of each block (row) with each block (column).
-    """
-    k = len(products)
-    if k < 3:
-        return Estimate(math.nan, None, 1, k, "blocks of the grid")
-    others = products.sum(axis=1) - products.diagonal()  # of a block with every other one
-    whole = others.sum() / (k * (k - 1))
-    without = (others.sum() - 2 * others) / ((k - 1) * (k - 2))
-    scale = 100 / float(outcomes.var(ddof=0))
-    error = math.sqrt((k - 1) / k * ((without - without.mean()) ** 2).sum()) * scale
-    return Estimate(whole * scale, error or None, k - 1, k, "blocks of the grid")
+    squares, df, error = shares["sum_of_squares"], shares["df"], shares["error"]
+    weights = pd.Series(0.0, shares.index)
+    weights[factor] = 1
+    if less:
+        weights[less] = -1
+    slope = (weights - (weights * squares).sum() / squares.sum()) / squares.sum()
+    variance = 2 * error**2 * df + 4 * error * (squares - df * error).clip(lower=0)
+    variance["rest"] = 2 * squares["rest"] ** 2 / max(df["rest"], 1)
+    found = 100 * math.sqrt((slope**2 * variance).sum(skipna=False))
+    return Estimate(
+        float((weights * shares["omega"]).drop("rest").sum(skipna=False)),
+        found if found > 0 else None,  # not if it is NaN
+        max(float(shares.loc[weights != 0, "error_df"].min()), 1),
+        int(shares["n"].iloc[0]),
+        "runs of the grid",
+    )
