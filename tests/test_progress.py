@@ -94,6 +94,25 @@ def test_prices_come_from_other_records_of_the_folder_where_no_run_is_recorded(t
     assert row.seconds_left == pytest.approx(share * known)
 
 
+def test_prices_come_from_another_scale_where_the_folder_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress.paths, "BUILD", tmp_path)
+    (condition,) = tiny_conditions("stage1-base/1")
+    record = make_record(condition, train_s=18.0, evaluation_s=2.0)
+    RecordStore(tmp_path / "lite").write(record)
+    known, default = progress.Prices([record]), progress.Prices()
+    for folder, prices in ((tmp_path / "full", known), (tmp_path / "a" / "full", default)):
+        (row,) = progress.status([condition], RecordStore(folder))
+        assert row.seconds_left == pytest.approx(prices.seconds(condition.config))
+
+
+def test_a_run_that_went_on_with_other_threads_took_the_time_of_the_clock():
+    (condition,) = tiny_conditions("stage1-long/9")
+    timing = {"train_s": 18.0, "evaluation_s": 2.0, "cpu_s": 24.0, "threads": 2}
+    assert make_record(condition, **timing).seconds == 12.0
+    changed = make_record(condition, **timing, changes=("from epoch 2: 2 instead of 1 threads",))
+    assert changed.seconds == 20.0
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_prices_come_from_records_of_their_device_class_only(device):
     (condition,) = tiny_conditions("stage1-long/9")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from cifarlib import paths
 from cifarlib.checking import cut, open_file
 from cifarlib.config import FORWARD_GFLOP, RunConfig
 from cifarlib.errors import ConfigError
@@ -17,6 +18,7 @@ from cifarlib.runs.store import RecordStore
 from cifarlib.study import Condition
 
 DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
+ENOUGH = 20  # records, to learn a machine's speed from
 
 
 def list_running(state: Path) -> dict[str, int]:
@@ -141,8 +143,12 @@ class Prices:
 
 
 def learn_prices(records: Iterable[RunRecord], store: RecordStore, device: str = "auto") -> Prices:
-    """Prices by the records of some runs, or, where there are none, by all of their folder."""
-    return Prices([*records] or store.read_runs(store.run_ids())[0].values(), device)
+    """Prices by the records of some runs; without any, by some of their folder, or of another
+    scale's in ``build/``: another budget tells the machine's speed, too."""
+    scales = sorted(paths.BUILD.glob("*/runs")) if store.folder.parent == paths.BUILD else []
+    stores = [store, *(RecordStore(path.parent) for path in scales)]
+    found = (known for s in stores if (known := s.read_runs(s.run_ids()[:ENOUGH])[0]))
+    return Prices([*records] or next(found, {}).values(), device)
 
 
 def uses_cuda(device: str) -> bool:

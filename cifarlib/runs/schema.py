@@ -280,9 +280,10 @@ class RunRecord(Strict):
     @property
     def seconds(self) -> float:
         """Time of training and evaluation, s: of a run on processors, as if its threads had had
-        their cores to themselves."""
-        if self.timing.cpu_s is not None and self.provenance.device_class == "cpu":
-            return self.timing.cpu_s / self.provenance.threads
+        their cores to themselves; by the clock, if its parts had other threads or processors."""
+        origin = self.provenance
+        if self.timing.cpu_s is not None and origin.device_class == "cpu" and not origin.changes:
+            return self.timing.cpu_s / origin.threads
         return self.timing.train_s + self.timing.evaluation_s
 
     @property
