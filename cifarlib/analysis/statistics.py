@@ -409,14 +409,14 @@ def variance_explained(
     (ω², in %: the share less what noise would explain), ``f`` and ``p``. With one run for each cell
     the rest holds interactions and noise alike.
 
-    Where ``PAIRED`` is a factor and every run has its partners, this is a split-plot design: that
-    factor is compared within the pairs, everything else between their means, each with a noise of
-    its own. NaN where nothing is left to tell the noise from.
+    Where ``PAIRED`` is a factor, this is a split-plot design: that factor is compared within pairs
+    of runs, everything else between their means, each with a noise of its own; a run that lacks its
+    partner, because that diverged, is left out. NaN where nothing is left to tell the noise from.
     """
     from scipy import stats
 
-    terms = [*factors, *([term] if term else [])]
-    table, pairs = _decompose(grid, outcome, terms), _average_pairs(grid, outcome, factors)
+    grid, pairs = _pair(grid, outcome, factors)
+    table = _decompose(grid, outcome, [*factors, *([term] if term else [])])
     squares, df = table["sum_of_squares"], table["df"]
     total, pooled = squares.sum(), squares["rest"] / df["rest"]
     table["share"] = 100 * squares / total
@@ -449,15 +449,17 @@ def _decompose(grid: pd.DataFrame, outcome: str, terms: Sequence[str]) -> pd.Dat
     return pd.DataFrame.from_dict(rows, "index", float, ["sum_of_squares", "df"])
 
 
-def _average_pairs(grid: pd.DataFrame, outcome: str, factors: Sequence[str]) -> pd.DataFrame:
-    """Means of the runs that differ in ``PAIRED`` alone, or the grid if some lack a partner."""
+def _pair(
+    grid: pd.DataFrame, outcome: str, factors: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The runs that have their partners in ``PAIRED``, and their means; else the grid, twice."""
     others = [name for name in (*factors, "seed") if name != PAIRED and name in grid]
-    if PAIRED not in factors or not others:
-        return grid
-    counts = grid.groupby([*others, PAIRED], dropna=False).size().unstack()
-    if counts.shape[1] < 2 or not (counts == counts.iloc[0, 0]).all(axis=None):
-        return grid
-    return grid.groupby(others, dropna=False, as_index=False)[outcome].mean()
+    if PAIRED not in factors or not others or (size := grid[PAIRED].nunique()) < 2:
+        return grid, grid
+    whole = grid[grid.groupby(others, dropna=False)[PAIRED].transform("nunique") == size]
+    if whole.empty:
+        return grid, grid
+    return whole, whole.groupby(others, dropna=False, as_index=False)[outcome].mean()
 
 
 def say_shares(shares: pd.DataFrame, factors: Sequence[str]) -> str:
