@@ -90,6 +90,17 @@ def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path
     assert all(c["alt"] for c in figures.values())
     pending = [name for name, c in figures.items() if not c["drawn"]]
     assert pending == ["figure X4", "figure X4b"]  # of searches, none of which is whole
+    counts = {"X2b": (3, 6), "X3": (3, 6), "X4b": (2,), "X6": (2, 5), "X7": (6,)}
+    cells_of = [
+        row[at : at + 3]
+        for number, places in counts.items()
+        for row in shown[f"table {number}"]["rows"]
+        for at in places
+    ]
+    assert {n for n, *_ in cells_of} >= {"–", "0", "1", "2", "3"}
+    for n, mean, half in cells_of:  # one seed has a mean without ±, none has yet to come
+        assert (mean == "pending", half == "pending") == (n == "0", n == "0")
+        assert (half == "–") == (n in ("–", "1"))
     eight = [c for c in results.select("recipe-whole") if c.settings["label"] == "8 epochs"]
     records = [results.records[c.run_id] for c in eight if c.run_id in results.records]
     assert 0 < len(records) < len(eight)
