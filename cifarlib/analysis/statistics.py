@@ -418,7 +418,7 @@ def variance_explained(
     grid, pairs = _pair(grid, outcome, factors)
     table = _decompose(grid, outcome, [*factors, *([term] if term else [])])
     squares, df = table["sum_of_squares"], table["df"]
-    total, pooled = squares.sum(), squares["rest"] / df["rest"]
+    total, pooled = squares.sum(), squares["rest"] / df["rest"] if df["rest"] else math.nan
     table["share"] = 100 * squares / total
     table["n"], table["error"], table["error_df"] = len(pairs), squares["rest"], df["rest"]
     if len(pairs) < len(grid):
@@ -490,18 +490,18 @@ def omega(shares: pd.DataFrame, factor: str, less: str = "") -> Estimate:
     distribution, and those of different factors are independent. Not estimable where no degree of
     freedom is left for the noise.
     """
-    squares, df, error = shares["sum_of_squares"], shares["df"], shares["error"]
+    squares, df, noise = shares["sum_of_squares"], shares["df"], shares["error"]
     weights = pd.Series(0.0, shares.index)
     weights[factor] = 1
     if less:
         weights[less] = -1
     slope = (weights - (weights * squares).sum() / squares.sum()) / squares.sum()
-    variance = 2 * error**2 * df + 4 * error * (squares - df * error).clip(lower=0)
+    variance = 2 * noise**2 * df + 4 * noise * (squares - df * noise).clip(lower=0)
     variance["rest"] = 2 * squares["rest"] ** 2 / max(df["rest"], 1)
-    found = 100 * math.sqrt((slope**2 * variance).sum(skipna=False))
+    error = 100 * math.sqrt((slope**2 * variance).sum(skipna=False))
     return Estimate(
         float((weights * shares["omega"]).drop("rest").sum(skipna=False)),
-        found if found > 0 else None,  # not if it is NaN
+        error if error > 0 else None,  # not if it is NaN
         max(float(shares.loc[weights != 0, "error_df"].min()), 1),
         int(shares["n"].iloc[0]),
         "runs of the grid",

@@ -18,7 +18,6 @@ from cifarlib.runs.store import RecordStore
 from cifarlib.study import Condition
 
 DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
-ENOUGH = 20  # records, to learn a machine's speed from
 
 
 def list_running(state: Path) -> dict[str, int]:
@@ -143,11 +142,11 @@ class Prices:
 
 
 def learn_prices(records: Iterable[RunRecord], store: RecordStore, device: str = "auto") -> Prices:
-    """Prices by the records of some runs; without any, by some of their folder, or of another
-    scale's in ``build/``: another budget tells the machine's speed, too."""
+    """Prices by the records of some runs; without any, by their folder's, or another scale's in
+    ``build/``: another budget tells the machine's speed, too."""
     scales = sorted(paths.BUILD.glob("*/runs")) if store.folder.parent == paths.BUILD else []
     stores = [store, *(RecordStore(path.parent) for path in scales)]
-    found = (known for s in stores if (known := s.read_runs(s.run_ids()[:ENOUGH])[0]))
+    found = (known for s in stores if (known := s.read_runs(s.run_ids())[0]))
     return Prices([*records] or next(found, {}).values(), device)
 
 
