@@ -1,6 +1,6 @@
 """Numbers as text: a true minus, as many decimals as asked for, and no sign before a zero."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 Formatter = Callable[[float], str]
@@ -32,8 +32,16 @@ def say_p(p: float) -> str:
 
 
 def format_p(p: float) -> str:
-    """A p value by itself: “0.034”, “< 0.001”."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    """A p value by itself: “0.034”, “< 0.001”, “0.0496”, which is not 0.05."""
+    return "< 0.001" if p < 0.001 else f"{p:.4f}" if 0.0495 <= p < 0.05 else f"{p:.3f}"
+
+
+def decimals_of(values: Sequence[float], decimals: int) -> int:
+    """How many decimals values need, of which none may read as 0 that is not; two more at most."""
+    for more in range(decimals, decimals + 2):
+        if all(value == 0 or round(value, more) != 0 for value in values):
+            return more
+    return decimals + 2
 
 
 def say_range(low: float, high: float, form: Formatter) -> str:

@@ -9,6 +9,7 @@ import pytest
 from cifarlib.analysis import calibration, judges
 from cifarlib.analysis import statistics as stats
 from cifarlib.analysis.statistics import Estimate, Interval, Noise
+from cifarlib.formatting import format_p
 
 NOISE = Noise(0.5, 18, 2, Interval(0.4, 0.7))
 
@@ -43,6 +44,21 @@ def test_within_needs_the_whole_interval_and_not_the_point():
     assert judges.within(values, 7, 13).verdict == "held"
     assert judges.within(values, 9.9, 10.1).verdict == "not distinguishable"
     assert judges.within(values, 13, 20).verdict == "did not hold"
+
+
+def test_within_says_where_no_outcome_could_have_held():
+    assert "outside, and is wider than, what is claimed" in judges.within([9, 10, 11], 9, 11).reason
+    assert "wider" not in judges.within([9, 10, 11], 9, 20).reason
+
+
+def test_an_interval_reads_as_0_only_where_it_is():
+    assert Interval(-0.63, -0.049).say(sign=True) == "−0.63 to −0.05"
+    assert Interval(-0.6, 0.0).say(sign=True) == "−0.6 to 0.0"
+    assert Interval(0.0001, 2.0).say() == "0.000 to 2.000"  # two further decimals at most
+
+
+def test_a_p_below_5_percent_does_not_read_as_5_percent():
+    assert [format_p(p) for p in (0.0496, 0.0501, 0.0494)] == ["0.0496", "0.050", "0.049"]
 
 
 @pytest.mark.parametrize("bounds", [(0, math.inf), (-5, 5), (8, 12), (-math.inf, 3), (11, 30)])
@@ -106,6 +122,7 @@ def test_largest_allows_for_the_noise_of_the_largest():
     frame = pd.DataFrame({"row": range(4), "test_top1": [80.0, 81.0, 82.0, 92.0]})
     pairs = stats.paired(frame, frame.assign(test_top1=80.0), ["row"])
     assert judges.largest(pairs, 9, 15, NOISE).verdict == "held"
+    assert judges.largest(pairs, 9, 15, NOISE).ours == "up to +12.0 points"
     assert judges.largest(pairs, 11.9, 12.1, NOISE).verdict == "not distinguishable"
     assert judges.largest(pairs, 0, 8, NOISE).verdict == "did not hold"
     assert judges.largest(pairs, 9, 15, None).verdict == "pending"

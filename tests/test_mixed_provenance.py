@@ -1,5 +1,6 @@
 """Mixed provenance: refused unless the scale declares it, and then said on the title page."""
 
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from conftest import TINY, make_record, tiny_conditions
@@ -95,6 +96,13 @@ def test_every_note_under_a_table_names_the_mixture_behind_it(tmp_path):
         "1 run is with uncommitted changes (stage1-base/2)."
     )
     assert "Mixed" not in results.describe(shown[:1])
+
+
+def test_a_note_counts_further_seeds_that_stand_in_a_frame(tmp_path):
+    results = open_mixed(tmp_path, {})
+    of_paper, further = results.known[0], results.beyond.select("noise-floor")[1]
+    note = results.describe(pd.DataFrame({"run_id": [of_paper.run_id, further.run_id]}))
+    assert note.startswith("1 of 2 runs;")
 
 
 def test_one_declaration_does_not_cover_another(tmp_path):

@@ -132,7 +132,7 @@ def executed(tmp_path):
     write_executed(
         tmp_path / "03_stage2.ipynb",
         show.doubt("factor-49", True, "It is so."),
-        claim("cat-and-dog", "held", 0.02, real=False),
+        claim("confused-classes", "held", 0.02, real=False),
     )
     return tmp_path
 
@@ -165,7 +165,7 @@ def test_list_claims_has_every_claim_of_the_paper_in_its_order(executed):
     assert claims["id"].tolist() == list(cl.paper.claims)
     claims = claims.set_index("id")
     assert claims["said"]["adamw-is-best"] == "held"
-    assert claims["said"]["cat-and-dog"] == "not judged"
+    assert claims["said"]["confused-classes"] == "not judged"
     assert (claims["verdict"]["conditions"], claims["chapter"]["conditions"]) == ("pending", "")
 
 

@@ -136,6 +136,8 @@ def within(
         reason = f"All {found.n} {found.of} are equal: no spread."
         return Judgement("not distinguishable", ours, n=found.n, reason=reason, runs=runs)
     verdict, lies = _place(interval, low, high)
+    if interval.high - interval.low > high - low:
+        lies = f"{lies}, and is wider than,"
     above, below = found.p_above(low), 1 - found.p_above(high)
     inside, outside = max(above, below), min(1 - above, 1 - below)
     return Judgement(
@@ -297,7 +299,7 @@ def largest(pairs: Pairs, low: float, high: float, noise: Noise | None) -> Judge
     if waiting := _wait(pairs.estimate, pairs.runs):
         return waiting
     found = pairs.difference
-    ours, m = f"{signed(1)(found.min())} to {signed(1)(found.max())} points", len(found)
+    ours, m = f"up to {signed(1)(found.max())} points", len(found)
     if noise is None:
         return pending(UNDECIDABLE, pairs.runs, ours)
     reach = noise.difference(1 - (1 - LEVEL) / m)

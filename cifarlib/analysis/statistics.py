@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from cifarlib.formatting import fixed, say_p, say_range, say_setting, signed
+from cifarlib.formatting import decimals_of, fixed, say_p, say_range, say_setting, signed
 
 LEVEL = 0.95  # of confidence
 ALPHA = 0.05  # of error, after correction where there are several tests
@@ -34,7 +34,8 @@ class Interval:
         return self.low <= value <= self.high
 
     def say(self, decimals: int = 1, *, sign: bool = False) -> str:
-        """In words: “89.2 to 90.4”, of differences “−0.12 to +0.85”."""
+        """In words: “89.2 to 90.4”, of differences “−0.12 to +0.85”; only 0 reads as 0."""
+        decimals = decimals_of([self.low, self.high], decimals)
         return say_range(self.low, self.high, signed(decimals) if sign else fixed(decimals))
 
 

@@ -12,6 +12,7 @@ if typing.TYPE_CHECKING:
     import pandas as pd
 
     from cifarlib.runs.results import Results
+    from cifarlib.runs.schema import RunRecord
 
 
 def describe(
@@ -23,8 +24,7 @@ def describe(
     behind it differ in what all should have in common, that is said, too. Without ``chosen`` it
     leaves out at which epoch accuracies are taken.
     """
-    conditions = _find(results, shown)
-    known = results.every_record
+    conditions, known = _find(results, shown)
     recorded = [c for c in conditions if c.run_id in known]
     records = [known[name] for name in dict.fromkeys(c.run_id for c in recorded)]
     total = len({c.run_id for c in conditions})
@@ -51,13 +51,18 @@ def describe(
     return " ".join(["; ".join(parts) + ".", *(f"Mixed: {found.sentence}" for found in mixed)])
 
 
-def _find(results: "Results", shown: Any) -> list[Condition]:
+def _find(results: "Results", shown: Any) -> tuple[list[Condition], dict[str, "RunRecord"]]:
+    """The conditions shown, and the records behind them: of a frame, the second study's, too."""
     if isinstance(shown, str):
-        return results.select(shown)
+        return results.select(shown), results.every_record
     if not hasattr(shown, "columns"):
-        return list(shown)
+        return list(shown), results.every_record
     ids = set(shown["run_id"])
-    return [c for c in results.known if c.run_id in ids]
+    found = [c for c in results.known if c.run_id in ids]
+    if further := ids - {c.run_id for c in found}:
+        found += [c for c in results.beyond.known if c.run_id in further]
+        return found, results.every_record | results.beyond.every_record
+    return found, results.every_record
 
 
 def describe_data(results: "Results") -> str:
