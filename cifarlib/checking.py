@@ -66,12 +66,12 @@ def named_folder(variable: str) -> Path | None:
     return expand_folder(text, f"{variable}=") if text else None
 
 
-def expand_folder(text: str, source: str) -> Path:
+def expand_folder(text: str | Path, source: str) -> Path:
     """A folder that a text names, ``~`` expanded; errors of ``named_folder``."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"{source}{cut(text)} names no folder: {error}") from error
+        raise ConfigError(f"{source}{cut(str(text))} names no folder: {error}") from error
 
 
 def parse_json(raw: str | bytes) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 from cifarlib import STARTED, __version__, extras, paths
 from cifarlib.checking import cut, expand_folder, parse_value
 from cifarlib.config import DATASETS, ENGINE, RunConfig, flatten
-from cifarlib.errors import CifarlibError, ConfigError, UnavailableError
+from cifarlib.errors import CifarlibError, ConfigError, DataError, UnavailableError
 from cifarlib.runs.results import Results, open_results
 from cifarlib.runs.schema import RunRecord
 from cifarlib.study import STUDIES, Condition, kept_studies
@@ -99,6 +99,8 @@ def _data(options: Options) -> int:
     if options.download:
         data.download(options.name, root=options.root)
     folder = data.find(options.name)
+    if options.root and not folder.is_relative_to(options.root):
+        raise DataError(f"CIFAR-10 was not found in {options.root}; --download fetches it")
     train, test = data.load(options.name)
     mean, std = data.channel_statistics(train.images)
     print(f"{DATASETS[options.name].title} in {folder}: every MD5 is right")

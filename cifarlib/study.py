@@ -215,7 +215,10 @@ def load_study(study: Path | str | None = None) -> Study:
             f"{paths.PARAMS} is missing: studies, notebooks and records stand in a checkout of "
             "cifarlib's repository; clone it and run the command there"
         )
-    return validate(Study, read_yaml(path), shown(path))
+    loaded = validate(Study, read_yaml(path), shown(path))
+    if not loaded.stages:
+        raise ConfigError(f"{shown(path)}: a study needs a stage; add one under `stages`")
+    return loaded
 
 
 def scale_names() -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 from conftest import SET_TINY, make_record, tiny_conditions
 
 from cifarlib import cli
+from cifarlib.errors import ConfigError
 from cifarlib.report import archive, difference
 from cifarlib.runs import other_studies
 from cifarlib.runs.store import RecordStore
@@ -52,6 +53,15 @@ def crate(unpacked):
     """Entities of the description by id."""
     content = json.loads((unpacked / archive.METADATA).read_text(encoding="utf-8"))
     return {entity["@id"]: entity for entity in content["@graph"]}
+
+
+def test_a_damaged_record_of_another_study_is_not_left_out_silently(build, tmp_path):
+    folder = shutil.copytree(build, tmp_path / "build")
+    path = RecordStore(folder).run_path(beyond(folder).run_id)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ConfigError, match="sets it aside, then export again"):
+        archive.export("smoke", [], folder, tmp_path / "study.zip")
+    assert not (tmp_path / "study.zip").exists()
 
 
 def test_the_same_content_gives_the_same_bytes(build, packed, tmp_path, capsys):

@@ -329,7 +329,7 @@ def laboratory(tmp_path_factory):
     for condition in (*most, *tiny_conditions(*EXPLORED)):
         store.write(make_record(condition))
     given = {"overrides": list(TINY), "build": str(store.folder)}
-    notebooks = {"explore.ipynb": given, "03_stage2.ipynb": given | {"train": True}}
+    notebooks = dict.fromkeys(["explore.ipynb", "03_stage2.ipynb"], given | {"train": True})
     with lab.serve(folder / "home", notebooks) as address:
         yield address, results.reread()
 

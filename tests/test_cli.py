@@ -249,6 +249,8 @@ def test_a_root_of_data_is_expanded_and_of_cifar10_only(refused, tmp_path, monke
     monkeypatch.setenv("CIFAR10_ROOT", "")
     monkeypatch.setattr(paths, "DATA", tmp_path / "data")
     assert f"was not found at {tmp_path}/mine or " in refused("data", "--root=~/mine")
+    monkeypatch.setattr(data, "find", lambda name: paths.DATA)  # where a copy is
+    assert "CIFAR-10 was not found in " in refused("data", "--root=~/mine")
     assert "--root is for CIFAR-10" in refused("data", "--name", "synthetic", "--root=~/mine")
 
 

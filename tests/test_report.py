@@ -314,7 +314,7 @@ def test_a_chapter_alone_is_a_page_of_its_own(tmp_path, monkeypatch):
     told = []
     page = report.render("smoke", build=build, only=["stage1"], tell=told.append)
     assert told == [
-        "executing 1 notebooks over 0 recorded runs",
+        "executing 1 notebook over 0 recorded runs",
         "[1/1] 02_stage1.ipynb: executed",
         "setting the page and the PDF",
     ]
@@ -338,6 +338,7 @@ def test_a_chapter_alone_is_a_page_of_its_own(tmp_path, monkeypatch):
 def test_a_chapter_that_reads_the_others_is_executed_last(tmp_path, monkeypatch, only, calls):
     home, build, found = tmp_path / "notebooks", tmp_path / "build", []
     home.mkdir()
+    build.mkdir()
     for name in ("01_a", "02_b", "03_c"):
         more = '\nexecuted = ""' if name == "02_b" else ""
         write_notebook(home / f"{name}.ipynb", f"# {name}", parameters=DEFAULTS + more)
@@ -352,6 +353,12 @@ def test_a_chapter_that_reads_the_others_is_executed_last(tmp_path, monkeypatch,
     monkeypatch.setattr(assembly, "execute_all", execute_all)
     report.render("smoke", build=build, only=only)
     assert found == [(names, str(build / folder) if folder else folder) for names, folder in calls]
+
+
+def test_a_build_folder_that_is_not_there_is_no_empty_one(tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no build folder .*lit; records are made by"):
+        report.render("lite", build=tmp_path / "lit")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -370,6 +377,7 @@ def test_a_changed_scale_does_not_replace_the_scales_own_report(
     assert report.name_suffix(open_results("smoke", overrides), parts) == suffix
     elsewhere = open_results("smoke", overrides, tmp_path / "elsewhere")
     assert report.name_suffix(elsewhere, parts) == "".join(f"-{part}" for part in parts)
+    assert report.name_suffix(elsewhere, [], ["threshold=65"]) == "-threshold=65"
     long = report.name_suffix(open_results("smoke", [f"seeds={[*range(10**8, 10**8 + 13)]}"]))
     assert len(long) == assembly.MOST_LETTERS
 

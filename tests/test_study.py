@@ -263,6 +263,13 @@ def test_a_study_that_says_what_cannot_be_is_refused(tmp_path, stage, said):
         expand_own(tmp_path, stage)
 
 
+def test_a_study_without_a_stage_is_refused(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("presets: {}\ndefaults: {}\nstages: {}\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml: a study needs a stage; add one"):
+        load_study(path)
+
+
 def test_a_label_may_be_a_number(tmp_path):
     stage = "list: [{label: 1, learning_rate: 0.2}, {label: 2.5, learning_rate: 0.3}]"
     assert expand_own(tmp_path, stage) == [("mine/1,1", 0.2), ("mine/1,2.5", 0.3)]

@@ -77,6 +77,10 @@ def export(
     own = kept_studies(results.store.folder)
     others = other_studies.narrow(other_studies.open_others(scale, overrides, build, own), results)
     results = other_studies.join(results, others)
+    if results.faults:
+        raise ConfigError(
+            f"{results.faults[0]}; a sweep of its study sets it aside, then export again"
+        )
     path = Path(scale) if scale.endswith((".yaml", ".yml")) else paths.PARAMS / f"{scale}.yaml"
     files = collect(results, path)
     files["README.md"] = _readme(results).encode()

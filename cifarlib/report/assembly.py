@@ -19,6 +19,7 @@ import cifarlib
 from cifarlib import paths
 from cifarlib.checking import shown, suggest
 from cifarlib.errors import ConfigError, ReportError
+from cifarlib.formatting import say_count
 from cifarlib.report import difference, since
 from cifarlib.report.front import describe, describe_paper
 from cifarlib.report.notebooks import (
@@ -86,7 +87,9 @@ def render(
     chosen = [] if study else choose_chapters(notebooks, only)
     parts = [own] if study else [_chapter(notebook) for notebook in chosen] if only else []
     chosen += [paths.OWN] if own else []
-    folder, suffix = results.store.folder, name_suffix(results, parts)
+    folder = results.store.folder
+    changed = [f"{name}={value}" for name, value in (parameters or {}).items()]
+    suffix = name_suffix(results, parts, changed)
     alone = all(_is_last(read_parameters(notebook)) for notebook in chosen)  # reads older chapters
     others_at = "" if alone else str((folder / f"notebooks{suffix}").absolute())
     given = _share_out(parameters or {}, shared, chosen, {"executed": others_at, "study": own})
@@ -96,19 +99,25 @@ def render(
         results = results.reread()
         others = {name: other.reread() for name, other in others.items()}
         mixed_provenance.refuse_undeclared(other_studies.join(results, others))
-    options = name_records(scale, overrides, build, parameters or {})
-    options += f" --study {own}" if study else ""
+    options = name_records(scale, overrides, build) + (f" --study {own}" if study else "")
+    given_too = shlex.join(word for text in changed for word in ("--parameter", text))
     title = results.title([*results.study.stages][-1]) if study else TITLE
     page = folder / f"report{suffix}.html"
     make_exporter()  # says what is missing before anything is executed
+    if not (train or folder.is_dir()):
+        raise ConfigError(f"there is no build folder {shown(folder)}; records are made by a sweep")
     with _alone(results.store.state / "report.lock", tell), plain_matplotlib():
         for path in (page, page.with_suffix(".pdf")):
             remove_leftovers(path)
-        tell(f"executing {len(chosen)} notebooks over {len(results.records)} recorded runs")
+        tell(
+            f"executing {say_count(len(chosen), 'notebook')} over "
+            f"{say_count(len(results.records), 'recorded run')}"
+        )
         executed = _execute(chosen, folder / f"notebooks{suffix}", given, tell)
         tell("setting the page and the PDF")
         others = other_studies.narrow(others, results, find_shown_runs(executed))
         front = describe(results, options, read_verdicts(executed), parts, others)
+        front["command"] += f" {given_too}" if given_too else ""
         front |= {"lead": LEAD} if study else {}
         paper = describe_paper(other_studies.join(results, others), front, title)
         merged = _merge(executed)
@@ -160,13 +169,14 @@ def train_chapters(
                 exec(compile(ast.Module(made, []), shown(notebook), "exec"), names)
 
 
-def name_suffix(results: Results, parts: Sequence[str] = ()) -> str:
+def name_suffix(results: Results, parts: Sequence[str] = (), parameters: Sequence[str] = ()) -> str:
     """What a report's files have in their names: nothing where it is of a scale as it stands.
 
-    So neither single chapters nor, in the scale's own folder, a changed scale replace that.
+    So neither single chapters or changed parameters (“name=value”) nor, in the scale's own folder,
+    a changed scale replace that.
     """
     own = results.store.folder == paths.BUILD / results.scale_name
-    changes = results.overrides if own else ()
+    changes = [*(results.overrides if own else ()), *parameters]
     words = [*parts, *(re.sub(r"[^A-Za-z0-9_.=]+", "-", text).strip("-") for text in changes)]
     suffix = "".join(f"-{word}" for word in words)
     if len(suffix) > MOST_LETTERS:
@@ -253,20 +263,13 @@ def _share_out(
     return given
 
 
-def name_records(
-    scale: str,
-    overrides: Sequence[str],
-    build: str | Path,
-    parameters: Mapping[str, Any] | None = None,
-) -> str:
-    """The command line options that name these records and parameters."""
+def name_records(scale: str, overrides: Sequence[str], build: str | Path) -> str:
+    """The command line options that name these records."""
     words = ["--scale", scale]
     for override in overrides:
         words += ["--set", override]
     if str(build):
         words += ["--out", str(build)]
-    for name, value in (parameters or {}).items():
-        words += ["--parameter", f"{name}={value}"]
     return shlex.join(words)
 
 

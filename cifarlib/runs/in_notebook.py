@@ -51,6 +51,8 @@ def complete(
         cost = _estimate(missing, records, results.store, device)
         said = f"{len(missing)} of the {say_count(len(chosen), 'run')} of this chapter {verb} not "
         said += f"recorded yet; to train {what} takes {cost}."
+        if not results.store.runs.is_dir():
+            said += f" There are no records in {results.store.folder.absolute()}."
         running = list_running(results.store.state)
         if elsewhere := [
             f"{c.name} (epoch {running[c.run_id]} of {c.config.epochs})"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import paths
+from cifarlib.checking import expand_folder
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs.locks import held
@@ -47,6 +48,13 @@ class Results:
     data: DataRecord | None = None
     network: NetworkRecord | None = None
     faults: list[str] = field(default_factory=list)  # of damaged records, which count as missing
+
+    def __repr__(self) -> str:
+        done = len({c.run_id for c in self.known} & self.every_record.keys())
+        total = len({c.run_id for c in self.known})
+        return (
+            f"<Results of scale {self.scale_name}: {done} of {total} runs in {self.store.folder}>"
+        )
 
     def reread(self) -> "Results":
         """The same with the records that are there by now."""
@@ -225,7 +233,8 @@ def open_results(
     missing and are named in ``faults``.
     """
     overrides = split_overrides(overrides)
-    store = RecordStore(Path(build) if str(build) else paths.BUILD / Path(scale).stem)
+    folder = expand_folder(build, "build ") if str(build) else paths.BUILD / Path(scale).stem
+    store = RecordStore(folder)
     loaded = load_study(find_study(study, store.folder) if isinstance(study, str) else study)
     checked = load_scale(scale, overrides, loaded)
     conditions = expand(loaded, checked)
