@@ -373,7 +373,8 @@ def _status(options: Options) -> int:
         print(json.dumps(rows, indent=2))
         return 0
     table["all"] = [sum(column) for column in zip(*table.values(), strict=True)] or [0] * 5
-    form = "{:<18}{:>12}{:>8}{:>9}{:>9}{:>12}".format
+    width = max(18, *(len(stage) + 1 for stage in table))
+    form = f"{{:<{width}}}{{:>12}}{{:>8}}{{:>9}}{{:>9}}{{:>12}}".format
     print(form("stage", *names, "time left"))
     for stage, (*counts, seconds) in table.items():
         print(form(stage, *counts, duration(seconds)))

@@ -208,14 +208,21 @@ def find_study(study: str, folder: Path) -> Path:
 
 
 def load_study(study: Path | str | None = None) -> Study:
-    """Read and check a study, a file or one of ``STUDIES`` by name; the paper's unless given."""
+    """Read and check a study, a file or one of ``STUDIES`` by name; the paper's unless given.
+
+    One of one's own may leave out presets and defaults: they are those of ``beyond.yaml``.
+    """
     path = Path(STUDIES.get(str(study), study) if study else paths.STUDY)
     if path.parent == paths.PARAMS and not paths.PARAMS.is_dir():
         raise ConfigError(
             f"{paths.PARAMS} is missing: studies, notebooks and records stand in a checkout of "
             "cifarlib's repository; clone it and run the command there"
         )
-    loaded = validate(Study, read_yaml(path), shown(path))
+    content = read_yaml(path)
+    if isinstance(content, dict) and path not in STUDIES.values():
+        shipped = load_study("beyond")
+        content = {"presets": shipped.presets, "defaults": shipped.defaults} | content
+    loaded = validate(Study, content, shown(path))
     if not loaded.stages:
         raise ConfigError(f"{shown(path)}: a study needs a stage; add one under `stages`")
     return loaded
@@ -461,15 +468,17 @@ def _bases(
 ) -> dict[int | None, dict[str, Any]]:
     """Number → settings of the runs of the stage that another one is taken from."""
     source = reference.stage
-    if source not in study.stages or source in (*visited, name):
+    if source not in {*study.stages, *paper.stages} or source in (*visited, name):
         raise ConfigError(
-            f"stage {name} is taken from {source!r}, which is no other stage before it"
+            f"stage {name} is taken from {source!r}, which is no other stage before it, nor of the "
+            "paper"
         )
     bases: dict[int | None, dict[str, Any]] = {}
     if source in paper.stages:
         bases = {point.run: study.defaults | point.settings for point in paper.points(source)}
-    for point in _stage_points(study, source, paper, visited=(*visited, name)):
-        bases[point.run] = point.settings
+    if source in study.stages:
+        for point in _stage_points(study, source, paper, visited=(*visited, name)):
+            bases[point.run] = point.settings
     if missing := [run for run in reference.runs if run not in bases]:
         raise ConfigError(
             f"stage {name} is taken from run {missing[0]} of {source}, which has no such run"

@@ -263,6 +263,17 @@ def test_a_study_that_says_what_cannot_be_is_refused(tmp_path, stage, said):
         expand_own(tmp_path, stage)
 
 
+def test_a_study_of_stages_alone_may_start_from_a_run_of_the_paper(scale, paper, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "stages:\n  mine:\n    title: Rates\n    from: {stage: stage1-daa1, runs: [13]}\n"
+        "    grid: {learning_rate: [0.001, 0.002]}\n"
+    )
+    same, other = expand(load_study(path), scale, "mine")
+    assert (same.run_id, same.config.learning_rate) == (paper["stage1-daa1/13"], 0.001)
+    assert other.config == same.config.model_copy(update={"learning_rate": 0.002})
+
+
 def test_a_study_without_a_stage_is_refused(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("presets: {}\ndefaults: {}\nstages: {}\n")
