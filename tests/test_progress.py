@@ -1,5 +1,6 @@
 """How far a study is, and what the rest costs."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from cifarlib.config import ModelConfig
 from cifarlib.runs import locks, progress
 from cifarlib.runs.display import Display
 from cifarlib.runs.store import RecordStore
-from cifarlib.runs.worker import DescribeJob
+from cifarlib.runs.worker import DescribeJob, RunJob
 
 
 def test_status_counts_what_is_done_running_and_pending(tmp_path):
@@ -159,6 +160,19 @@ def test_a_sweep_says_at_once_what_it_does_before_the_first_run(tmp_path, capsys
     assert said[-1].endswith("may take a minute: data set cifar10, residual network")
     Display([], 0, progress.Prices(), 1, 1, tmp_path).close()
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("spent", "left"), [(30, "as priced"), (600, "as long again")])
+def test_what_is_left_follows_the_sweeps_own_pace(tmp_path, spent, left):
+    conditions = tiny_conditions("stage1-long/9", "stage1-long/13")
+    jobs = [RunJob(c.run_id, c.name, c.config) for c in conditions]
+    shown = Display(jobs, 0, progress.Prices(), 1, 1.0, tmp_path)
+    priced = shown.seconds_left()
+    config = jobs[0].config
+    shown.images[jobs[0].run_id] = config.epochs * config.data.train_size  # half of the work
+    shown.begun = *shown.begun[:2], time.monotonic() - spent
+    assert shown.seconds_left() == pytest.approx(priced / 2 if left == "as priced" else spent, 0.01)
+    shown.close()
 
 
 def test_the_longest_runs_go_first():

@@ -5,18 +5,20 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from cifarlib.config import RunConfig
 from cifarlib.runs.parameters import find_shell
 from cifarlib.runs.progress import Prices, checkpoint_epoch, duration
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.worker import Job, Record, RunJob
 
+SETTLED = 60.0  # s after which a sweep's own pace tells what is left
 SILENT = 60.0  # s after which a line tells of an epoch, where no run has ended and no bar is shown
 
 
@@ -54,6 +56,7 @@ class Display:
         for job in runs:
             epochs = checkpoint_epoch(state / f"{job.run_id}.pt")
             self.images[job.run_id] = epochs * job.config.data.train_size
+        self.begun = dict(self.left), self.images.copy(), time.monotonic()
         self.say(
             f"{finished} of {self.total} runs are recorded; {len(runs)} to go, workers: {workers}, "
             f"about {duration(self.seconds_left())}"
@@ -122,10 +125,17 @@ class Display:
             bar.close()
 
     def seconds_left(self) -> float:
-        """Seconds of this sweep for all that is not recorded yet."""
+        """Seconds for all that is not recorded yet, at the pace of this sweep once it is known."""
+        configs, images, start = self.begun
+        left, spent = self._price(self.left, self.images), time.monotonic() - start
+        done = self._price(configs, images) - left
+        return left * spent / done if spent > SETTLED and done > 0 else left
+
+    def _price(self, configs: Mapping[str, RunConfig], images: Mapping[str, int]) -> float:
+        """Seconds for what is left of some runs, by run id, on this machine with nothing beside."""
         return self.slowness * sum(
-            self.prices.rest(config, self.images[name] / config.data.train_size)
-            for name, config in self.left.items()
+            self.prices.rest(config, images[name] / config.data.train_size)
+            for name, config in configs.items()
         )
 
     def _describe(self) -> None:
