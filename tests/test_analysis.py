@@ -224,3 +224,12 @@ def test_means_have_half_of_students_interval():
     assert grouped.to_numpy() == pytest.approx(found.to_numpy(), nan_ok=True)
     assert stats.student(table["a"]) == (interval.low, interval.high)
     assert np.isnan(stats.student([5.0])).all()
+
+
+def test_a_pair_is_odd_where_it_lies_more_than_twice_as_far_apart_as_any_other():
+    frame = pd.DataFrame({"run": range(6), "rate": [1, 1, 2, 2, 3, 3]})
+    frame["test_top1"] = [50.0, 51.0, 60.0, 62.0, 23.0, 40.0]
+    two, apart, most = stats.odd_pair(frame, ["rate"])
+    assert (list(two["run"]), apart, most) == ([4, 5], 17.0, 2.0)
+    assert stats.odd_pair(frame[:4].assign(test_top1=[50.0, 51.0, 60.0, 61.5]), ["rate"]) is None
+    assert stats.odd_pair(frame.assign(test_top1=[*frame["test_top1"][:5], None]), ["rate"]) is None

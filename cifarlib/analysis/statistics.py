@@ -232,6 +232,24 @@ def ended(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[~_lost(runs)]
 
 
+def odd_pair(
+    runs: pd.DataFrame, by: Sequence[str], value: str = "test_top1"
+) -> tuple[pd.DataFrame, float, float] | None:
+    """The runs of one setting that lie more than twice as far apart as those of any other.
+
+    ``by`` are the columns that make a setting. Gives these runs, the smallest first, how far apart
+    they lie, and how far at most those of any other setting; None where there is no such setting,
+    or one is not recorded.
+    """
+    settings = runs.groupby(list(by))[value]
+    spread = settings.agg(np.ptp)
+    if spread.isna().any() or len(spread) < 2:
+        return None
+    most, apart = np.sort(spread)[-2:]
+    chosen = runs[settings.transform(np.ptp) == apart]
+    return (chosen.sort_values(value), float(apart), float(most)) if apart > 2 * most else None
+
+
 def _lost(runs: pd.DataFrame) -> "pd.Series[bool]":
     """Which runs diverged: nothing more comes of them."""
     return runs["state"].eq("diverged") if "state" in runs else pd.Series(False, runs.index)
