@@ -200,6 +200,7 @@ def shown(path: Path) -> str:
 Model = typing.TypeVar("Model", bound=Strict)
 
 MOST = 300_000  # values and separators of a file, its aliases written out
+MOST_NAMES = 30  # that an error lists
 MOST_BYTES = 1_000_000  # of a YAML file, which PyYAML takes a second to read
 
 
@@ -263,7 +264,10 @@ def _models_in(annotation: Any) -> set[type[BaseModel]]:
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """“did you mean …?”, or the whole list when nothing is near."""
+    """“did you mean …?”, or what is known, of many the first, when nothing is near."""
     known = [str(k) for k in known]
     near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(known))}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    rest = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""
+    return f"known are {', '.join(sorted(known)[:MOST_NAMES])}{rest}"

@@ -156,7 +156,7 @@ def _open_grid(options: Options) -> Results:
     if not options.from_:
         if options.grid or options.seeds or options.name:
             raise ConfigError("--grid, --seeds and --name vary a condition; name it with --from")
-        options.study = grids.keep(options.study, results.store.folder)
+        options.study = grids.keep(options.study, results)
         return results
     if options.run or options.stage:
         raise ConfigError("--from makes a grid and trains all of it; leave out --run and --stage")

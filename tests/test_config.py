@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cifarlib import paths
-from cifarlib.checking import parse_value, validate
+from cifarlib.checking import parse_value, suggest, validate
 from cifarlib.config import (
     ENGINE,
     RunConfig,
@@ -461,3 +461,10 @@ def test_stages_that_are_taken_from_each_other_are_refused(tmp_path):
     )
     with pytest.raises(ConfigError, match="no other stage"):
         expand(load_study(path), load_scale("smoke"))
+
+
+def test_an_unknown_name_lists_no_more_names_than_can_be_read():
+    names = [f"run-{n:03}" for n in range(400)]
+    assert suggest("qqqq", names).endswith("run-029 and 370 more")
+    assert suggest("run-399x", names) == "did you mean 'run-399'?"
+    assert suggest("qqqq", ["b", "a"]) == "known are a, b"

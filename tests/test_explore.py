@@ -118,6 +118,11 @@ def test_linked_charts_of_an_empty_folder_say_how_to_fill_it(tmp_path):
     assert "No run is recorded yet" in page.render(empty).data
 
 
+def test_linked_charts_choose_recorded_runs_alone(results):
+    with pytest.raises(ConfigError, match=r"named 'stage1-daa1/99'; did you mean 'stage1-daa1/"):
+        explore.linked(results, "stage1-daa1/99")
+
+
 def test_render_loads_nothing_from_elsewhere(results):
     content = page.render(results).data
     assert content.count("<script") == content.count("</script>") == 3

@@ -84,11 +84,12 @@ def test_no_study_is_kept_in_the_place_of_another(results):
 
 def test_a_study_of_params_is_known_by_its_file_too(tmp_path):
     folder = tmp_path / "build"
-    assert grids.keep(str(cl.paths.PARAMS / "published/../beyond.yaml"), folder) == "beyond"
+    results = open_results("smoke", TINY, folder)
+    assert grids.keep(str(cl.paths.PARAMS / "published/../beyond.yaml"), results) == "beyond"
     assert not folder.exists()
     (tmp_path / "my study.yaml").write_bytes(cl.paths.BEYOND.read_bytes())
     with pytest.raises(ConfigError, match=r"'my study' cannot name .*; rename the file"):
-        grids.keep(str(tmp_path / "my study.yaml"), folder)
+        grids.keep(str(tmp_path / "my study.yaml"), results)
     (folder / "studies").mkdir(parents=True)
     (folder / "studies/study.yaml").write_text("of another's hand")
     assert kept_studies(folder) == {}
@@ -160,9 +161,15 @@ def test_a_study_of_ones_own_is_a_file_and_then_a_name(tmp_path, made_up, capsys
     assert cli.main(["sweep", *where, "--study", str(path)]) == 0
     assert cli.main(["status", *where]) == 0
     assert "studies of your own (--study NAME): mine" in capsys.readouterr().err
-    path.write_text(path.read_text().replace("0.2]", "0.3]"))
+    path.write_text(path.read_text().replace("0.2]", "0.2, 0.3]"))
+    assert cli.main(["sweep", *where, "--study", str(path)]) == 0
+    kept = tmp_path / "build/studies/mine.yaml"
+    assert kept.read_bytes() == path.read_bytes()
+    capsys.readouterr()
+    path.write_text(path.read_text().replace("0.2, ", ""))
     assert cli.main(["sweep", *where, "--study", str(path)]) == 2
-    assert "mine.yaml holds another study; rename the file, or" in capsys.readouterr().err
+    assert "mine.yaml has not (1); add them again, rename the file" in capsys.readouterr().err
+    assert b"0.2, " in kept.read_bytes()
     path.write_text(path.read_text().replace("dropout:", "dropuot:"))
     assert cli.main(["study", "check", *where, str(path)]) == 2
     assert "unknown key 'dropuot'; did you mean 'dropout'?" in capsys.readouterr().err

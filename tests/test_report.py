@@ -388,6 +388,7 @@ def test_a_changed_scale_does_not_replace_the_scales_own_report(
         ([], ["01_data", "02_stage1", "03_stage2"]),
         (["stage1"], ["02_stage1"]),
         (["03"], ["03_stage2"]),
+        (["notebooks/03_stage2.ipynb"], ["03_stage2"]),
         (["stage2", "data"], ["01_data", "03_stage2"]),
         (["stage"], ["02_stage1", "03_stage2"]),
     ],
@@ -395,7 +396,7 @@ def test_a_changed_scale_does_not_replace_the_scales_own_report(
 def test_chapters_are_chosen_by_a_part_of_their_names(only, chosen):
     notebooks = [Path(f"{name}.ipynb") for name in ("01_data", "02_stage1", "03_stage2")]
     assert [n.stem for n in report.choose_chapters(notebooks, only)] == chosen
-    for part in ("stgae1", "", "x"):
+    for part in ("stgae1", "", ".ipynb", "x"):
         with pytest.raises(ConfigError, match=r"no such chapter; .*(stage1)"):
             report.choose_chapters(notebooks, [part])
 

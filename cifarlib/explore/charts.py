@@ -14,6 +14,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from cifarlib.checking import suggest
 from cifarlib.config import DATASETS, SplitName
 from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import OWN, collect
@@ -39,7 +40,7 @@ def linked(
 
     ``first`` and ``second`` name the runs that are chosen at first, the two best unless given;
     without ``own`` only runs of the two studies are shown.
-    Raises ``ConfigError`` where no run is recorded.
+    Raises ``ConfigError`` where no run is recorded, and for a name that none has.
     """
     charts = Charts(results, first, second, own)
     with warnings.catch_warnings():  # altair says that it joins the parameters, as is meant here
@@ -119,6 +120,8 @@ class Charts:
 
     def _choose(self, name: str, how: str, value: str, runs: list[str]) -> alt.Parameter:
         """A menu of all runs, and a click on one; a click beside all of them changes nothing."""
+        if value not in runs:
+            raise ConfigError(f"no recorded run is named {value!r}; {suggest(value, runs)}")
         event = f"click[{'' if 'Shift' in how else '!'}event.shiftKey]"
         return alt.selection_point(
             name=name, fields=["run"], value=value, clear=False, empty=False,

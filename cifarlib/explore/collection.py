@@ -61,7 +61,7 @@ def find_run(results: Results, name: str) -> RunRecord:
     frame, records = collect(results)
     found = frame.loc[frame["name"].eq(name) | frame["run_id"].eq(name), "run_id"]
     if found.empty:
-        raise ConfigError(f"no recorded run is named {name!r}; {suggest(name, frame['name'][:8])}")
+        raise ConfigError(f"no recorded run is named {name!r}; {suggest(name, frame['name'])}")
     return records[found.iloc[0]]
 
 

@@ -69,7 +69,7 @@ def render(
     if study and (only or appendix):
         raise ConfigError("--study renders one study alone; leave out --only and --appendix")
     results = open_results(scale, overrides, build, study or None)
-    own = grids.keep(study or appendix, results.store.folder) if study or appendix else ""
+    own = grids.keep(study or appendix, results) if study or appendix else ""
     others = {}
     if not study:
         others = other_studies.open_others(scale, overrides, build, [own] if own else [])
@@ -227,13 +227,14 @@ def find_shown_runs(executed: Sequence[Path]) -> set[str]:
 def choose_chapters(notebooks: Sequence[Path], only: Sequence[str]) -> list[Path]:
     """The notebooks whose names have one of the given parts in them; all where none is given.
 
-    Raises ``ConfigError`` for a part that no name has.
+    A notebook's file is a part, too. Raises ``ConfigError`` for a part that no name has.
     """
     names = [_chapter(notebook) for notebook in notebooks]
-    for part in only:
-        if not part or not any(part in notebook.stem for notebook in notebooks):
+    parts = {part: Path(part).name.removesuffix(".ipynb") for part in only}
+    for part, name in parts.items():
+        if not name or not any(name in notebook.stem for notebook in notebooks):
             raise ConfigError(f"--only {part}: there is no such chapter; {suggest(part, names)}")
-    return [n for n in notebooks if not only or any(part in n.stem for part in only)]
+    return [n for n in notebooks if not only or any(part in n.stem for part in parts.values())]
 
 
 def _chapter(notebook: Path) -> str:

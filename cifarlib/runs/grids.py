@@ -67,7 +67,7 @@ def make_grid(
     """
     found = find_condition(results, start)
     if not settings:
-        raise ConfigError("a grid needs a setting to vary; add one such as --grid dropout=0,0.3")
+        raise ConfigError("a grid needs a setting to vary, such as dropout with the values 0, 0.3")
     if "seed" in settings:
         raise ConfigError("a grid does not vary the seed; give the seeds with --seeds 42,43")
     grid = {key: _plain_values(values) for key, values in settings.items()}
@@ -80,7 +80,7 @@ def make_grid(
         named = f"{_name(start, grid)}-{number}"
     study = validate(Study, content, f"the grid {named}")
     expand(study, at_scale(results, study).scale)  # raises where a setting cannot be
-    _put(results.store.folder, named, text, "choose another name")
+    _put(place(results.store.folder, named), text, "choose another name")
     return named
 
 
@@ -142,25 +142,39 @@ def place(folder: Path, name: str, cure: str = "choose another name") -> Path:
     return folder / KEPT / f"{name}.yaml"
 
 
-def _put(folder: Path, name: str, content: bytes, cure: str) -> None:
+def _put(path: Path, content: bytes, cure: str) -> None:
     """Keep a study's file, unless another is kept there."""
-    path = place(folder, name, cure)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if read_bytes(path) != content:
             raise ConfigError(f"{shown(path)} holds another study; {cure}, or remove that one")
     write_atomically(path, content)
 
 
-def keep(text: str, folder: Path) -> str:
-    """The name of a study; one that is a file of one's own is copied into the build folder."""
-    path = find_study(text, folder)
+def keep(text: str, results: Results) -> str:
+    """The name of a study; one that is a file of one's own is copied into the build folder.
+
+    It takes the place of an earlier copy that has no recorded run besides those of the file.
+    """
+    path = find_study(text, results.store.folder)
     for name, shipped in STUDIES.items():
         if path.resolve() == shipped.resolve():
             return name
-    if text.endswith((".yaml", ".yml")) and path.parent != folder / KEPT:
-        load_study(path)
-        _put(folder, path.stem, read_bytes(path), "rename the file")
+    if text.endswith((".yaml", ".yml")) and path.parent != results.store.folder / KEPT:
+        kept, now = place(results.store.folder, path.stem, "rename the file"), _ids(results, path)
+        before = _ids(results, kept) & set(results.store.run_ids()) if kept.is_file() else set()
+        if lost := len(before - now):
+            raise ConfigError(
+                f"{shown(kept)} has recorded runs that {shown(path)} has not ({lost}); add them "
+                "again, rename the file, or remove the one kept"
+            )
+        write_atomically(kept, read_bytes(path))
     return path.stem
+
+
+def _ids(results: Results, path: Path) -> set[str]:
+    """The runs of a study's file."""
+    study = load_study(path)
+    return {condition.run_id for condition in expand(study, scale_for(results, study))}
 
 
 def at_scale(results: Results, study: Study) -> Results:
