@@ -224,6 +224,16 @@ def test_means_have_half_of_students_interval():
     assert grouped.to_numpy() == pytest.approx(found.to_numpy(), nan_ok=True)
     assert stats.student(table["a"]) == (interval.low, interval.high)
     assert np.isnan(stats.student([5.0])).all()
+    assert stats.means(pd.DataFrame({"equal": [4.7] * 3})).loc["equal"].isna().tolist() == [
+        False, False, True,
+    ]  # fmt: skip
+
+
+def test_noise_is_of_seeds_where_one_setting_has_them_else_of_runs():
+    runs = pd.DataFrame({"stage": "s", "name": list("aabb"), "test_top1": [50.0, 51, 60, 61]})
+    sd = "0.71 points"
+    assert stats.noise_floor(runs).say() == f"by the noise of 4 runs of 2 settings, {sd}"
+    assert stats.noise_floor(runs[:2]).say() == f"by the noise of 2 seeds, {sd}"
 
 
 def test_a_pair_is_odd_where_it_lies_more_than_twice_as_far_apart_as_any_other():

@@ -32,6 +32,11 @@ def test_runs_have_a_row_for_each_condition_with_its_settings_and_outcome(result
     assert row["epoch"] == record.reported_epoch
     assert row["test_top1"] == record.accuracy("test")
     assert row["gap"] == pytest.approx(record.accuracy("train") - record.accuracy("test"))
+    history = record.result.history
+    assert row["rates"] == 1
+    fell = history.model_copy(update={"learning_rate": (*history.learning_rate[:-1], 1e-5)})
+    fell = record.model_copy(update={"result": record.result.model_copy(update={"history": fell})})
+    assert tabulate_runs([condition], {record.run_id: fell})["rates"].tolist() == [2]
 
 
 def test_runs_have_flip_averaged_accuracies_where_they_were_asked_for(results):

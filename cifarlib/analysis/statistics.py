@@ -75,6 +75,9 @@ class Estimate:
         return float(stats.t.sf((self.mean - value) / self.error, self.df))
 
 
+NO_SPREAD = 1e-12  # a standard deviation up to which values are equal
+
+
 def estimate(values: Values, of: str = "seeds", *, missing: int = 0) -> Estimate:
     """Mean of independent values, with Student's standard error from their own spread.
 
@@ -85,7 +88,7 @@ def estimate(values: Values, of: str = "seeds", *, missing: int = 0) -> Estimate
     identical = n > 0 and not sample.any()
     mean = float(sample.mean()) if n else math.nan
     spread = float(sample.std(ddof=1)) if n > 1 else 0.0
-    error = spread / math.sqrt(n) if spread > 1e-12 else None
+    error = spread / math.sqrt(n) if spread > NO_SPREAD else None
     return Estimate(mean, error, max(n - 1, 1), n, of, missing, identical)
 
 
@@ -93,11 +96,12 @@ def means(values: "pd.DataFrame | pd.api.typing.SeriesGroupBy") -> pd.DataFrame:
     """Means over independent values such as seeds: of each column, or of each group.
 
     Columns ``n``, ``mean`` and ``±``, half of the mean's 95 % interval (Student's), which a single
-    value does not have.
+    value does not have, nor do equal values.
     """
     from scipy import stats
 
-    n, error = values.count(), values.std() / np.sqrt(values.count())
+    n, spread = values.count(), values.std()
+    error = spread.where(spread > NO_SPREAD) / np.sqrt(n)
     reach = stats.t.ppf((1 + LEVEL) / 2, (n - 1).clip(lower=1))
     return pd.DataFrame({"n": n, "mean": values.mean(), "±": error * reach})
 
@@ -135,9 +139,10 @@ class Noise:
         return replace(found, error=math.sqrt(2) * self.sd, df=self.df, by=self.say())
 
     def say(self, unit: str = " points") -> str:
-        """In words: “by the noise of 20 seeds, 0.39 points”."""
-        seeds = f"{self.df + self.settings} seeds{self.where}"
-        return f"by the noise of {seeds}, {self.sd:.2f}{unit}"
+        """In words: “by the noise of 20 runs of 2 settings, 0.39 points”, or “of 10 seeds”."""
+        runs = self.df + self.settings
+        said = f"{runs} seeds" if self.settings == 1 else f"{runs} runs of {self.settings} settings"
+        return f"by the noise of {said}{self.where}, {self.sd:.2f}{unit}"
 
 
 def noise_floor(
@@ -271,8 +276,8 @@ def paired(
 
     Seeds that did not diverge are averaged first, unless ``on`` names them. ``blocks``, some of
     ``on``, says which pairs count as independent: differences are averaged within each block, as
-    two weight decays that train almost the same network are one observation. A pair lacking a run
-    is pending, unless a side diverged: then the pair is left out.
+    two weight decays are one observation. A pair lacking a run is pending, unless a side diverged:
+    then the pair is left out.
     """
     on = list(on)
     sides = {}
@@ -413,7 +418,8 @@ def slope(x: Values, y: Values, of: str = "runs") -> Estimate:
 
 
 PAIRED = "weight_decay"
-"""Two runs that differ in it alone train almost the same network: no two observations."""
+"""It hardly matters, and two runs that differ in it alone have first weights and order of images
+in common: no two observations."""
 
 
 def variance_explained(

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cifarlib.config import SPLITS
 from cifarlib.data import stratified_subset
 from cifarlib.study import Condition
 
 if typing.TYPE_CHECKING:
     from cifarlib.config import SplitName
     from cifarlib.runs.schema import DataRecord, RunRecord
-
-SPLITS: tuple["SplitName", ...] = ("train", "validation", "test")
 
 SETTINGS = (
     "model", "resize", "augmentation", "optimizer", "batch_size", "learning_rate", "weight_decay",
@@ -29,8 +28,8 @@ SETTINGS = (
 """Settings in the order of their columns; those that only some conditions have follow."""
 
 OUTCOMES = (
-    "trained", "epoch", "time_s", *(f"{s}_top{k}" for s in SPLITS for k in (1, 2, 3)), "gap",
-    "flip_top1", "crop_top1",
+    "trained", "rates", "epoch", "time_s", *(f"{s}_top{k}" for s in SPLITS for k in (1, 2, 3)),
+    "gap", "flip_top1", "crop_top1",
 )  # fmt: skip
 
 
@@ -45,9 +44,10 @@ def tabulate_runs(
 
     ``stage``, ``run`` (the paper's number), ``name``, settings by the names that the study gives
     them, ``epochs`` as configured, ``seed``, ``run_id``, ``state``; then ``trained`` epochs, the
-    chosen ``epoch``, ``time_s``, top-1 to 3 of each set at that epoch (``test_top1``), ``gap``,
-    training less test top-1, and, where it was asked for, ``flip_top1``, test top-1 by the mean
-    logits of each image and its mirror image, and ``crop_top1``, by those of six views.
+    number of learning ``rates`` at their ends, the chosen ``epoch``, ``time_s``, top-1 to 3 of each
+    set at that epoch (``test_top1``), ``gap``, training less test top-1, and, where asked for,
+    ``flip_top1``, test top-1 by the mean logits of each image and its mirror image, and
+    ``crop_top1``, by those of six views.
     ``protocol`` is the scale's, ``running`` the ids of runs in training.
     """
     rows = []
@@ -57,7 +57,8 @@ def tabulate_runs(
         row: dict[str, Any] = {"stage": condition.stage, "run": condition.run}
         row |= {"name": condition.name, "protocol": protocol}
         row |= {key.replace(".", "_"): _plain(value) for key, value in condition.settings.items()}
-        row["resize"] = row["resize"] or "none"
+        resize = condition.config.resize
+        row["resize"] = row.get("resize") or (resize.method if resize else "none")
         row |= {"epochs": condition.config.epochs, "seed": condition.config.seed}
         row |= {"run_id": condition.run_id, "state": state}
         rows.append(row | (_outcomes(record) if record else {}))
@@ -77,6 +78,7 @@ def _plain(value: Any) -> Any:
 
 def _outcomes(record: "RunRecord") -> dict[str, Any]:
     row: dict[str, Any] = {"trained": record.result.history.epochs, "time_s": record.seconds}
+    row["rates"] = len(set(record.result.history.learning_rate[1:]))
     if record.result.diverged:
         return row | {"state": "diverged"}
     row |= {"state": "recorded", "epoch": record.reported_epoch}
@@ -170,9 +172,3 @@ class RunPredictions:
         """Top-1 accuracy in % of these predictions."""
         matrix = self.confusion(split)
         return float(100 * matrix.trace() / matrix.sum())
-
-
-def name_protocol(settings: Mapping[str, Any], presets: Mapping[str, Mapping[str, Any]]) -> str:
-    """The preset that a protocol's settings are, “custom” where they are none."""
-    names = (name for name, preset in presets.items() if preset == typing.cast(Any, settings))
-    return next(names, "custom")
