@@ -56,7 +56,7 @@ class DatasetInfo:
     @property
     def fingerprint(self) -> str:
         """What the data are, in 12 hexadecimal digits: a hash over every file's MD5."""
-        return _digest(self.files)[:12]
+        return digest(self.files)[:12]
 
 
 CLASSES = (
@@ -409,7 +409,7 @@ def run_id(config: RunConfig, engine: int = ENGINE, data: str | None = None) -> 
         "data": data or DATASETS[config.data.name].fingerprint,
         "engine": engine,
     }
-    return _digest(key)[:16]
+    return digest(key)[:16]
 
 
 def canonical(config: Strict) -> dict[str, Any]:
@@ -425,8 +425,9 @@ def canonical(config: Strict) -> dict[str, Any]:
     return content
 
 
-def _digest(content: Any) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def digest(content: Any) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

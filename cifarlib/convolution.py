@@ -53,7 +53,6 @@ class _Convolve(torch.autograd.Function):
         kernel = weight.shape[2:]
         shape = [(size[i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
         ctx.geometry = kernel, stride, padding
-        ctx.biased = bias is not None
         ctx.small = shape[0] * shape[1] <= SMALL
         ctx.product = ctx.small or channels <= NARROW or kernel == (1, 1)
         if not ctx.small:

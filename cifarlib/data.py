@@ -339,8 +339,3 @@ def moments(
         math.sqrt((pixels * square - total**2) / (pixels * 255) ** 2) for total, square in pairs
     ]
     return np.array(means), np.array(deviations)
-
-
-def class_counts(labels: np.ndarray) -> np.ndarray:
-    """The number of images of each class (10,)."""
-    return np.bincount(labels, minlength=10)

@@ -17,6 +17,7 @@ its second ReLU, and takes a ReLU of the sum.
 
 import copy
 import io
+import re
 from pathlib import Path
 
 import torch
@@ -205,6 +206,10 @@ def require_imagenet_weights(name: str) -> Path:
     )
 
 
+# DenseNet's file is older than torch 0.4 and says ``norm.1`` where ``norm1`` is meant.
+OLD = re.compile(r"(denselayer.*)\.([12])(\.[^.]*)$")
+
+
 def load_imagenet_weights(model: nn.Module, name: str) -> None:
     """Load torchvision's ImageNet weights (IMAGENET1K_V1) from a local file into a fresh model.
 
@@ -213,7 +218,7 @@ def load_imagenet_weights(model: nn.Module, name: str) -> None:
     path = require_imagenet_weights(name)
     try:
         state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
-        model.load_state_dict({_modern(key): value for key, value in state.items()})
+        model.load_state_dict({OLD.sub(r"\1\2\3", key): value for key, value in state.items()})
     except MemoryError:
         raise
     except Exception as error:  # torch may raise anything, with advice that is not for our users
@@ -222,14 +227,6 @@ def load_imagenet_weights(model: nn.Module, name: str) -> None:
             f"{path} is no weight file of {name} ({reason}); delete it and download "
             f"{WEIGHTS[name].url} again"
         ) from error
-
-
-def _modern(key: str) -> str:
-    """DenseNet's file is older than torch 0.4 and says ``norm.1`` where ``norm1`` is meant."""
-    parts = key.split(".")
-    if "denselayer" in key and len(parts) > 2 and parts[-2] in ("1", "2"):
-        return ".".join([*parts[:-3], parts[-3] + parts[-2], parts[-1]])
-    return key
 
 
 def count_flops(model: nn.Module, image_size: int) -> int:

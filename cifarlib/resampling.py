@@ -5,30 +5,22 @@ Images are uint8 tensors (b, 3, height, width).
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from cifarlib.config import ResizeConfig
 from cifarlib.data import moments
 
 
-class Resize(NamedTuple):
-    """Resample to ``size`` × ``size`` pixels as Pillow does, then crop ``crop`` × ``crop``."""
-
-    size: int
-    crop: int
-    method: str
-
-
-def resize_and_centre_crop(images: Tensor, resize: Resize) -> Tensor:
+def resize_and_centre_crop(images: Tensor, resize: ResizeConfig) -> Tensor:
     """Resample and keep the centre: uint8 (b, 3, h, w) → uint8 (b, 3, crop, crop)."""
     return resample(images, *_centre_matrices(images, resize))
 
 
-def matrices(images: Tensor, resize: Resize) -> tuple[Tensor, Tensor]:
+def matrices(images: Tensor, resize: ResizeConfig) -> tuple[Tensor, Tensor]:
     """The float64 matrices (size, h) and (size, w) that resample columns and rows."""
     height, width = images.shape[-2:]
     return (
@@ -37,7 +29,7 @@ def matrices(images: Tensor, resize: Resize) -> tuple[Tensor, Tensor]:
     )
 
 
-def _centre_matrices(images: Tensor, resize: Resize) -> tuple[Tensor, Tensor]:
+def _centre_matrices(images: Tensor, resize: ResizeConfig) -> tuple[Tensor, Tensor]:
     start = round((resize.size - resize.crop) / 2)  # as torchvision's CenterCrop
     vertical, horizontal = matrices(images, resize)
     return vertical[start : start + resize.crop], horizontal[start : start + resize.crop]
@@ -92,13 +84,13 @@ def _matrix(length: int, size: int, method: str, device: torch.device) -> Tensor
     return torch.from_numpy(np.asarray(resized).T / 2**PRECISION_BITS).to(device)
 
 
-def resized_statistics(images: Tensor, size: int, crop: int, method: str) -> tuple[Tensor, Tensor]:
+def resized_statistics(images: Tensor, resize: ResizeConfig) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of pixel / 255 in each channel, of resized, cropped images.
 
     uint8 (n, 3, h, w) → two float64 (3,) on the CPU; the crop is the centre. They are exact but
     for the last rounding, since the sums are of whole numbers and below 2⁵³.
     """
-    vertical, horizontal = _centre_matrices(images, Resize(size, crop, method))
+    vertical, horizontal = _centre_matrices(images, resize)
     # Where each new pixel is an old one, it is enough to count how often.
     repeats = all(bool(((m == 0) | (m == 1)).all()) for m in (vertical, horizontal))
     counts = torch.outer(vertical.sum(0), horizontal.sum(0)) if repeats else None
@@ -115,7 +107,7 @@ def resized_statistics(images: Tensor, size: int, crop: int, method: str) -> tup
     finally:
         torch.set_num_threads(threads)
     totals, squares = ([int(value) for value in row] for row in sums.tolist())
-    mean, std = moments(totals, squares, len(images) * crop * crop)
+    mean, std = moments(totals, squares, len(images) * resize.crop**2)
     return torch.from_numpy(mean), torch.from_numpy(std)
 
 

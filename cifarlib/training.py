@@ -85,8 +85,7 @@ class Feed:
         self.config = config
         self.inputs = inputs
         self.channels_last = channels_last
-        resize = config.resize
-        self.resize = resampling.Resize(**resize.model_dump()) if resize else None
+        self.resize = config.resize
 
     def plan(self, epoch: int) -> tuple[Tensor, transforms.Draws]:
         """One epoch's order of the training images, int64 (n,), and the draws of each image."""
@@ -354,7 +353,10 @@ class Run:
         self.model, channels_last = prepare_model(first_model(config, inputs), config, device)
         self.feed = Feed(config, inputs, channels_last)
         self.optimizer = build_optimizer(config, self.model)
-        self.average = None if config.average is None else _start_average(config, self.model)
+        self.average: AveragedModel | None = None  # until its first update, the first weights
+        if config.average is not None:
+            average = get_ema_multi_avg_fn(config.average.decay)
+            self.average = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.losses: Tensor | None = None  # of each training image, when it was seen last
         if config.progressive_dropping:
             self.losses = torch.full((len(inputs.train),), torch.inf, device=device)
@@ -447,7 +449,8 @@ class Run:
             self.set_learning_rate(place, steps)
             with autocast(self.config, self.device):
                 logits = self.model(batch)
-                loss = self.loss(logits, labels)
+                smoothing = self.config.label_smoothing
+                loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -476,11 +479,6 @@ class Run:
             if average.is_floating_point():
                 average.lerp_(value, 1 - keep)
                 value.copy_(average)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What a training step lowers."""
-        smoothing = self.config.label_smoothing
-        return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
     def set_learning_rate(self, step: int, steps_per_epoch: int) -> float:
         """Set the rate of a step of the whole run, counted from 0, and give it."""
@@ -614,14 +612,6 @@ class Run:
             cpu_s=round(self.seconds["processor"], 3) if alone else None,
         )
         return Fitted(result, timing, self.resumed, weights[shown])
-
-
-def _start_average(config: RunConfig, model: nn.Module) -> AveragedModel:
-    """A moving average of a model's weights and batch statistics; until its first update, both
-    are the first ones."""
-    assert config.average is not None
-    average = get_ema_multi_avg_fn(config.average.decay)
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def _copy_weights(model: nn.Module) -> dict[str, Tensor]:

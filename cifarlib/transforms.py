@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cifarlib import resampling
+from cifarlib.config import ResizeConfig
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def augment(
     *,
     padding: int,
     padding_mode: str = "black",
-    resize: resampling.Resize | None = None,
+    resize: ResizeConfig | None = None,
 ) -> Tensor:
     """Rotation, resizing, padding and crop, and horizontal flip, in this order.
 
@@ -140,19 +141,12 @@ def _pad_and_crop(
     if padding == 0:
         return images
     height, width = images.shape[-2:]
-    if padding_mode == "reflect":  # by rows and columns: torch reflects no uint8
-        rows, columns = (_reflected(length, padding, images.device) for length in (height, width))
-        padded = images[:, :, rows[:, None], columns]
+    if padding_mode == "reflect":  # as floats: before version 2.14 torch reflects no uint8
+        padded = functional.pad(images.float(), (padding,) * 4, mode="reflect").to(torch.uint8)
     else:
         padded = functional.pad(images, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: every crop there is
     return windows[torch.arange(len(images), device=images.device), :, top, left]
-
-
-def _reflected(length: int, padding: int, device: torch.device) -> Tensor:
-    """Which pixel of a line stands at each place of the padded line; the edge is not repeated."""
-    places = torch.arange(-padding, length + padding, device=device).abs()
-    return torch.minimum(places, 2 * (length - 1) - places)
 
 
 def cut_out(images: Tensor, centres: Tensor, size: int) -> Tensor:

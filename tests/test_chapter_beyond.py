@@ -7,10 +7,10 @@ import pytest
 from chapters import run_chapter
 from conftest import make_data_record, make_network_record, make_record
 from scipy import stats
-from test_cifar10_1 import make_shift
+from test_cifar10_1 import keep_shift, make_shift
 
 from cifarlib.formatting import signed
-from cifarlib.runs.cifar10_1 import read_shift, write_shift
+from cifarlib.runs.cifar10_1 import read_shift
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import FlipAveraged
 from cifarlib.runs.store import RecordStore
@@ -39,7 +39,7 @@ def execute(folder, share: float):
             record = record.model_copy(update={"result": result})
         store.write(record)
         if number % 7 == 0:
-            write_shift(store, make_shift(record, right=0.6))
+            keep_shift(store, make_shift(record, right=0.6))
     if share:
         store.write(make_data_record("cifar10"))
         store.write(make_network_record())

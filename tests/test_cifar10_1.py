@@ -22,11 +22,11 @@ from cifarlib.runs.cifar10_1 import (
     read_images,
     read_shift,
     read_shifts,
-    write_shift,
+    shift_path,
 )
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import RunRecord, pack, pack_classes
-from cifarlib.runs.store import RecordStore, encode
+from cifarlib.runs.store import RecordStore, encode, write_atomically
 
 NAMES = ("stage1-base/1", "stage1-base/2", "stage1-daa1/13")
 
@@ -62,6 +62,10 @@ def make_shift(record: RunRecord, right: float = 0.5, images: int = 200, **chang
     return ShiftRecord(**content | changed)
 
 
+def keep_shift(store: RecordStore, shift: ShiftRecord) -> None:
+    write_atomically(shift_path(store, shift.run_id), encode(shift))
+
+
 @pytest.fixture
 def stored(tmp_path):
     """A build folder with three made-up records, each with one on the new images."""
@@ -69,7 +73,7 @@ def stored(tmp_path):
     for condition in tiny_conditions(*NAMES):
         record = make_record(condition)
         store.write(record)
-        write_shift(store, make_shift(record))
+        keep_shift(store, make_shift(record))
     return store
 
 
@@ -178,7 +182,7 @@ def test_damaged_and_others_records_count_as_none(stored):
     assert read_shift(stored, two) is None
     results = open_results("smoke", TINY, stored.folder)
     assert set(read_shifts(results)) == {three}
-    write_shift(stored, make_shift(stored.read_run(two), of_predictions="0" * 64))
+    keep_shift(stored, make_shift(stored.read_run(two), of_predictions="0" * 64))
     assert set(read_shifts(results)) == {three}  # for its weights were another training's
 
 
@@ -193,7 +197,7 @@ def test_a_folder_with_such_records_is_read_merged_and_packed(stored, tmp_path, 
         assert (merged.others, merged.conflicts) == ([], [])
     for run_id in stored.run_ids():
         assert read_shift(there, run_id) == read_shift(stored, run_id)
-    write_shift(there, make_shift(stored.read_run(run_id), right=0.4))
+    keep_shift(there, make_shift(stored.read_run(run_id), right=0.4))
     (conflict,) = merge.merge(open_results("smoke", TINY, there.folder), [stored.folder]).conflicts
     assert " on CIFAR-10.1: conflict, nothing changed\n" in conflict
     results = open_results("smoke", TINY, stored.folder)

@@ -175,6 +175,17 @@ def test_a_study_of_ones_own_is_a_file_and_then_a_name(tmp_path, made_up, capsys
     assert "unknown key 'dropuot'; did you mean 'dropout'?" in capsys.readouterr().err
 
 
+def test_a_study_may_set_the_parts_of_a_group_alone(tmp_path):
+    parts = "resize.size: 64, resize.crop: 56, resize.method: box"
+    (tmp_path / "parts.yaml").write_text(
+        "defaults: {model: residual, augmentation: {}, schedule: {name: constant}, dropout: 0.0, "
+        "optimizer: sgd, batch_size: 9, learning_rate: 0.1, weight_decay: 0.0, early_stopping: 9}\n"
+        f"stages: {{parts: {{title: Parts, fixed: {{epochs: 30, {parts}}}}}}}\n"
+    )
+    results = open_results("smoke", TINY, tmp_path, str(tmp_path / "parts.yaml"))
+    assert results.runs.query("stage == 'parts'")["resize"].tolist() == ["box"]
+
+
 def test_grid_in_a_cell_trains_and_keeps_it(results, made_up, capsys):
     runs = cl.grid(START, results, dropout=[0.0, 0.3], seeds=[42])
     assert list(runs["dropout"]) == [0.0, 0.3]

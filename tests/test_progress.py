@@ -175,6 +175,18 @@ def test_what_is_left_follows_the_sweeps_own_pace(tmp_path, spent, left):
     shown.close()
 
 
+def test_what_a_lost_worker_trained_is_left_to_do_again(tmp_path):
+    (condition,) = tiny_conditions("stage1-long/9")
+    job = RunJob(condition.run_id, condition.name, condition.config)
+    shown = Display([job], 0, progress.Prices(), 1, 1.0, tmp_path)
+    priced = shown.seconds_left()
+    shown.advance(job, condition.config.data.train_size)
+    assert shown.seconds_left() < priced
+    shown.drop(job)  # there is no checkpoint
+    assert shown.seconds_left() == priced
+    shown.close()
+
+
 def test_the_longest_runs_go_first():
     assert progress.makespan([3, 1, 2, 4], 1) == 10
     assert progress.makespan([3, 1, 2, 4], 2) == 5  # 4 and 1, 3 and 2

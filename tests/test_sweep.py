@@ -394,6 +394,9 @@ def test_a_record_says_what_changed_between_its_parts(tmp_path, conditions, monk
     assert verify.differing_origins(record.provenance, record.provenance) == [
         f"it was made in parts, {change}" for change in (threads, device)
     ]
+    for before, now, said in ((True, False, True), (None, False, None), (False, None, None)):
+        parts = [record.provenance.model_copy(update={"dirty": dirty}) for dirty in (before, now)]
+        assert worker._take_over(state | {"provenance": parts[0]}, parts[1]).dirty is said
     del state["provenance"]  # as in checkpoints of earlier versions
     store.run_path(condition.run_id).unlink()
     checkpoints.write_checkpoint(path, state)

@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 
 from cifarlib import resampling, transforms
+from cifarlib.config import ResizeConfig
 
 METHODS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 DAA1 = {"rotation_degrees": 0.0, "rotation_probability": 0.0, "padding": 4, "flip_probability": 0.5}
@@ -113,7 +114,7 @@ def test_rotation_leaves_the_others_and_its_input_alone(images):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("resize", [None, resampling.Resize(73, 64, "lanczos")])
+@pytest.mark.parametrize("resize", [None, ResizeConfig(size=73, crop=64, method="lanczos")])
 def test_devices_agree(images, resize):
     draws = draw(len(images), DAA2, margin=9 if resize else 0)
     here = transforms.augment(images, draws, padding=4, resize=resize)
@@ -127,7 +128,9 @@ def test_devices_agree(images, resize):
 @pytest.mark.parametrize("size", [256, 33])
 @pytest.mark.parametrize("method", METHODS)
 def test_resize_is_pillows(images, method, size):
-    ours = resampling.resize_and_centre_crop(images[:20], resampling.Resize(size, size, method))
+    ours = resampling.resize_and_centre_crop(
+        images[:20], ResizeConfig(size=size, crop=size, method=method)
+    )
     assert ours.dtype == torch.uint8
     assert torch.equal(ours, resize_by_pillow(images[:20], size, method))
 
@@ -139,14 +142,18 @@ def test_resized_statistics_are_those_of_pillows_images(method):
     pixels = resized.numpy().astype(np.int32)
     mean = pixels.mean((0, 2, 3)) / 255
     std = np.sqrt((pixels**2).mean((0, 2, 3)) / 255**2 - mean**2)
-    mean_of_ours, std_of_ours = resampling.resized_statistics(batch, size, crop, method)
+    mean_of_ours, std_of_ours = resampling.resized_statistics(
+        batch, ResizeConfig(size=size, crop=crop, method=method)
+    )
     np.testing.assert_allclose(mean_of_ours, mean, rtol=1e-12)
     np.testing.assert_allclose(std_of_ours, std, rtol=1e-12)
 
 
 def test_resized_statistics_of_all_training_images(cifar10):
     """Table II, nearest; Listing 4 gives the same numbers with the rounding of float32."""
-    mean, std = resampling.resized_statistics(cifar10, 256, 224, "nearest")
+    mean, std = resampling.resized_statistics(
+        cifar10, ResizeConfig(size=256, crop=224, method="nearest")
+    )
     assert mean.dtype == std.dtype == torch.float64
     np.testing.assert_allclose(mean, [0.488720, 0.475235, 0.439246], atol=5e-7)
     np.testing.assert_allclose(std, [0.243068, 0.239364, 0.255938], atol=5e-7)

@@ -26,7 +26,7 @@ from cifarlib.runs.schema import (
     require_classes,
     unpack,
 )
-from cifarlib.runs.store import RecordStore, encode, write_atomically
+from cifarlib.runs.store import RecordStore
 
 IMAGES = 2000
 IMAGE_FILE, LABEL_FILE = "cifar10.1_v6_data.npy", "cifar10.1_v6_labels.npy"
@@ -141,13 +141,6 @@ def predictions_digest(record: RunRecord) -> str:
 def shift_path(store: RecordStore, run_id: str) -> Path:
     """Where the record of a run's predictions of CIFAR-10.1 stands."""
     return store.runs / f"shift-{run_id}.json"
-
-
-def write_shift(store: RecordStore, shift: ShiftRecord) -> Path:
-    """Put such a record in place; raises ``RecordError`` where that is impossible."""
-    path = shift_path(store, shift.run_id)
-    write_atomically(path, encode(shift))
-    return path
 
 
 def read_shift(store: RecordStore, run_id: str) -> ShiftRecord | None:

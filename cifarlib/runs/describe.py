@@ -2,14 +2,14 @@
 
 import base64
 import io
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
 from cifarlib import data, models, resampling, transforms
-from cifarlib.config import DATASETS, ENGINE, ModelConfig, SplitName
+from cifarlib.config import DATASETS, ENGINE, ModelConfig, ResizeConfig, SplitName
 from cifarlib.paper.tables import read_normalization
 from cifarlib.runs import tracing
 from cifarlib.runs.provenance import of_this_process
@@ -23,7 +23,6 @@ def describe_dataset(dataset: str) -> DataRecord:
     training, validation = data.split(train.labels)
     images = torch.from_numpy(train.images)
     firsts = [int(np.flatnonzero(train.labels == c)[0]) for c in range(len(info.classes))]
-    methods = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
     counted: dict[SplitName, Any] = {
         "train": train.labels[training],
         "validation": train.labels[validation],
@@ -34,12 +33,17 @@ def describe_dataset(dataset: str) -> DataRecord:
         dataset=dataset,
         data_fingerprint=info.fingerprint,
         class_counts={
-            name: tuple(data.class_counts(labels).tolist()) for name, labels in counted.items()
+            name: tuple(np.bincount(labels, minlength=10).tolist())
+            for name, labels in counted.items()
         },
         statistics=_statistics(*data.channel_statistics(train.images)),
         resized={
-            method: _statistics(*resampling.resized_statistics(images, 256, 224, method))
-            for method in methods
+            method: _statistics(
+                *resampling.resized_statistics(
+                    images, ResizeConfig(size=256, crop=224, method=method)
+                )
+            )
+            for method in get_args(ResizeConfig.model_fields["method"].annotation)
         },
         test_labels=pack_classes(test.labels.tolist()),
         pixel_sums=pack(train.images.sum(axis=0, dtype="<u4")),  # up to 16 million images
@@ -79,26 +83,20 @@ def _measure_first_loss(images: Any, labels: Any) -> dict[Literal["fan_out", "fa
 
 def _show_transforms(image: Any) -> dict[str, str]:
     """One image (1, 3, 32, 32) as it is, and after each transform of the paper by itself."""
-
-    def one(
-        angle: float = 0.0, top: int = 4, left: int = 4, flip: bool = False
-    ) -> transforms.Draws:
-        return transforms.Draws(
-            torch.tensor([angle]), torch.tensor([top]), torch.tensor([left]), torch.tensor([flip])
-        )
-
-    variants = {
-        "original": one(),
-        "crop": one(top=0, left=7),
-        "flip": one(flip=True),
-        "crop and flip (DAA-1)": one(top=0, left=7, flip=True),
-        "rotation by 15°": one(angle=15.0),
-        "all three (DAA-2)": one(angle=15.0, top=0, left=7, flip=True),
+    variants = {  # degrees, first row and column of the crop, mirrored
+        "original": (0.0, 4, 4, False),
+        "crop": (0.0, 0, 7, False),
+        "flip": (0.0, 4, 4, True),
+        "crop and flip (DAA-1)": (0.0, 0, 7, True),
+        "rotation by 15°": (15.0, 4, 4, False),
+        "all three (DAA-2)": (15.0, 0, 7, True),
     }
-    return {
-        name: _png(transforms.augment(image, draws, padding=4, resize=None)[0].numpy())
-        for name, draws in variants.items()
-    }
+    shown = {}
+    for name, numbers in variants.items():
+        angle, top, left, flip = (torch.tensor([number]) for number in numbers)
+        draws = transforms.Draws(angle, top, left, flip)
+        shown[name] = _png(transforms.augment(image, draws, padding=4)[0].numpy())
+    return shown
 
 
 def _png(image: Any) -> str:

@@ -52,10 +52,10 @@ class Display:
         self.finished, self.total = finished, finished + len(runs)
         self.prices, self.slowness = prices, slowness
         self.left = {job.run_id: job.config for job in runs}
+        self.state = state
         self.images: Counter[str] = Counter()  # trained, by run id; here and by earlier sweeps
         for job in runs:
-            epochs = checkpoint_epoch(state / f"{job.run_id}.pt")
-            self.images[job.run_id] = epochs * job.config.data.train_size
+            self._count_images(job)
         self.begun = dict(self.left), self.images.copy(), time.monotonic()
         self.say(
             f"{finished} of {self.total} runs are recorded; {len(runs)} to go, workers: {workers}, "
@@ -109,7 +109,9 @@ class Display:
         )
 
     def drop(self, job: Job) -> None:
-        """A job is not run here any more."""
+        """A job is not run here any more; what is not in its checkpoint is to be done again."""
+        if isinstance(job, RunJob):
+            self._count_images(job)
         if bar := self.bars.pop(job.name, None):
             bar.total = bar.n  # else a run that stopped early would look like a failure
             bar.close()
@@ -141,6 +143,10 @@ class Display:
     def _describe(self) -> None:
         left = duration(self.seconds_left())
         self.bar.set_description_str(f"{self.finished} of {self.total} runs, about {left} left")
+
+    def _count_images(self, job: RunJob) -> None:
+        epochs = checkpoint_epoch(self.state / f"{job.run_id}.pt")
+        self.images[job.run_id] = epochs * job.config.data.train_size
 
     def _find_bar(self, job: RunJob) -> Any:
         if job.name not in self.bars:

@@ -17,10 +17,10 @@ from cifarlib.runs.cifar10_1 import (
     read_images,
     read_shift,
     shift_path,
-    write_shift,
 )
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import FORMAT, RunRecord, pack, pack_classes, pack_confidence
+from cifarlib.runs.store import encode, write_atomically
 from cifarlib.runs.weights import build_network
 from cifarlib.training import Feed, ImageSet, Inputs, compute_logits, prepare_model, resolve_device
 
@@ -84,7 +84,7 @@ def generalise(results: Results, folder: Path, *, device: str = "auto") -> Itera
             shift = None
             yield f"{error}; set aside as {store.set_aside(weights, error)}"
         if shift:
-            write_shift(store, shift)
+            write_atomically(path, encode(shift))
             old = record.accuracy("test", epoch=record.result.predictions.epoch)
             yield f"{names[run_id]}: {old:.2f} % on CIFAR-10, {shift.accuracy:.2f} % on CIFAR-10.1"
         count["made" if shift else "lacking"] += 1

@@ -171,10 +171,8 @@ class Executor(abc.ABC):
     def _fail(self, job: Job, reason: str, detail: str) -> None:
         self.outcome.failed[job.name] = reason
         self.display.say(f"{job.name}: failed, {reason}")
-        if isinstance(job, RunJob):
-            log = self.store.state / f"{job.run_id}.error.txt"
-            text = f"{job.name}\n{detail}\n"
-            write_atomically(log, text.encode(errors="backslashreplace"))
+        log = self.store.state / f"{job.path(self.store).stem}.error.txt"
+        write_atomically(log, f"{job.name}\n{detail}\n".encode(errors="backslashreplace"))
 
     def _out_of_time(self, waiting: Iterable[Job]) -> Outcome:
         """The outcome, with what is left; nothing where there was time for everything."""
@@ -234,7 +232,9 @@ class LocalExecutor(Executor):
         for worker in self.pool:
             if len(self.running()) >= self._room():
                 break
-            if worker.job is None and (job := self.budget.choose(self.waiting)):
+            if worker.job is None:
+                if not (job := self.budget.choose(self.waiting)):
+                    break
                 worker.job = job
                 with contextlib.suppress(OSError):  # where it died, we shall hear it
                     worker.connection.send(job)
@@ -297,6 +297,8 @@ class LocalExecutor(Executor):
             self.one_process = False
             worker.process.kill()  # if one thread is gone, the others will not do well
         worker.process.join()
+        if worker.job is not None:
+            self.display.drop(worker.job)
         if worker.job is not None and worker.shares_process:
             self.waiting.appendleft(worker.job)  # whose fault it was shows with a process for each
         elif worker.job is not None:

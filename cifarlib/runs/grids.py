@@ -79,7 +79,7 @@ def make_grid(
             break
         named = f"{_name(start, grid)}-{number}"
     study = validate(Study, content, f"the grid {named}")
-    expand(study, at_scale(results, study).scale)  # raises where a setting cannot be
+    expand(study, scale_for(results, study))  # raises where a setting cannot be
     _put(place(results.store.folder, named), text, "choose another name")
     return named
 
@@ -177,17 +177,9 @@ def _ids(results: Results, path: Path) -> set[str]:
     return {condition.run_id for condition in expand(study, scale_for(results, study))}
 
 
-def at_scale(results: Results, study: Study) -> Results:
-    """Another study over the same records at the same scale, nothing of it read yet."""
-    return replace(results, study=study, scale=scale_for(results, study), conditions=[], paper=())
-
-
 def open_study(results: Results, name: str) -> Results:
     """A study by name or file over the same records at the same scale."""
     study = load_study(find_study(name, results.store.folder))
-    opened = at_scale(results, study)
-    return replace(
-        opened,
-        conditions=expand(study, opened.scale),
-        paper=tuple(expand_paper(study, opened.scale)),
-    ).reread()
+    scale = scale_for(results, study)
+    conditions, paper = expand(study, scale), tuple(expand_paper(study, scale))
+    return replace(results, study=study, scale=scale, conditions=conditions, paper=paper).reread()

@@ -12,6 +12,7 @@ from cifarlib.errors import ConfigError, DataError, MissingPackageError, RunErro
 from cifarlib.formatting import say_count, say_list
 from cifarlib.runs.display import is_kernel
 from cifarlib.runs.executors import Outcome
+from cifarlib.runs.locks import held
 from cifarlib.runs.other_studies import list_conditions
 from cifarlib.runs.parameters import TRAINING, check_injected
 from cifarlib.runs.progress import (
@@ -19,7 +20,6 @@ from cifarlib.runs.progress import (
     cores,
     duration,
     learn_prices,
-    list_running,
     parse_budget,
     uses_cuda,
 )
@@ -53,9 +53,9 @@ def complete(
         said += f"recorded yet; to train {what} takes {cost}."
         if not results.store.runs.is_dir():
             said += f" There are no records in {results.store.folder.absolute()}."
-        running = list_running(results.store.state)
+        state, running = results.store.state, held(results.store.state)
         if elsewhere := [
-            f"{c.name} (epoch {running[c.run_id]} of {c.config.epochs})"
+            f"{c.name} (epoch {checkpoint_epoch(state / f'{c.run_id}.pt')} of {c.config.epochs})"
             for c in missing
             if c.run_id in running
         ]:

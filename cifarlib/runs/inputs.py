@@ -50,9 +50,7 @@ def computed_statistics(dataset: str, resize: ResizeConfig | None) -> Constants:
     statistics = (
         data.channel_statistics(images)
         if resize is None
-        else resampling.resized_statistics(
-            torch.from_numpy(images), resize.size, resize.crop, resize.method
-        )
+        else resampling.resized_statistics(torch.from_numpy(images), resize)
     )
     mean, std = (tuple(map(float, values)) for values in statistics)
     return mean, std  # type: ignore[return-value]  # three channels each

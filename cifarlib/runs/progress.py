@@ -20,11 +20,6 @@ from cifarlib.study import Condition
 DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
 
 
-def list_running(state: Path) -> dict[str, int]:
-    """Run id → epoch of the last checkpoint, of every run that a living process trains."""
-    return {name: checkpoint_epoch(state / f"{name}.pt") for name in held(state)}
-
-
 def checkpoint_epoch(path: Path) -> int:
     """The epoch that a checkpoint claims to stand at, unchecked; 0 where there is none."""
     try:

@@ -60,7 +60,8 @@ def _is_commit(text: str) -> bool:
 
 
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(paths.PACKAGE.parent), *arguments]
+    # Without optional locks, so that no `git commit` of the user's finds the index locked.
+    command = ["git", "--no-optional-locks", "-C", str(paths.PACKAGE.parent), *arguments]
     # A hook's GIT_DIR would name another repository.
     environment = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE")}
     return subprocess.run(

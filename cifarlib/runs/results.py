@@ -154,10 +154,8 @@ class Results:
     @property
     def protocol(self) -> str:
         """The name of the scale's protocol, “custom” where the study has none for it."""
-        from cifarlib.runs.frames import name_protocol
-
-        presets = self.study.presets.get("protocol", {})
-        return name_protocol(self.scale.protocol.model_dump(), presets)
+        presets, said = self.study.presets.get("protocol", {}), self.scale.protocol.model_dump()
+        return next((name for name, preset in presets.items() if preset == said), "custom")
 
     def absolute(self, rule: str) -> "tuple[Results, pd.DataFrame]":
         """The runs for a claim about an absolute number, and the results that they belong to.

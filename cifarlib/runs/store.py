@@ -5,7 +5,6 @@ aside and trains the run again.
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -13,12 +12,12 @@ import tempfile
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pydantic
 
 from cifarlib.checking import Strict, list_folder, parse_json, read_bytes
 from cifarlib.config import DATASETS, ENGINE, run_id
+from cifarlib.config import digest as _digest
 from cifarlib.errors import RecordError, UnreadableError
 from cifarlib.runs.locks import lock
 from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, RunRecord
@@ -76,11 +75,6 @@ def remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{path.name}.*"):
         with contextlib.suppress(OSError):  # in a folder that cannot be written they do no harm
             leftover.unlink()
-
-
-def _digest(content: dict[str, Any]) -> str:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def encode(record: Strict) -> bytes:

@@ -144,8 +144,7 @@ def run_job(job: Job, store: RecordStore, connection: Any, settings: Settings) -
             if held:
                 remove_leftovers(path)
                 record = job.read(store) or _make(job, store, settings, connection.send)
-                if isinstance(job, RunJob):  # of a sweep, perhaps, that died behind its record
-                    store.clear_state(job.run_id)
+                store.clear_state(path.stem)  # of a sweep, perhaps, that died behind its record
         # After the lock's end, so that no lock file stays behind a run that is said to be done.
         connection.send(Message("done", record=record) if held else Message("busy"))
     except OutOfTimeError as error:
@@ -169,9 +168,10 @@ def _make(
         return train(job.config, store, settings, tell, keep_weights=job.keep_weights)
     from cifarlib.runs import describe
 
-    record: DataRecord | NetworkRecord = (
-        describe.describe_dataset(job.dataset) if job.dataset else describe.describe_network()
-    )
+    with _turn(settings.device):  # for torch's random numbers are the process's, not the thread's
+        record: DataRecord | NetworkRecord = (
+            describe.describe_dataset(job.dataset) if job.dataset else describe.describe_network()
+        )
     store.write(record)
     return record
 
@@ -184,6 +184,18 @@ def _lacks_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or any(text in str(error) for text in words)
     )
+
+
+def _turn(name: str) -> contextlib.AbstractContextManager[Any]:
+    """What the runs of a process take turns with on a CUDA device; elsewhere each has its own."""
+    from cifarlib import training
+
+    device = training.resolve_device(name)
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    from cifarlib.gpu import lanes
+
+    return lanes.card(device).turn
 
 
 def _device_works(name: str) -> bool:
@@ -312,15 +324,20 @@ def train(
 
 
 def _take_over(state: dict[str, Any], made_by: Provenance) -> Provenance:
-    """An origin with what changed on the way to it, by a checkpoint's state."""
+    """An origin with what changed on the way to it, by a checkpoint's state.
+
+    Code that was changed at any time is not that of the commit.
+    """
     before = state.pop("provenance", None)
     epoch = len(state["history"]["learning_rate"])  # the next one
+    dirty = made_by.dirty
     if before is None:  # a checkpoint of an earlier version
         changes = (f"until epoch {epoch - 1}: on a machine that is not recorded",)
     else:
+        dirty = max(dirty, before.dirty, key=[False, None, True].index)
         apart = provenance.differences(before, made_by)
         changes = before.changes + ((f"from epoch {epoch}: {', '.join(apart)}",) if apart else ())
-    return made_by.model_copy(update={"changes": changes})
+    return made_by.model_copy(update={"changes": changes, "dirty": dirty})
 
 
 def _lane(config: RunConfig, device: Any) -> contextlib.AbstractContextManager[Any]:
