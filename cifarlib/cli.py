@@ -141,7 +141,7 @@ def _sweep(options: Options) -> int:
         chosen = results.conditions
     code = _sweep_conditions(options, results, chosen, deadline)
     if options.study not in STUDIES:
-        from cifarlib.report import name_records
+        from cifarlib.report.assembly import name_records
 
         named = name_records(options.scale, options.set, options.out)
         _tell(f"to see them: cifarlib report {named} --study {options.study}")
@@ -260,8 +260,9 @@ def _generalise(options: Options) -> int:
 def _bench(options: Options) -> int:
     from cifarlib.bench import measurements
     from cifarlib.bench import throughput as bench
+    from cifarlib.training import resolve_device
 
-    device = bench.choose_device(options.device)
+    device = resolve_device(options.device).type
     if device == "cuda":
         from cifarlib.bench import cuda as bench_cuda
 
@@ -311,9 +312,9 @@ def _report(options: Options) -> int:
     if options.budget is not None and not options.train:
         raise ConfigError("--budget is for training; add --train")
     with plain_matplotlib():  # before matplotlib is imported
-        from cifarlib import report
+        from cifarlib.report.assembly import render
 
-        page = report.render(
+        page = render(
             options.scale,
             options.set,
             options.out,

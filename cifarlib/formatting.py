@@ -33,7 +33,7 @@ def say_p(p: float) -> str:
 
 def format_p(p: float) -> str:
     """A p value by itself: “0.034”, “< 0.001”, “0.0496”, which is not 0.05."""
-    return "< 0.001" if p < 0.001 else f"{p:.4f}" if 0.0495 <= p < 0.05 else f"{p:.3f}"
+    return "< 0.001" if p < 0.001 else f"{min(p, 0.0499):.4f}" if 0.0495 <= p < 0.05 else f"{p:.3f}"
 
 
 def decimals_of(values: Sequence[float], decimals: int) -> int:

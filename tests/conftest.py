@@ -228,17 +228,8 @@ def make_network_record() -> NetworkRecord:
     def add(name: str, kind: str, output: tuple, parameters: int = 0, *inputs: str, **window):
         inputs = inputs or (layers[-1].name if layers else "input",)
         flops = 7 * parameters if window else 0
-        layers.append(
-            Layer(
-                name=name,
-                kind=kind,
-                inputs=inputs,
-                output=output,
-                parameters=parameters,
-                flops=flops,
-                **window,
-            )
-        )
+        place = {"name": name, "kind": kind, "inputs": inputs, "output": output}
+        layers.append(Layer(**place, parameters=parameters, flops=flops, **window))
 
     def block(name: str, output: tuple, parameters: int, *inputs: str, stride: int, kernel: int):
         window = {"kernel": kernel, "stride": stride, "padding": kernel // 2}
@@ -433,3 +424,11 @@ def make_verdicts(*verdicts, kind="claim", **values):
         for name, verdict in zip(ids, verdicts, strict=False)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def assemble(executed, output, told=None):
+    """Write the page of executed notebooks, without the rest of a report."""
+    from cifarlib.report import assembly, page
+
+    output.write_bytes(page.make_page(assembly.merge(executed), told))
+    return output

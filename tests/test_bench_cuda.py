@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 
-from cifarlib import cli
+from cifarlib import cli, training
 from cifarlib.bench import cuda as bench_cuda
 from cifarlib.bench import plain_training
-from cifarlib.bench import throughput as bench
 from cifarlib.errors import RunError
 
 CPU = torch.device("cpu")
@@ -90,7 +89,7 @@ def test_each_row_is_written_and_said_at_once(monkeypatch, tmp_path, capsys):
         yield {"way": "kernels of a step", "launched": 90, "kernels": kernels, "at_s": 9.6}
 
     monkeypatch.setattr(bench_cuda, "measure", measure)
-    monkeypatch.setattr(bench, "choose_device", lambda name: name)
+    monkeypatch.setattr(training, "resolve_device", torch.device)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     command = ["bench", "--device", "cuda", "--seconds", "30", "--out", str(tmp_path)]
     assert cli.main(command) == 0

@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from conftest import (
     OF_STAGE2,
     TINY,
+    assemble,
     make_record,
     make_verdicts,
     tiny_conditions,
@@ -43,7 +44,7 @@ def address(report, tmp_path_factory):
     others = other_studies.narrow(others, results, assembly.find_shown_runs(executed))
     told = front.describe(results, "--scale smoke", shown, others=others)
     page = tmp_path_factory.mktemp("browser") / "report.html"
-    return assembly.assemble(executed, page, told).as_uri()
+    return assemble(executed, page, told).as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -140,19 +141,38 @@ def test_a_table_sorts_by_keyboard_and_goes_back(open_page):
     assert table.locator("tbody tr").all_inner_texts() == before
 
 
-def test_a_small_p_value_sorts_as_a_number(open_page):
+FOLDED = "<details><summary>3</summary>other/1</details>"
+
+
+@pytest.mark.parametrize(
+    ("cells", "fill", "first"),
+    [
+        (["0.5", "&lt; 0.001", "–"], "1.000", ["< 0.001", "0.5", "1.000"]),
+        (["run 26", "run 9", "rate 0.01"], "run 30", ["rate 0.01", "run 9", "run 26"]),
+        (["2", FOLDED, "pending, about 3 min"], "10", ["2", "3other/1", "10"]),
+    ],
+)
+def test_a_column_sorts_as_a_person_would(open_page, cells, fill, first):
+    """A small p value, names with numbers in them, a cell with several runs; pending at the end."""
     page = open_page()
     texts = page.evaluate(
-        """() => {
-          const table = document.querySelector("#table-VII table"), texts = ["0.5", "< 0.001", "–"];
+        """([texts, fill]) => {
+          const table = document.querySelector("#table-VII table");
           [...table.tBodies[0].rows].forEach((row, i) => {
-            for (const cell of row.cells) cell.textContent = texts[i] ?? "1.000";
+            for (const cell of row.cells) cell.innerHTML = texts[i] ?? fill;
           });
-          table.tHead.querySelector("button").click();
-          return [...table.tBodies[0].rows].map((row) => row.cells[0].textContent);
-        }"""
+          const button = table.tHead.querySelector("button"), sorted = [];
+          for (let i = 0; i < 2; i++) {
+            button.click();
+            sorted.push([...table.tBodies[0].rows].map((row) => row.cells[0].textContent));
+          }
+          return sorted;
+        }""",
+        [cells, fill],
     )
-    assert (texts[:3], texts[-2:]) == (["< 0.001", "0.5", "1.000"], ["1.000", "–"])
+    assert texts[0][:3] == first
+    last = cells[2] if cells[2][0] in "–p" else first[0]
+    assert [order[-1] for order in texts][1] == last
 
 
 def test_a_table_can_be_saved_as_csv(open_page):

@@ -6,7 +6,8 @@ import nbformat
 import pytest
 from conftest import TINY, make_record, tiny_conditions, tiny_store
 
-from cifarlib import cli, report
+from cifarlib import cli
+from cifarlib.report import assembly as report
 from cifarlib.report import difference, since
 from cifarlib.report.difference import FRONT, Shown, Table
 from cifarlib.runs import grids

@@ -58,7 +58,7 @@ def test_an_interval_reads_as_0_only_where_it_is():
 
 
 def test_a_p_below_5_percent_does_not_read_as_5_percent():
-    assert [format_p(p) for p in (0.0496, 0.0501, 0.0494)] == ["0.0496", "0.050", "0.049"]
+    assert [format_p(p) for p in (0.0496, 0.04998, 0.0501)] == ["0.0496", "0.0499", "0.050"]
 
 
 @pytest.mark.parametrize("bounds", [(0, math.inf), (-5, 5), (8, 12), (-math.inf, 3), (11, 30)])
@@ -116,6 +116,7 @@ def test_best_uses_the_seeds_there_are():
     scores = {1: [80.0, 81.0], 2: [79.0, 80.0]}
     single = judges.best({1: 80.5, 2: 79.5}, 1, NOISE)
     assert judges.best(scores, 1, NOISE).p < single.p
+    assert judges.best({1: 80.5}, 1, NOISE).verdict == "not tested"  # all others diverged
 
 
 def test_largest_allows_for_the_noise_of_the_largest():
@@ -126,6 +127,9 @@ def test_largest_allows_for_the_noise_of_the_largest():
     assert judges.largest(pairs, 11.9, 12.1, NOISE).verdict == "not distinguishable"
     assert judges.largest(pairs, 0, 8, NOISE).verdict == "did not hold"
     assert judges.largest(pairs, 9, 15, None).verdict == "pending"
+    for low in np.linspace(0, 20, 50):
+        found = judges.largest(pairs, low, low + 5, NOISE)
+        assert (found.p < 0.05) == (found.verdict != "not distinguishable")
 
 
 def test_all_above_needs_every_pair_of_columns():

@@ -9,12 +9,13 @@ import pandas as pd
 import papermill
 import pytest
 from bs4 import BeautifulSoup
-from conftest import make_record
+from conftest import assemble, make_record
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cifarlib import paths, report
+from cifarlib import paths
 from cifarlib.errors import ConfigError, ReportError
-from cifarlib.report import assembly, front, notebooks, page, show
+from cifarlib.report import assembly as report
+from cifarlib.report import front, notebooks, page, show
 from cifarlib.report.verdicts import read_verdicts
 from cifarlib.runs.parameters import check_values
 from cifarlib.runs.results import open_results
@@ -176,7 +177,7 @@ def test_nbconvert_without_its_templates_is_named_before_notebooks_run(tmp_path,
     write_notebook(tmp_path / "01_a.ipynb", "# A")
     monkeypatch.setattr(paths, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr("nbconvert.exporters.templateexporter.jupyter_path", lambda *_: [])
-    monkeypatch.setattr(assembly, "execute_all", None)
+    monkeypatch.setattr(report, "execute_all", None)
     with pytest.raises(ReportError, match=r"^nbconvert's templates are not in .* JUPYTER_PATH$"):
         report.render("smoke", build=tmp_path / "build")
 
@@ -207,7 +208,7 @@ def test_failed_notebooks_are_kept_and_named_and_the_old_report_stays(tmp_path, 
     assert "KeyError" in kept
     assert "papermill-error-cell" in kept
     with pytest.raises(ReportError, match="failed"):
-        report.assemble([build / "notebooks" / "01_a.ipynb"], tmp_path / "x.html")
+        assemble([build / "notebooks" / "01_a.ipynb"], tmp_path / "x.html")
 
 
 def test_executed_notebooks_open_in_jupyterlab(rendered):
@@ -297,7 +298,7 @@ def test_the_same_records_give_the_same_page(rendered, html):
     results = open_results("smoke", ["seeds=[1]"], rendered.parent)
     options = report.name_records("smoke", ["seeds=[1]"], rendered.parent)
     told = front.describe(results, options, read_verdicts(executed))
-    again = report.assemble(executed, rendered.parent / "again.html", told)
+    again = assemble(executed, rendered.parent / "again.html", told)
     block = re.compile('<script type="application/json" id="shown">.*</script>\\n')  # for diff
     assert again.read_text(encoding="utf-8") == block.sub("", html)
     assert not re.search(r"\b20(?!25-01-02)\d\d-\d\d-\d\dT", html)
@@ -350,7 +351,7 @@ def test_a_chapter_that_reads_the_others_is_executed_last(tmp_path, monkeypatch,
             executed_notebook(folder / path.name)
 
     monkeypatch.setattr(paths, "NOTEBOOKS", home)
-    monkeypatch.setattr(assembly, "execute_all", execute_all)
+    monkeypatch.setattr(report, "execute_all", execute_all)
     report.render("smoke", build=build, only=only)
     assert found == [(names, str(build / folder) if folder else folder) for names, folder in calls]
 
@@ -379,7 +380,7 @@ def test_a_changed_scale_does_not_replace_the_scales_own_report(
     assert report.name_suffix(elsewhere, parts) == "".join(f"-{part}" for part in parts)
     assert report.name_suffix(elsewhere, [], ["threshold=65"]) == "-threshold=65"
     long = report.name_suffix(open_results("smoke", [f"seeds={[*range(10**8, 10**8 + 13)]}"]))
-    assert len(long) == assembly.MOST_LETTERS
+    assert len(long) == report.MOST_LETTERS
 
 
 @pytest.mark.parametrize(
@@ -409,7 +410,7 @@ def test_the_names_of_runs_stand_where_only_ids_did(tmp_path):
     shown = show.table(frame, "I", "Runs").html
     notebook = executed_notebook(tmp_path / "a.ipynb", shown)
     told = front.describe(results, "--scale smoke")
-    page = report.assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
+    page = assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
     assert f'<a href="#run-{first.run_id}" title="stage1-base/1">one</a>' in page
     assert f'<summary>two</summary><a href="#run-{first.run_id}">stage1-base/1</a>' in page
     for run in (first, second):
@@ -419,7 +420,7 @@ def test_the_names_of_runs_stand_where_only_ids_did(tmp_path):
 def test_sentences_in_tables_are_stacked_on_a_phone(tmp_path):
     words = pd.DataFrame({"Claim": ["a claim in many words, enough to be broken"], "n": [1]})
     notebook = executed_notebook(tmp_path / "a.ipynb", show.table(words, "I", "T").html)
-    page = report.assemble([notebook], tmp_path / "x.html").read_text(encoding="utf-8")
+    page = assemble([notebook], tmp_path / "x.html").read_text(encoding="utf-8")
     assert re.search(r'<table class="data[^"]* stacked">', page)
     assert '<td data-label="n">1</td>' in page
 
@@ -438,7 +439,7 @@ def test_sentences_in_tables_are_stacked_on_a_phone(tmp_path):
 )
 def test_a_broken_page_is_refused(tmp_path, parts, words):
     with pytest.raises(ReportError) as caught:
-        report.assemble([executed_notebook(tmp_path / "a.ipynb", *parts)], tmp_path / "x.html")
+        assemble([executed_notebook(tmp_path / "a.ipynb", *parts)], tmp_path / "x.html")
     for word in words:
         assert word in str(caught.value)
     assert not (tmp_path / "x.html").exists()
@@ -450,7 +451,7 @@ def test_names_with_markup_are_shown_as_text(tmp_path):
     results = open_results(str(scale), build=tmp_path / "<i>")
     told = front.describe(results, report.name_records(str(scale), ["a=<u>"], tmp_path / "<i>"))
     notebook = executed_notebook(tmp_path / "a.ipynb")
-    page = report.assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
+    page = assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
     assert not re.search(r"<[biu]>", page)
     assert "&lt;b&gt;" in page
 

@@ -138,6 +138,7 @@ def executed(tmp_path):
 
 
 def test_read_verdicts_finds_what_executed_notebooks_show(executed):
+    (executed / "._02_stage1.ipynb").write_bytes(b"\x00\x05\x16\x07\xb0")  # as macOS leaves
     found = verdicts.read_verdicts(executed)
     assert found["id"].tolist()[:2] == ["adamw-is-best", "adam-overfits-more"]
     assert found["kind"].value_counts().to_dict() == {"claim": 5, "doubt": 1}

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from cifarlib.analysis.statistics import run_ids
+
 LABELS = {
     "run": "Run",
     "optimizer": "Optimiser",
@@ -73,7 +75,7 @@ def _look_up(rows: pd.DataFrame, groups: "pd.api.typing.DataFrameGroupBy") -> di
     runs, states, known = {}, {}, dict(iter(groups))
     for index, *values in rows.itertuples(name=None):
         if (found := known.get(tuple(values))) is not None:
-            runs[index] = tuple(dict.fromkeys(found["run_id"])) if "run_id" in found else ()
+            runs[index] = run_ids(found)
             state = found["state"] if "state" in found else pd.Series(dtype=str)
             states[index] = _say_state(state)
     return {"runs": runs, "states": states}

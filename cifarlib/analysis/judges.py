@@ -219,6 +219,8 @@ def best(
         return pending(f"{len(values) - missing} of {len(values)} settings are recorded.")
     if chosen not in values:
         return fact(False, f"{noun}{chosen} diverged", "A run that diverged has no outcome.")
+    if len(values) < 2:
+        return not_tested("There is no other setting to compare it with.")
     sign = -1 if smallest else 1
     means = {key: float(found.mean()) for key, found in values.items()}
     ranked = sorted(means, key=lambda key: -sign * means[key])
@@ -275,13 +277,13 @@ def _decide(more: np.ndarray) -> tuple[Verdict, float]:
     ``more`` are one-sided p values. All must be small for the claim to hold; for it not to hold,
     one must be large, by Holm's method (whose smallest p is Bonferroni's).
     """
-    holds, fails = float(more.max()), min(1.0, len(more) * float(1 - more.max()))
-    verdict: Verdict = "not distinguishable"
-    if holds < ALPHA / 2:
-        verdict = "held"
-    elif fails < ALPHA / 2:
-        verdict = "did not hold"
-    return verdict, min(1.0, 2 * min(holds, fails))
+    return _side(float(more.max()), len(more) * float(1 - more.max()))
+
+
+def _side(holds: float, fails: float) -> tuple[Verdict, float]:
+    """The verdict of two one-sided p values, and its two-sided p."""
+    verdict: Verdict = "did not hold" if fails < ALPHA / 2 else "not distinguishable"
+    return "held" if holds < ALPHA / 2 else verdict, min(1.0, 2 * float(min(holds, fails)))
 
 
 def _exceeds(one: np.ndarray, other: np.ndarray, noise: Noise) -> float:
@@ -305,13 +307,12 @@ def largest(pairs: Pairs, low: float, high: float, noise: Noise | None) -> Judge
     reach = noise.difference(1 - (1 - LEVEL) / m)
     interval = Interval(float(found.max()) - reach, float(found.max()) + reach)
     verdict, lies = _place(interval, low, high)
-    tail = noise.pair(0.0)
-    outside = max(low - float(found.max()), float(found.max()) - high)
+    outside = abs(max(low - float(found.max()), float(found.max()) - high))
     return Judgement(
         verdict,
         ours,
         interval.say(sign=True),
-        min(1.0, 2 * m * (tail.p_above(abs(outside)))),
+        min(1.0, 2 * m * noise.pair(outside).p_above(0)),
         m,
         f"The largest of {m}; its simultaneous interval lies {lies} {signed(1)(low)} to "
         f"{signed(1)(high)} points.",
@@ -333,18 +334,13 @@ def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
         return pending(UNDECIDABLE, pairs.runs, ours)
     more = np.sort([noise.pair(value).p_above(0) for value in found])
     less = np.sort(1 - more)
-    holds, fails = (allowed + 1) * more[m - 1 - allowed], (m - allowed) * less[allowed]
-    verdict: Verdict = "not distinguishable"
-    if holds < ALPHA / 2:
-        verdict = "held"
-    elif fails < ALPHA / 2:
-        verdict = "did not hold"
+    verdict, p = _side((allowed + 1) * more[m - 1 - allowed], (m - allowed) * less[allowed])
     each = stats.adjust(np.minimum(1, 2 * np.minimum(more, 1 - more)))
     clear = int(((each < ALPHA) & (more < 0.5)).sum())
     return Judgement(
         verdict,
         ours,
-        p=min(1.0, 2 * float(min(holds, fails))),
+        p=p,
         n=m,
         reason=f"{clear} of {m} are above 0 by a test of their own (Holm); {allowed} may be below.",
         runs=pairs.runs,
@@ -367,7 +363,7 @@ def explains_more(
     grid = stats.ended(grid)
     if waiting := _wait_for_grid(grid, outcome):
         return waiting
-    runs, factors = _runs(grid), [*above, *below]
+    runs, factors = stats.run_ids(grid), [*above, *below]
     shares = stats.variance_explained(grid, outcome, factors)
     ours = stats.say_shares(shares, factors)
     found = {(a, b): stats.omega(shares, a, b) for a in above for b in below}
@@ -407,7 +403,7 @@ def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) 
         p,
         int(found["n"]),
         f"F test beside {say_count(len(set(factors) - {term}), 'main effect')}: {say_p(p)}.",
-        _runs(grid),
+        stats.run_ids(grid),
     )
 
 
@@ -415,15 +411,11 @@ def _wait_for_grid(grid: pd.DataFrame, outcome: str) -> Judgement | None:
     """A whole grid is judged, and one whose outcomes differ at all."""
     known = int(grid[outcome].notna().sum())
     if known < len(grid):
-        return pending(f"{known} of {len(grid)} runs are recorded.", _runs(grid))
+        return pending(f"{known} of {len(grid)} runs are recorded.", stats.run_ids(grid))
     if grid[outcome].nunique() == 1:
         reason = "All outcomes are equal: there is no variance to explain."
-        return not_tested(reason, runs=_runs(grid))
+        return not_tested(reason, runs=stats.run_ids(grid))
     return None
-
-
-def _runs(grid: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(grid["run_id"])) if "run_id" in grid else ()
 
 
 def _capital(sentence: str) -> str:

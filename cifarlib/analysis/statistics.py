@@ -202,7 +202,7 @@ def outcome(runs: pd.DataFrame, value: str = "test_top1", noise: Noise | None = 
     if noise and 0 < len(known) < ENOUGH:
         error = noise.sd / math.sqrt(len(known))
         found = replace(found, error=error, df=noise.df, identical=False, by=noise.say())
-    return Sample(found, _ids(runs))
+    return Sample(found, run_ids(runs))
 
 
 def contrast(
@@ -226,7 +226,7 @@ def contrast(
             df = variance**2 / (one.sd**4 / one.df + two.sd**4 / two.df)
             by += f", and {two.say()}"
         found = replace(found, error=math.sqrt(variance / found.n), df=df, by=by)
-    return Sample(found, _ids(pd.concat([first, second])))
+    return Sample(found, run_ids(pd.concat([first, second])))
 
 
 ENOUGH = 3  # seeds from which on their own spread is used
@@ -260,7 +260,8 @@ def _lost(runs: pd.DataFrame) -> "pd.Series[bool]":
     return runs["state"].eq("diverged") if "state" in runs else pd.Series(False, runs.index)
 
 
-def _ids(runs: pd.DataFrame) -> tuple[str, ...]:
+def run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
+    """The ids of runs, where they have any."""
     return tuple(dict.fromkeys(runs["run_id"])) if "run_id" in runs else ()
 
 
@@ -295,7 +296,7 @@ def paired(
     means = complete.groupby(list(blocks) or on)["difference"].mean()
     missing = int((frame["difference"].isna() & ~lost).sum())
     found = estimate(means, "blocks of pairs" if blocks else "matched pairs", missing=missing)
-    runs = tuple(run for side in (first, second) for run in _ids(side.merge(frame[on], on=on)))
+    runs = tuple(run for side in (first, second) for run in run_ids(side.merge(frame[on], on=on)))
     return Pairs(found, tuple(dict.fromkeys(runs)), frame[[*on, "first", "second", "difference"]])
 
 

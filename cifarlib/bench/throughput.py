@@ -34,7 +34,7 @@ from cifarlib.runs.inputs import load_inputs
 from cifarlib.runs.progress import cores
 from cifarlib.runs.results import open_results
 from cifarlib.study import expand, load_scale, load_study
-from cifarlib.training import Inputs, Run, fit, resolve_device
+from cifarlib.training import Inputs, Run, fit
 
 PARTS = ("throughput", "variants", "sweep", "precision")
 BATCH_SIZES = (32, 64, 256)
@@ -43,11 +43,6 @@ EPOCH_IMAGES = 45_000  # trained in an epoch of the study; 60,000 are evaluated
 CPU = torch.device("cpu")
 
 logger = logging.getLogger(__name__)
-
-
-def choose_device(name: str) -> str:
-    """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; ``RunError`` where it is not there."""
-    return resolve_device(name).type
 
 
 def measure(part: str, images: int, repeats: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Everything but the capture itself works on a CPU, too, where it is tested agains
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ from cifarlib.training import (
     build_optimizer,
     derive_seed,
 )
+
+if TYPE_CHECKING:
+    from cifarlib.gpu.lanes import Lane
 
 # ---------------------------------------------------------------------------------------------
 # The optimiser's step, with all that varies in tensors
@@ -285,31 +288,13 @@ def _copy_draws(source: transforms.Draws, target: transforms.Draws) -> None:
 CHUNK = 64  # pieces of work that a lane hands in before it waits for them
 
 
-class Conductor(Protocol):
-    """Who has programs carried out; ``lanes.Lane`` is one."""
-
-    def program(self, config: RunConfig, inputs: Inputs, make: Callable[[], Program]) -> Program:
-        """The program for a run of this kind, made anew where there is none."""
-        ...
-
-    def carry_out(self, program: Program, work: Work) -> None:
-        """Have a program's next piece carried out."""
-        ...
-
-    def wait(self) -> None:
-        """Until everything handed in is done."""
-        ...
-
-
 class LaneRun(Run):
     """A run whose steps a lane carries out: like ``Run`` in everything that it says and keeps.
 
     Its state is that of ``Run``: either goes on from the other's checkpoint.
     """
 
-    def __init__(
-        self, config: RunConfig, inputs: Inputs, device: torch.device, conductor: Conductor
-    ):
+    def __init__(self, config: RunConfig, inputs: Inputs, device: torch.device, conductor: "Lane"):
         super().__init__(config, inputs, device)
         self.conductor = conductor
         first = self.model

@@ -1,19 +1,18 @@
 """The 2023 study as data: printed tables and constants, listings, claims, and doubts about it."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
+from cifarlib import paths
+from cifarlib.checking import read_yaml
+from cifarlib.paper.facts import Fact, read_listings
+from cifarlib.paper.statements import Statement, read_statements
 from cifarlib.paper.tables import read_normalization, table
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from cifarlib.paper.facts import Fact
-    from cifarlib.paper.statements import Statement
-
-    claims: Mapping[str, Statement]
-    doubts: Mapping[str, Statement]
-    listings: Mapping[str, Fact]
-    source: Mapping[str, Any]
+claims: Mapping[str, Statement]
+doubts: Mapping[str, Statement]
+listings: Mapping[str, Fact]
+source: Mapping[str, Any]
 
 __all__ = ["claims", "doubts", "listings", "read_normalization", "source", "table"]
 
@@ -21,16 +20,9 @@ __all__ = ["claims", "doubts", "listings", "read_normalization", "source", "tabl
 def __getattr__(name: str) -> Any:
     """``claims``, ``doubts``, ``listings`` and ``source``, read on first use."""
     if name == "source":
-        from cifarlib import paths
-        from cifarlib.checking import read_yaml
-
         return read_yaml(paths.PUBLISHED / "source.yaml")
     if name == "listings":
-        from cifarlib.paper.facts import read_listings
-
         return read_listings()
-    if name not in ("claims", "doubts"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from cifarlib.paper.statements import read_statements
-
-    return read_statements(name)
+    if name in ("claims", "doubts"):
+        return read_statements(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -162,7 +162,7 @@ def read_conditions() -> PaperConditions:
         if stage.without:
             rows = [row for row in rows if not stage.without.items() <= row.items()]
         stages[name] = tuple(
-            PaperCondition(row["run"], content.shared | stage.settings | _without_run(row))
+            PaperCondition(row.pop("run"), content.shared | stage.settings | row)
             for row in [*rows, *stage.rows]
         )
     return PaperConditions(content.presets, stages)
@@ -172,14 +172,8 @@ def _read_rows(number: str) -> list[dict[str, Any]]:
     """Run number and settings of each row of a table."""
     columns = _read_columns(number)
     names = ("run", *(name for name in _CONDITION if name in columns))
-    return [
-        dict(zip(names, row, strict=True))
-        for row in zip(*(columns[name] for name in names), strict=True)
-    ]
-
-
-def _without_run(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name != "run"}
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -199,13 +193,8 @@ def read_normalization() -> dict[str, tuple[Channels, Channels]]:
     cells = _read_cells(path, ["method", *names], len(_METHODS))
     if sorted(cells["method"]) != sorted(_METHODS):
         _damaged(path, f"its methods must be {', '.join(_METHODS)}")
-    values = zip(*(_numbers(path, cells[name]) for name in names), strict=True)
-    return {
-        method: ((mean_r, mean_g, mean_b), (std_r, std_g, std_b))
-        for method, (mean_r, mean_g, mean_b, std_r, std_g, std_b) in zip(
-            cells["method"], values, strict=True
-        )
-    }
+    rows: Any = zip(*(_numbers(path, cells[name]) for name in names), strict=True)
+    return {name: (row[:3], row[3:]) for name, row in zip(cells["method"], rows, strict=True)}
 
 
 def _roman(number: int | str) -> str:

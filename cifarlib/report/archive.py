@@ -16,10 +16,10 @@ from typing import Any
 
 from cifarlib import __version__, paths
 from cifarlib.bench import measurements
-from cifarlib.checking import parse_json
+from cifarlib.checking import list_folder, parse_json
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
-from cifarlib.report import name_records, name_suffix
+from cifarlib.report.assembly import name_records, name_suffix
 from cifarlib.runs import other_studies, provenance
 from cifarlib.runs.cifar10_1 import read_shifts, shift_path
 from cifarlib.runs.results import Results, open_results
@@ -111,7 +111,7 @@ def collect(results: Results, scale_file: Path) -> Files:
     built += [store.data_path(results.data.dataset)] if results.data else []
     built += [store.network_path] if results.network else []
     built += kept_studies(store.folder).values()
-    rendered = [*(store.folder / f"notebooks{suffix}").glob("*.ipynb")]
+    rendered = list_folder(store.folder / f"notebooks{suffix}", ".ipynb")
     rendered += [store.folder / f"report{suffix}.{ending}" for ending in ("html", "pdf")]
     for path in [*built, *filter(Path.is_file, rendered)]:
         content = path.read_bytes()

@@ -120,7 +120,7 @@ def render(
         front["command"] += f" {given_too}" if given_too else ""
         front |= {"lead": LEAD} if study else {}
         paper = describe_paper(other_studies.join(results, others), front, title)
-        merged = _merge(executed)
+        merged = merge(executed)
         names = {run["run_id"]: run["title"] for run in front["runs"]}
         records = other_studies.join(results, others).every_record.values()
         shown_now = difference.take(merged, names, records)
@@ -274,17 +274,5 @@ def name_records(scale: str, overrides: Sequence[str], build: str | Path) -> str
     return shlex.join(words)
 
 
-def assemble(
-    executed: Sequence[Path],
-    output: Path,
-    front: dict[str, Any] | None = None,
-    *,
-    partial: bool = False,
-) -> Path:
-    """Write the page of executed notebooks; the rest as of ``make_page``."""
-    write_atomically(output, make_page(_merge(executed), front, partial=partial))
-    return output
-
-
-def _merge(executed: Sequence[Path]) -> "NotebookNode":
+def merge(executed: Sequence[Path]) -> "NotebookNode":
     return join([(shown(path), read_notebook(path, ReportError)) for path in executed])

@@ -55,7 +55,7 @@ def describe(
     done, total = len(results.every_record), len({c.run_id for c in results.known})
     scale_title = f"{results.scale_name[:1].upper()}{results.scale_name[1:]} scale"
     kind, short, banner = _budget_banner(results)
-    label = f"{scale_title}: {short}" if short else scale_title
+    label = f"{scale_title}: {short}"
     if parts:
         label = f"Only {', '.join(parts)} · {label}"
     stages = run_details.describe_all(results, options)
@@ -86,7 +86,10 @@ def describe(
         "stages": _stage_rows(results),
         "budget": _budget(results.scale, results.overrides),
         "protocol_name": results.protocol,
-        "protocol": _protocol(results.scale),
+        "protocol": [
+            (title, words[getattr(results.scale.protocol, name)])
+            for name, (title, words) in run_details.PROTOCOL.items()
+        ],
         "provenance": _provenance(results, everything),
         "command": f"cifarlib report {options}{only}",
         "sweep_command": f"cifarlib sweep {options}",
@@ -278,14 +281,6 @@ def _budget(scale: Scale, overrides: Iterable[str]) -> list[tuple[str, str]]:
         ("Precision", precision),
     ]
     return rows + ([("Changed by hand", ", ".join(overrides))] if overrides else [])
-
-
-def _protocol(scale: Scale) -> list[tuple[str, str]]:
-    """The protocol in words; where it departs from the paper's listings, it says so."""
-    return [
-        (title, words[getattr(scale.protocol, name)])
-        for name, (title, words) in run_details.PROTOCOL.items()
-    ]
 
 
 def _provenance(results: Results, everything: Results) -> list[tuple[str, list[str]]]:

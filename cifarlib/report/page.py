@@ -85,24 +85,19 @@ def make_exporter() -> Any:
     from nbconvert.filters import Highlight2HTML
     from traitlets.config import Config
 
-    class Exporter(HTMLExporter):
-        def _create_environment(self) -> Any:
-            environment = super()._create_environment()
-            environment.autoescape = True
-            return environment
-
     config = Config()
     config.NbConvertBase.display_data_priority = [
         "text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain",
     ]  # fmt: skip
     try:
-        exporter = Exporter(
+        exporter = HTMLExporter(
             config=config,
             extra_template_basedirs=[str(paths.TEMPLATES)],
             template_name="report",
             exclude_anchor_links=True,
         )
         exporter.register_filter("highlight_code", Highlight2HTML(pygments_lexer="ipython3"))
+        exporter.environment.autoescape = True
         exporter.environment.get_template("base/display_priority.j2")
     except (ValueError, TemplateNotFound) as error:
         raise ReportError(
@@ -141,7 +136,8 @@ def inline_drawings(page: str) -> str:
         size = tag.partition(' viewBox="')[2].partition('"')[0]
         width = 1.15 * float(size.split()[2])  # fills the column
         return (
-            f'<div class="scroll drawing" tabindex="0"><svg{"" if chart else WHITE} '
+            f'<div class="scroll drawing" role="group" aria-label="drawing" tabindex="0">'
+            f"<svg{'' if chart else WHITE} "
             f'viewBox="{size}" style="width: min(100%, {width:.0f}pt)" '
             f'role="img" aria-label="{image[1]}">{rest}</div>'
         )

@@ -166,7 +166,8 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
     if record.result.diverged:
         top[0] = "diverged"
     predictions = record.result.predictions
-    accuracies = {split: _accuracies(history.split(split)) for split in SPLITS}
+    epochs = range(history.epochs + 1)
+    accuracies = {split: [*map(history.split(split).accuracy, epochs)] for split in SPLITS}
     losses = {split: history.split(split).loss for split in SPLITS}
     losses["train"] = history.training_loss
     return {
@@ -197,10 +198,6 @@ def _describe_outcome(record: RunRecord) -> dict[str, Any]:
         "device": record.provenance.device,
         "commit": (record.provenance.commit or "–")[:12] + ("*" if record.provenance.dirty else ""),
     }
-
-
-def _accuracies(split: Any) -> list[float | None]:
-    return [None if top is None else 100 * top / split.images for top in split.top1]
 
 
 def _percent(value: float | None) -> str:

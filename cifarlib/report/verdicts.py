@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cifarlib.analysis.statistics import adjust
+from cifarlib.checking import list_folder
 from cifarlib.errors import ReportError
 from cifarlib.paper.statements import read_statements
 from cifarlib.report.tables import CONTENT
@@ -23,7 +24,7 @@ def read_verdicts(executed: Iterable[Path] | Path) -> pd.DataFrame:
     ``executed`` are notebooks, or a folder of them. ``kind`` is claim, doubt or answer,
     ``chapter`` the notebook's name. Raises ``ReportError`` for one that is shown twice.
     """
-    paths = sorted(executed.glob("*.ipynb")) if isinstance(executed, Path) else executed
+    paths = list_folder(executed, ".ipynb") if isinstance(executed, Path) else executed
     rows = []
     for path in paths:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:

@@ -200,7 +200,7 @@ def main() -> int:
     if options.build:
         return finish(options, extract(options.build))
     with tempfile.TemporaryDirectory() as folder:
-        from cifarlib import report
+        from cifarlib.report import assembly as report
 
         unpack(Path(folder))
         report.render("smoke", build=folder)

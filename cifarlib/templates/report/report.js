@@ -48,7 +48,9 @@
     const [x, y] = [number(a), number(b)];
     if (!Number.isNaN(x) && !Number.isNaN(y)) return x - y;
     if (Number.isNaN(x) !== Number.isNaN(y)) return Number.isNaN(x) ? 1 : -1;
-    return a.localeCompare(b);
+    const [xs, ys] = [a, b].map((text) => text.split(/(\d*\.?\d+)/)); // words and numbers in turn
+    const i = xs.findIndex((x, place) => x !== ys[place]);
+    return i < 0 ? xs.length - ys.length : i % 2 ? xs[i] - ys[i] || 1 : xs[i].localeCompare(ys[i]);
   };
   const grid = (head) => { // cells of a head by row and column, spans filled
     const rows = [...head.rows].map(() => []);
@@ -68,7 +70,10 @@
     const head = grid(table.tHead);
     const last = head[head.length - 1];
     const original = [...body.rows];
-    const text = (row, column) => row.cells[Math.min(column, row.cells.length - 1)].textContent.trim();
+    const text = (row, column) => { // of a cell with several runs, not their names
+      const cell = row.cells[Math.min(column, row.cells.length - 1)];
+      return (cell.querySelector("summary") ?? cell).textContent.trim();
+    };
     if (![...body.rows].some((row) => [...row.cells].some((cell) => cell.rowSpan > 1))) {
       last.forEach((cell, column) => {
         if (cell.colSpan > 1) return;
@@ -81,7 +86,7 @@
           const next = order === undefined ? "ascending" : order;
           last.forEach((other) => other.removeAttribute("aria-sort"));
           if (next) cell.setAttribute("aria-sort", next);
-          const missing = (t) => t === "pending" || t === "" || t === "–";
+          const missing = (t) => /^(pending\b.*|running|diverged|–?)$/.test(t);
           const rows = next === null ? original : [...original].sort((a, b) => {
             const [x, y] = [text(a, column), text(b, column)];
             if (missing(x) !== missing(y)) return missing(x) ? 1 : -1;
