@@ -122,6 +122,10 @@ class Study(Strict):
     stages: dict[Annotated[str, Field(min_length=1)], Stage]
     epochs: dict[str, Epochs] = Field(default={})  # by scale: added to its own
 
+    def epochs_at(self, scale: str) -> Epochs:
+        """What this study adds to the epochs of a scale: of one of one's own, as to ``full``."""
+        return self.epochs.get(scale, self.epochs.get("full", {}))
+
 
 Kind = Literal["engine", "data", "device_class", "dirty"]
 """In what the records of one report may differ only where its scale says so."""
@@ -278,7 +282,7 @@ def load_scale(
         if isinstance(content.get("protocol"), str):
             content["protocol"] = _preset(protocols, "protocol", content["protocol"])
     if isinstance(content.get("epochs"), dict):  # after the overrides, which may replace them all
-        content["epochs"] = study.epochs.get(path.stem, {}) | content["epochs"]
+        content["epochs"] = study.epochs_at(path.stem) | content["epochs"]
     if "name" in content:
         raise ConfigError(f"{source}: unknown key 'name'; a scale is named by its file")
     content["name"] = path.stem if of_params else ""

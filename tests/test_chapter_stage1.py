@@ -43,6 +43,19 @@ def test_claims_are_judged_beside_a_run_that_diverged(executed):
     assert claims["run-9-above-run-1"]["reason"].endswith("No seeds have a result.")
 
 
+def test_claims_wait_for_the_seeds_of_every_run(tmp_path):
+    store = RecordStore(tmp_path)
+    store.write(make_data_record("cifar10"))
+    given = [*CIFAR10, "seeds=[42, 43]"]
+    for condition in open_results("smoke", given, tmp_path).select("stage1-base", "stage1-daa1"):
+        if condition.config.seed == 42:
+            store.write(make_record(condition))
+    shown, _ = run_chapter("02_stage1.ipynb", scale="smoke", overrides=given, build=str(tmp_path))
+    claims = {content["id"]: content for content in shown if content["kind"] == "claim"}
+    for name in ("base-best-run", "above-70-one-rate", "smallest-gaps", "daa1-best-run"):
+        assert claims[name]["verdict"] == "pending", name
+
+
 def test_two_runs_confuse_as_much_alike_as_each_with_itself(executed):
     """Correlations of the rates of confusion between long runs 9 and 13, and within each."""
     results, claims = executed

@@ -103,7 +103,7 @@ def lower_the_rate(results, condition=None):
 def test_a_rate_that_fell_is_judged(tmp_path):
     lower_the_rate(open_made_up(tmp_path))
     shown, texts = execute(tmp_path)
-    assert texts == ["The learning rate was lowered in 1 of 1 run."]
+    assert texts == ["The learning rate was lowered in 1 of 1 recorded run."]
     assert shown["lowered-rate-gains"]["reason"] == "One seed: not decidable."
     effects = shown["scheduling-is-effective"]
     assert "schedule" in effects["ours"]
@@ -124,8 +124,8 @@ def test_a_rate_that_fell_is_judged_seed_by_seed(tmp_path):
         lower_the_rate(results, condition)
     shown, texts = execute(tmp_path)
     assert texts == [
-        "The learning rate was lowered in 3 of 3 runs. Validation accuracy exceeds 89 % in 0 of 3 "
-        "long runs 13."
+        "The learning rate was lowered in 3 of 3 recorded runs. Validation accuracy exceeds 89 % "
+        "in 0 of 3 long runs 13."
     ]
     claim = shown["lowered-rate-gains"]
     assert claim["n"] == 3

@@ -213,6 +213,12 @@ def test_a_report_holds_its_runs_tables_figures_and_verdicts(report, tmp_path, c
     shutil.copytree(report / "runs", copy / "runs")
     assert cli.main(["diff", str(report), str(copy)]) == 0
     assert capsys.readouterr().out == "no difference\n"
+    damaged = next(p for p in sorted((copy / "runs").glob("*.json")) if "-" not in p.stem)
+    damaged.write_text("{}")
+    assert cli.main(["diff", str(report), str(copy)]) == 1
+    said = capsys.readouterr().out
+    assert f"({damaged.stem[:8]}): test " in said
+    assert "→ damaged\n" in said
 
 
 @pytest.fixture(scope="module")

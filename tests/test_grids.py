@@ -237,3 +237,46 @@ def test_the_chapter_shows_any_grid(tmp_path, varied, seeds, rows):
         for p, row in zip(adjusted, tables["O3"], strict=True)
     )
     assert shown[-1]["text"].startswith("Best on validation: ")
+
+
+def show(folder, study, **given):
+    """The tables and the last sentence of an own study's page, all of its runs recorded."""
+    results = open_results("smoke", CIFAR10, folder, study)
+    results.store.write(make_data_record("cifar10"))
+    for condition in results.conditions:
+        results.store.write(make_record(condition))
+    given |= {"scale": "smoke", "overrides": CIFAR10, "build": str(folder), "study": study}
+    shown, _ = run_chapter("09_own.ipynb", **given)
+    said = [content["text"] for content in shown if content["kind"] == "text"]
+    return {c["number"]: c["rows"] for c in shown if c["kind"] == "table"}, said
+
+
+def test_the_chapter_shows_all_stages_of_a_study(tmp_path):
+    """Also where the first has several conditions, and no grid starts there; with their labels."""
+    study = tmp_path / "mine.yaml"
+    study.write_text(
+        "stages:\n"
+        "  sizes: {title: Sizes, from: {stage: stage1-base, runs: [1]}, seeds: [42, 43], "
+        "grid: {batch_size: [8, 16]}}\n"
+        "  rates: {title: Rates, from: {stage: sizes, runs: [1]}, "
+        "list: [{label: quick, learning_rate: 0.01}]}\n"
+    )
+    tables, said = show(tmp_path, str(study))
+    assert said[0].endswith("5 of 5 runs are recorded. It varies: Batch (8, 16); LR (0.001, 0.01). "
+                            "Up to 2 seeds of each.")  # fmt: skip
+    assert sorted((row[0], row[1], row[3]) for row in tables["O1"]) == [
+        ("", "16", "2"), ("", "8", "2"), ("quick", "16", "1"),
+    ]  # fmt: skip
+    assert "start" not in said[-1]
+
+
+def test_the_chapter_knows_what_a_grids_start_has_of_a_dotted_setting(tmp_path):
+    results = open_results("smoke", CIFAR10, tmp_path)
+    varied = {"data.test_size": [100, 200], "protocol.shuffle": [True, False]}
+    tables, _ = show(tmp_path, grids.make_grid(results, START, varied, seeds=42))
+    assert sorted(row[:2] for row in tables["O1"]) == [
+        ["100", "False"], ["100", "True"], ["200", "False"], ["200", "True"],
+    ]  # fmt: skip
+    starts = [row for row in tables["O3"] if row[2] == "start"]
+    assert all(row[:2] == ["200", "True"] for row in starts)
+    assert {row[-1] == "–" for row in tables["O3"]} == {True, False}  # of other test images

@@ -59,10 +59,20 @@ def test_joined_studies_have_the_records_of_both(opened):
     assert other_studies.join(results, {}) == results
 
 
-def test_a_scale_that_does_not_fit_a_further_study_is_no_fault(tmp_path):
-    scale = tmp_path / "mine.yaml"
-    scale.write_bytes((paths.PARAMS / "smoke.yaml").read_bytes())
-    assert other_studies.open_others(str(scale), [], tmp_path) == {}
+@pytest.mark.parametrize("name", ["mine", "lite"])
+def test_a_scale_of_ones_own_is_that_of_the_second_study_too(tmp_path, name):
+    """With the epochs that the second study has at full scale, where its own name says no other."""
+    scale = tmp_path / f"{name}.yaml"
+    scale.write_text(
+        (paths.PARAMS / "smoke.yaml").read_text().replace("train_size: 200", "train_size: 60")
+    )
+    others = other_studies.open_others(str(scale), [], tmp_path)
+    results = open_results(str(scale), (), tmp_path)
+    assert results.beyond.scale == others["beyond"].scale
+    assert results.beyond.scale.data.train_size == 60
+    assert results.beyond.scale.epochs == {8: 8, 10: 10, 15: 15, 30: 4, 40: 4, 200: 8}
+    known = {c.run_id for c in results.beyond.conditions}
+    assert known == {c.run_id for c in others["beyond"].conditions}
 
 
 def test_the_page_has_every_run_that_it_shows(opened):

@@ -31,7 +31,8 @@ if typing.TYPE_CHECKING:
 LISTED = 12  # changes of a kind that are listed
 LISTED_IN_CHAPTER = 6
 FRONT = ""  # in place of a chapter: the title page
-ABSENT, PENDING = "absent", "pending"
+GONE = ABSENT, DAMAGED = "absent", "damaged"
+PENDING = "pending"
 RUNS, ORIGINS, VERDICTS, TABLES, FIGURES = KINDS = (
     "Runs", "Versions and devices", "Verdicts", "Tables", "Figures",
 )  # fmt: skip
@@ -141,12 +142,14 @@ def read(place: Path) -> Shown:
             "has, such as build/lite"
         )
     records, faults = store.read_runs(store.run_ids())
-    if faults:
+    if faults and not records:
         raise ConfigError(f"{faults[0]}; a sweep sets it aside, then compare again")
+    damaged = dict.fromkeys(store.run_ids() - records.keys(), DAMAGED)
     shown = _read_page(page) if page.is_file() else Shown()
     recorded = _describe(_name_runs(records, shown.names, place), records.values())
     changed = {name: getattr(recorded, name) for name in ("images", "names")}
-    return shown.model_copy(update=changed | {"texts": shown.texts | recorded.texts})
+    texts = shown.texts | recorded.texts | {RUNS: recorded.texts[RUNS] | damaged}
+    return shown.model_copy(update=changed | {"texts": texts})
 
 
 def _read_page(path: Path) -> Shown:
@@ -284,12 +287,13 @@ def sum_up(before: Shown, now: Shown) -> dict[str, list[str]]:
         if lines:
             found[chapter] = lines
     runs = [c for c in changes if c.kind == RUNS]
-    new = (c.name.rpartition("/")[0].partition("/")[0] for c in runs if c.before == ABSENT)
+    added, lost = ([c for c in runs if getattr(c, at) in GONE] for at in ("before", "after"))
+    new = (c.name.rpartition("/")[0].partition("/")[0] for c in added if c not in lost)
     stages = Counter(stage or "others" for stage in new)
-    added = ", ".join(f"{stage} {number}" for stage, number in sorted(stages.items()))
+    by_stage = ", ".join(f"{stage} {number}" for stage, number in sorted(stages.items()))
     counts = [
-        (stages.total(), "run", f"added ({added})"),
-        (sum(c.after == ABSENT for c in runs), "run", "no longer recorded"),
+        (stages.total(), "run", f"added ({by_stage})"),
+        (sum(c not in added for c in lost), "run", "no longer recorded"),
         (len(filled), "number", "no longer pending"),
         (len(moved), "number", "moved by more than noise"),
         (len(flipped), "verdict", "changed"),

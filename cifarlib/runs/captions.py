@@ -28,14 +28,15 @@ def describe(
     recorded = [c for c in conditions if c.run_id in known]
     records = [known[name] for name in dict.fromkeys(c.run_id for c in recorded)]
     total = len({c.run_id for c in conditions})
-    data = results.scale.data
-    sizes = [f"{n:,}" for n in sorted({c.config.data.train_size for c in conditions})]
+    sizes = [
+        " or ".join(f"{n:,}" for n in sorted({getattr(c.config.data, size) for c in conditions}))
+        for size in ("train_size", "test_size")
+    ]
     seeds = sorted({c.config.seed for c in recorded or conditions})
     parts = [
         f"{len(records)} of {total} runs" if total != 1 else f"{len(records)} of 1 run",
         f"one seed ({seeds[0]})" if len(seeds) == 1 else f"up to {len(seeds)} seeds a setting",
-        f"{_name_data(data.name)}: {' or '.join(sizes)} training and {data.test_size:,} "
-        "test images",
+        f"{_name_data(results.scale.data.name)}: {' training and '.join(sizes)} test images",
     ]
     if diverged := sum(record.result.diverged for record in records):
         parts.insert(1, f"{diverged} diverged")

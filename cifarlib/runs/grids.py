@@ -18,7 +18,7 @@ import yaml
 
 from cifarlib.checking import cut, parse_value, read_bytes, shown, validate
 from cifarlib.errors import ConfigError
-from cifarlib.runs.other_studies import find_condition, list_conditions, scale_for
+from cifarlib.runs.other_studies import find_condition, list_conditions
 from cifarlib.runs.results import Results
 from cifarlib.runs.store import write_atomically
 from cifarlib.study import (
@@ -28,7 +28,6 @@ from cifarlib.study import (
     Condition,
     Study,
     expand,
-    expand_paper,
     find_study,
     kept_studies,
     load_study,
@@ -55,7 +54,7 @@ def make_grid(
     results: Results,
     start: str,
     settings: Mapping[str, Sequence[Any]],
-    seeds: Sequence[int] = (),
+    seeds: int | Sequence[int] = (),
     name: str = "",
 ) -> str:
     """Keep every combination of some settings' values, on a condition by name, as a study.
@@ -79,7 +78,7 @@ def make_grid(
             break
         named = f"{_name(start, grid)}-{number}"
     study = validate(Study, content, f"the grid {named}")
-    expand(study, scale_for(results, study))  # raises where a setting cannot be
+    expand(study, results.scale_for(study))  # raises where a setting cannot be
     _put(place(results.store.folder, named), text, "choose another name")
     return named
 
@@ -104,7 +103,7 @@ def _describe(
     study: Study,
     base: Condition,
     grid: dict[str, list[Any]],
-    seeds: Sequence[int],
+    seeds: int | Sequence[int],
     name: str,
 ) -> dict[str, Any]:
     """A grid as the content of a study."""
@@ -117,10 +116,12 @@ def _describe(
     alike = (c for _, c in list_conditions(anywhere) if c.name == base.name)
     settings = next(alike, base).settings  # without what the stage says for this scale alone
     epochs = {value: value for value in grid.get("epochs", []) if isinstance(value, int)}
-    own = {results.scale_name: study.epochs.get(results.scale_name, {}) | epochs}
+    own = {results.scale_name: study.epochs_at(results.scale_name) | epochs}
     presets = dict(load_study("beyond").presets)
     presets |= {key: presets.get(key, {}) | group for key, group in study.presets.items()}
-    shared = ({"seeds": list(seeds)} if seeds else {}) | ({"at": at} if any(at.values()) else {})
+    shared = ({"seeds": _plain_values(seeds)} if seeds else {}) | (
+        {"at": at} if any(at.values()) else {}
+    )
     first = {"title": f"{base.name}, from which the grid starts", "fixed": dict(settings)}
     varied = {"from": {"stage": f"{name}-start", "runs": [1]}, "grid": grid}
     title = {"title": f"{base.name} with other values of {', '.join(grid)}"}
@@ -174,12 +175,9 @@ def keep(text: str, results: Results) -> str:
 def _ids(results: Results, path: Path) -> set[str]:
     """The runs of a study's file."""
     study = load_study(path)
-    return {condition.run_id for condition in expand(study, scale_for(results, study))}
+    return {condition.run_id for condition in expand(study, results.scale_for(study))}
 
 
 def open_study(results: Results, name: str) -> Results:
     """A study by name or file over the same records at the same scale."""
-    study = load_study(find_study(name, results.store.folder))
-    scale = scale_for(results, study)
-    conditions, paper = expand(study, scale), tuple(expand_paper(study, scale))
-    return replace(results, study=study, scale=scale, conditions=conditions, paper=paper).reread()
+    return results.with_study(load_study(find_study(name, results.store.folder)))

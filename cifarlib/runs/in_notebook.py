@@ -77,7 +77,7 @@ def complete(
     for name, reason in (done.unavailable | done.failed).items():
         show(f"{name} was not trained: {reason}.")
     if left := done.say_left(budget):
-        show(f"{left[0].upper()}{left[1:]}; run the cell again to go on.")
+        show(f"{left[0].upper()}{left[1:]}; run it again to go on.")
     return results.reread()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from cifarlib.checking import suggest
 from cifarlib.errors import ConfigError
 from cifarlib.runs.results import Results, open_results
-from cifarlib.study import STUDIES, Condition, Scale, Study, expand, kept_studies, load_study
+from cifarlib.study import STUDIES, Condition, Study, expand, kept_studies, load_study
 
 PAPER = "study"  # the name of the paper's study among ``STUDIES``
 
@@ -42,7 +42,7 @@ def list_conditions(results: Results) -> Iterator[tuple[Study, Condition]]:
     for path in [path for name, path in others.items() if name != PAPER]:
         try:
             study = load_study(path)
-            conditions = expand(study, scale_for(results, study))
+            conditions = expand(study, results.scale_for(study))
         except ConfigError:
             continue
         yield from ((study, condition) for condition in conditions)
@@ -56,12 +56,6 @@ def find_condition(results: Results, name: str) -> tuple[Study, Condition]:
             return study, condition
     names = dict.fromkeys(condition.name for _, condition in known)
     raise ConfigError(f"no condition is named {name!r}; {suggest(name, names)}")
-
-
-def scale_for(results: Results, study: Study) -> Scale:
-    """The scale of some results, with what it makes of another study's epochs."""
-    epochs = study.epochs.get(results.scale_name, {}) | results.scale.epochs
-    return results.scale.model_copy(update={"epochs": epochs})
 
 
 def narrow(

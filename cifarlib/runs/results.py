@@ -182,7 +182,19 @@ class Results:
     @cached_property
     def beyond(self) -> "Results":
         """The second study, with more seeds, at the same scale and in the same folder."""
-        return open_results(self.scale_name, self.overrides, self.store.folder, study="beyond")
+        return self.with_study(load_study("beyond"))
+
+    def scale_for(self, study: Study) -> Scale:
+        """The scale, with what it makes of another study's epochs."""
+        epochs = study.epochs_at(self.scale_name) | self.scale.epochs
+        return self.scale.model_copy(update={"epochs": epochs})
+
+    def with_study(self, study: Study) -> "Results":
+        """Another study over the same records at the same scale."""
+        scale = self.scale_for(study)
+        conditions, paper = expand(study, scale), tuple(expand_paper(study, scale))
+        opened = replace(self, study=study, scale=scale, conditions=conditions, paper=paper)
+        return opened.reread()
 
     @property
     def curves(self) -> "pd.DataFrame":
