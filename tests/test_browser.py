@@ -301,7 +301,7 @@ def test_a_phone_does_not_scroll_sideways(open_page):
 def test_a_phone_stays_where_a_link_leads(open_page):
     page = open_page(width=390, height=844)
     page.get_by_role("link", name="Contents", exact=True).click()
-    page.locator("nav.contents a", has_text="Past the paper").click()
+    page.locator("nav.contents a", has_text="Beyond the paper").click()
     page.wait_for_timeout(300)  # ms, for what a scroll sets off
     assert is_in_sight(page.locator("#chapter-08_beyond"))
 

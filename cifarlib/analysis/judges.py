@@ -239,7 +239,8 @@ def best(
     verdict, p = _decide(above)
     width = " points" if unit == " %" else unit
     ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
-    reason = f"{place}; {say_count(ties, 'other')} cannot be told from it {noise.say(width)}."
+    tied = f"{say_count(ties, 'other')} cannot be distinguished from it"
+    reason = f"{place}; {tied} {noise.say(width)}."
     n = min(map(len, values.values()))
     return Judgement(verdict, ours, p=p, n=n, reason=_capital(reason))
 

@@ -237,7 +237,7 @@ def _budget_banner(results: Results) -> tuple[str, str, str]:
             "reduced",
             f"reduced budget on {info.title}, not the paper's",
             "Fewer images or epochs, or smaller images, than in the paper. Effects may point the "
-            "same way; accuracies must not be compared with the paper's as if they were equal.",
+            "same way; accuracies must not be compared with the paper's as if budgets were equal.",
         )
     return (
         "full",
