@@ -9,7 +9,9 @@ import contextlib
 import hashlib
 import math
 import pickle
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -206,14 +208,20 @@ def install(name: str, root: Path, read: Callable[[str], bytes]) -> Path:
     return _put(info, target, write)
 
 
+DAY = 24 * 3600  # s
+
+
 def _put(info: DatasetInfo, target: Path, write: Callable[[Path], None]) -> Path:
     """Let a function write a data set's files into a new folder; verified, they move into place.
 
-    Of several processes at once, one's result stays.
+    Of several processes at once, one's result stays. What a killed one left is removed a day later.
     """
     place = target if target.is_dir() else target.parent
     try:
         place.mkdir(parents=True, exist_ok=True)
+        for left in place.glob(f".{target.name}-*"):
+            if time.time() - left.stat().st_mtime > DAY:
+                shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{target.name}-", dir=place, ignore_cleanup_errors=True
         ) as temporary:

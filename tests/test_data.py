@@ -182,6 +182,15 @@ def assert_nothing_is_left(folder: Path | None = None):
     assert list((folder or paths.DATA).iterdir()) == []
 
 
+def test_what_a_killed_download_left_goes_with_the_next_after_a_day(tiny, server):
+    old, new = (paths.DATA / f".{DATASETS['cifar10'].folder}-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        (folder / "part").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    fetch(server, tiny.read_bytes())
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_a_download_is_put_into_place(tiny, server):
     folder = fetch(server, tiny.read_bytes())
     assert folder == paths.DATA / DATASETS["cifar10"].folder == data.find("cifar10")
