@@ -220,8 +220,9 @@ def _put(info: DatasetInfo, target: Path, write: Callable[[Path], None]) -> Path
     try:
         place.mkdir(parents=True, exist_ok=True)
         for left in place.glob(f".{target.name}-*"):
-            if time.time() - left.stat().st_mtime > DAY:
-                shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):  # another process may have removed it
+                if time.time() - left.stat().st_mtime > DAY:
+                    shutil.rmtree(left)
         with tempfile.TemporaryDirectory(
             prefix=f".{target.name}-", dir=place, ignore_cleanup_errors=True
         ) as temporary:
