@@ -102,7 +102,9 @@ def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path
         assert (mean == "pending", half == "pending") == (n == "0", n == "0")
         assert half == "–" or n not in ("–", "1")
     several = [half for n, _, half in cells_of if n not in ("–", "0", "1")]
-    assert several.count("–") < len(several) / 5  # seeds that are equal by chance
+    assert (
+        several.count("–") < len(several) / 3
+    )  # of seeds that are equal, as made-up ones often are
     eight = [c for c in results.select("recipe-whole") if c.settings["label"] == "8 epochs"]
     records = [results.records[c.run_id] for c in eight if c.run_id in results.records]
     assert 0 < len(records) < len(eight)
