@@ -335,7 +335,7 @@ def _report(options: Options) -> int:
 def _diff(options: Options) -> int:
     from cifarlib.report import difference
 
-    first, second = map(difference.read, (options.first, options.second))
+    first, second = (difference.read(p, _tell) for p in (options.first, options.second))
     changes = difference.compare(first, second)
     lines = difference.tell(changes, 0 if options.all else difference.LISTED)
     if summary := difference.sum_up(first, second):

@@ -216,7 +216,8 @@ def test_a_report_holds_its_runs_tables_figures_and_verdicts(report, tmp_path, c
     damaged = next(p for p in sorted((copy / "runs").glob("*.json")) if "-" not in p.stem)
     damaged.write_text("{}")
     assert cli.main(["diff", str(report), str(copy)]) == 1
-    said = capsys.readouterr().out
+    said, warned = capsys.readouterr()
+    assert f"{damaged.name} is truncated or is no record" in warned
     assert f"({damaged.stem[:8]}): test " in said
     assert "→ damaged\n" in said
 

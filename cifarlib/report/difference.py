@@ -9,7 +9,7 @@ import math
 import re
 import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,8 +131,11 @@ def embed(page: bytes, shown: Shown) -> bytes:
     return before + block.encode() + end + after
 
 
-def read(place: Path) -> Shown:
-    """What a build folder or a page shows; raises ``ConfigError`` for what is neither."""
+def read(place: Path, tell: Callable[[str], object] = lambda _: None) -> Shown:
+    """What a build folder or a page shows; raises ``ConfigError`` for what is neither.
+
+    Damaged records count as missing; ``tell`` is called with a sentence about each.
+    """
     if not place.is_dir():
         return _read_page(place)
     store, page = RecordStore(place), place / "report.html"
@@ -144,6 +147,8 @@ def read(place: Path) -> Shown:
     records, faults = store.read_runs(store.run_ids())
     if faults and not records:
         raise ConfigError(f"{faults[0]}; a sweep sets it aside, then compare again")
+    for fault in faults:
+        tell(f"{fault}; it counts as missing")
     damaged = dict.fromkeys(store.run_ids() - records.keys(), DAMAGED)
     shown = _read_page(page) if page.is_file() else Shown()
     recorded = _describe(_name_runs(records, shown.names, place), records.values())
