@@ -207,7 +207,7 @@ def require_imagenet_weights(name: str) -> Path:
 
 
 # DenseNet's file is older than torch 0.4 and says ``norm.1`` where ``norm1`` is meant.
-OLD = re.compile(r"(denselayer.*)\.([12])(\.[^.]*)$")
+OLD_NAME = re.compile(r"(denselayer.*)\.([12])(\.[^.]*)$")
 
 
 def load_imagenet_weights(model: nn.Module, name: str) -> None:
@@ -218,7 +218,7 @@ def load_imagenet_weights(model: nn.Module, name: str) -> None:
     path = require_imagenet_weights(name)
     try:
         state = torch.load(io.BytesIO(read_bytes(path)), map_location="cpu", weights_only=True)
-        model.load_state_dict({OLD.sub(r"\1\2\3", key): value for key, value in state.items()})
+        model.load_state_dict({OLD_NAME.sub(r"\1\2\3", key): value for key, value in state.items()})
     except MemoryError:
         raise
     except Exception as error:  # torch may raise anything, with advice that is not for our users

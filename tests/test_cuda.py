@@ -566,7 +566,7 @@ def test_the_memory_of_an_image_is_what_its_network_keeps(name):
 def test_workers_of_one_process_make_their_records_in_lanes(tmp_path, monkeypatch):
     """Threads over pipes, as on a CUDA device; here the device is the CPU."""
     card = Card(CPU, 80e9, graphs=False)
-    monkeypatch.setattr(worker, "_lane", lambda config, device: card.lane(config))
+    monkeypatch.setattr(worker, "_card", lambda name: card)
     store = tiny_store(tmp_path)
     chosen = tiny_conditions("stage1-base/25", "stage1-base/26", "stage1-long/9")
     pipes = [multiprocessing.Pipe() for _ in range(2)]

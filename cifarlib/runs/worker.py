@@ -157,7 +157,7 @@ def run_job(job: Job, store: RecordStore, connection: Any, settings: Settings) -
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         kind = "starved" if _lacks_memory(error) else "failed"
         connection.send(Message(kind, text=text, detail=traceback.format_exc()))
-        if not _device_works(settings.device):
+        if (card := _card(settings.device)) and not card.works():
             os._exit(1)  # for whatever else this process tried would fail
 
 
@@ -168,7 +168,8 @@ def _make(
         return train(job.config, store, settings, tell, keep_weights=job.keep_weights)
     from cifarlib.runs import describe
 
-    with _turn(settings.device):  # for torch's random numbers are the process's, not the thread's
+    card = _card(settings.device)  # torch's random numbers are the process's, not the thread's
+    with card.turn if card else contextlib.nullcontext():
         record: DataRecord | NetworkRecord = (
             describe.describe_dataset(job.dataset) if job.dataset else describe.describe_network()
         )
@@ -186,24 +187,16 @@ def _lacks_memory(error: Exception) -> bool:
     )
 
 
-def _turn(name: str) -> contextlib.AbstractContextManager[Any]:
-    """What the runs of a process take turns with on a CUDA device; elsewhere each has its own."""
+def _card(name: str) -> Any:
+    """What the runs of this process share on a CUDA device (``lanes.Card``); elsewhere None."""
     from cifarlib import training
 
     device = training.resolve_device(name)
     if device.type != "cuda":
-        return contextlib.nullcontext()
+        return None
     from cifarlib.gpu import lanes
 
-    return lanes.card(device).turn
-
-
-def _device_works(name: str) -> bool:
-    from cifarlib import training
-    from cifarlib.gpu import lanes
-
-    device = training.resolve_device(name)
-    return device.type != "cuda" or lanes.card(device).works()
+    return lanes.card(device)
 
 
 class Checkpointer:
@@ -293,7 +286,8 @@ def train(
     if state is not None:
         made_by = _take_over(state, made_by)
     on_epoch = Checkpointer(checkpoint, config, settings, tell, made_by)
-    with _lane(config, device) as lane:
+    card = _card(settings.device)
+    with card.lane(config) if card else contextlib.nullcontext() as lane:
         if lane is not None:
             on_epoch.aside = lane.aside
         with lane.working() if lane else contextlib.nullcontext():
@@ -338,12 +332,3 @@ def _take_over(state: dict[str, Any], made_by: Provenance) -> Provenance:
         apart = provenance.differences(before, made_by)
         changes = before.changes + ((f"from epoch {epoch}: {', '.join(apart)}",) if apart else ())
     return made_by.model_copy(update={"changes": changes, "dirty": dirty})
-
-
-def _lane(config: RunConfig, device: Any) -> contextlib.AbstractContextManager[Any]:
-    """Where a run is trained on a CUDA device, once there is room; elsewhere None."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    from cifarlib.gpu import lanes
-
-    return lanes.card(device).lane(config)
