@@ -97,6 +97,16 @@ def test_paired_counts_pending_pairs_and_leaves_out_diverged_ones():
     assert (pairs.estimate.missing, pairs.estimate.n) == (1, 3)
 
 
+def test_paired_is_never_surer_than_the_noise_of_seeds():
+    noise = stats.Noise(1.5, 18, 2, stats.Interval(1, 2))
+    alike = grid(1.0, 1.1, 0.9, 1.0), grid(0, 0, 0, 0), ["batch", "decay"]
+    found = stats.paired(*alike, noise=noise).estimate
+    assert (found.error, found.df) == (pytest.approx(1.5 * math.sqrt(2 / 4)), 18)
+    assert found.say() == "4 matched pairs, by the noise of 20 runs of 2 settings, 1.50 points"
+    wide = grid(-9, 9, -8, 8), grid(0, 0, 0, 0), ["batch", "decay"]
+    assert stats.paired(*wide, noise=noise).estimate == stats.paired(*wide).estimate
+
+
 def test_paired_refuses_frames_that_share_no_row():
     with pytest.raises(ValueError, match="no two rows are equal in batch; match on other columns"):
         stats.paired(grid(1, 2, 3, 4), grid(1, 2, 3, 4).assign(batch=9), ["batch"])
@@ -135,6 +145,10 @@ def test_slope_is_least_squares():
     assert found.df == 3
     assert stats.slope([0, 1], [0, 1]).error is None
     assert stats.slope(x, [1, 2, 2, 4, None]).missing == 1
+    noise = stats.Noise(2.0, 5, 1, stats.Interval(1, 3))
+    known = stats.slope(x, y, noise=noise)
+    assert known.error == pytest.approx(2 / math.sqrt(5 * np.var(x)))
+    assert (known.mean, known.df) == (found.mean, 5)
 
 
 def test_variance_explained_is_statsmodels_type_two():

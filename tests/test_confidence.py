@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from cifarlib.analysis.confidence import bootstrap_error, calibration_error, reliability
+from cifarlib.analysis.confidence import (
+    bootstrap_error,
+    calibration_error,
+    chance_error,
+    reliability,
+)
 
 
 def test_the_calibration_error_is_the_bins_gap_weighted_by_images():
@@ -36,3 +41,11 @@ def test_the_interval_of_the_calibration_error_narrows_with_images():
         widths.append(interval.high - interval.low)
     assert widths[0] < widths[1] / 2
     assert bootstrap_error(sure, right) == bootstrap_error(sure, right)
+
+
+def test_a_calibrated_network_has_the_error_of_chance_and_its_interval_reaches_0():
+    random = np.random.default_rng(3)
+    sure = random.uniform(0.3, 1, 2000)
+    errors = [calibration_error(sure, random.random(2000) < sure) for _ in range(200)]
+    assert chance_error(sure) == pytest.approx(np.mean(errors), rel=0.1)
+    assert bootstrap_error(sure, random.random(2000) < sure).low < 1

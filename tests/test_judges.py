@@ -1,6 +1,7 @@
 """Judges: the five verdicts, and that noise cannot win one."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -191,6 +192,7 @@ def test_explains_more_tells_a_large_share_from_a_small_one():
     first, *rest = calibration.LEVELS
     found = judges.explains_more(grid, "test_top1", [first], rest)
     assert (found.verdict, found.n) == ("held", 32)
+    assert re.fullmatch(r"learning rate less [a-z ]+, \+\d+ to \+\d+", found.interval)
     found = judges.explains_more(grid, "test_top1", rest, [first])
     assert found.verdict == "did not hold"
 

@@ -172,7 +172,7 @@ def test_list_claims_has_every_claim_of_the_paper_in_its_order(executed):
 
 def test_statements_are_sentences_with_distinct_ids():
     assert len(cl.paper.claims) >= 49
-    assert len(cl.paper.doubts) == 48
+    assert len(cl.paper.doubts) == 57
     for statement in [*cl.paper.claims.values(), *cl.paper.doubts.values()]:
         assert statement.text.endswith(".")
         assert statement.text[0].isupper() or statement.text[0].isdigit()

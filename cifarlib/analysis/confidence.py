@@ -20,13 +20,24 @@ def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
 
 
 def bootstrap_error(confidence: np.ndarray, correct: np.ndarray) -> Interval:
-    """95 % percentile bootstrap of the images for ``calibration_error``. Seeded."""
+    """95 % basic bootstrap of the images for ``calibration_error``, never below 0. Seeded.
+
+    The error of resampled images is as far above that of the images as theirs is above the truth.
+    """
     random = np.random.default_rng(BOOTSTRAP_SEED)
     bins, gaps, images = _bins(confidence), correct - confidence, len(confidence)
     draws = (random.integers(0, images, images) for _ in range(RESAMPLES))
     values = [_error(bins[rows], gaps[rows]) for rows in draws]
     low, high = np.percentile(values, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Interval(float(low), float(high))
+    twice = 2 * _error(bins, gaps)
+    return Interval(max(0.0, twice - float(high)), max(0.0, twice - float(low)))
+
+
+def chance_error(confidence: np.ndarray) -> float:
+    """Mean ``calibration_error`` of a perfectly calibrated network with this confidence. Seeded."""
+    random, bins = np.random.default_rng(BOOTSTRAP_SEED), _bins(confidence)
+    draws = (random.random(len(confidence)) < confidence for _ in range(RESAMPLES // 10))
+    return float(np.mean([_error(bins, right - confidence) for right in draws]))
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> pd.DataFrame:

@@ -379,7 +379,7 @@ def explains_more(
     return Judgement(
         verdict,
         ours,
-        interval.say(0, sign=True) if interval else "",
+        f"{one} less {other}, {interval.say(0, sign=True)}" if interval else "",
         p,
         n,
         f"ω² of {one} less that of {other}; what no main effect explains counts as noise.",

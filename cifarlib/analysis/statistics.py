@@ -272,13 +272,15 @@ def paired(
     value: str = "test_top1",
     *,
     blocks: Sequence[str] = (),
+    noise: Noise | None = None,
 ) -> Pairs:
     """The difference of an outcome over pairs of rows that are equal in the columns ``on``.
 
     Seeds that did not diverge are averaged first, unless ``on`` names them. ``blocks``, some of
     ``on``, says which pairs count as independent: differences are averaged within each block, as
     two weight decays are one observation. A pair lacking a run is pending, unless a side diverged:
-    then the pair is left out.
+    then the pair is left out. Where a few differences happen to agree better than seeds of one
+    setting do, the standard error is that of the ``noise`` of a single run, if it is given.
     """
     on = list(on)
     sides = {}
@@ -296,6 +298,8 @@ def paired(
     means = complete.groupby(list(blocks) or on)["difference"].mean()
     missing = int((frame["difference"].isna() & ~lost).sum())
     found = estimate(means, "blocks of pairs" if blocks else "matched pairs", missing=missing)
+    if noise and found.error and found.error < (least := noise.sd * math.sqrt(2 / found.n)):
+        found = replace(found, error=least, df=noise.df, by=noise.say())
     runs = tuple(run for side in (first, second) for run in run_ids(side.merge(frame[on], on=on)))
     return Pairs(found, tuple(dict.fromkeys(runs)), frame[[*on, "first", "second", "difference"]])
 
@@ -399,8 +403,11 @@ def adjust(p_values: Values, method: Literal["holm", "fdr"] = "holm") -> np.ndar
 # ---------------------------------------------------------------------------------------------
 
 
-def slope(x: Values, y: Values, of: str = "runs") -> Estimate:
-    """Least-squares slope of y over x, with its standard error; not estimable from two points."""
+def slope(x: Values, y: Values, of: str = "runs", noise: Noise | None = None) -> Estimate:
+    """Least-squares slope of y over x, with its standard error; not estimable from two points.
+
+    The error is that of the ``noise`` of a single run, if it is known, else of the residuals.
+    """
     from scipy import stats
 
     x, y = np.asarray(x, float), np.asarray(y, float)
@@ -409,6 +416,9 @@ def slope(x: Values, y: Values, of: str = "runs") -> Estimate:
     if len(np.unique(x)) < 2:
         return Estimate(math.nan, None, 1, len(x), of, missing)
     found: Any = stats.linregress(x, y)
+    if noise:
+        error = noise.sd / math.sqrt(((x - x.mean()) ** 2).sum())
+        return Estimate(found.slope, error, noise.df, len(x), of, missing, by=noise.say())
     error = float(found.stderr) if len(x) > 2 and found.stderr > 1e-12 else None
     return Estimate(float(found.slope), error, max(len(x) - 2, 1), len(x), of, missing)
 

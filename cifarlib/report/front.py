@@ -28,6 +28,7 @@ VERDICTS = {  # verdict: (what stands above its claims on the title page, its si
     "not distinguishable": ("Not distinguishable", "≈"),
 }
 JUDGED = list(VERDICTS)
+OPEN = JUDGED[-1]
 SHOWN = 3  # claims of a verdict on the title page
 
 QUESTION = (
@@ -162,7 +163,7 @@ def _count_shown(shown: "pd.DataFrame | None", real: bool) -> dict[str, Any]:
 
 
 def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
-    """Held, did not hold, not distinguishable: how many claims, and the first of them.
+    """Held, did not hold, not distinguishable: how many claims, and the clearest of them.
 
     Nothing where no claim is judged.
     """
@@ -171,7 +172,9 @@ def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
     groups = []
     for verdict, (title, sign) in VERDICTS.items():
         members = claims[claims["verdict"] == verdict]
-        first = members.head(SHOWN)[["id", "text", "where", "paper", "ours"]]
+        clear = members.assign(p=members["p"].astype(float).fillna(0))  # what no chance decides
+        first = clear.sort_values("p", kind="stable") if verdict != OPEN else members
+        first = first.head(SHOWN)[["id", "text", "where", "paper", "ours"]]
         group = {"verdict": verdict, "title": title, "sign": sign, "count": len(members)}
         groups.append(group | {"claims": first.replace({"paper": {"": "–"}}).to_dict("records")})
     return groups
