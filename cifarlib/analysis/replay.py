@@ -109,15 +109,19 @@ def _judge(known: np.ndarray, trials: Sequence[np.ndarray]) -> dict[str, float]:
     }
 
 
-def correlate(courses: pd.DataFrame) -> pd.DataFrame:
+def correlate(courses: pd.DataFrame, blocks: Sequence[int] | None = None) -> pd.DataFrame:
     """Spearman's ``rho`` of the runs' order after each ``epoch`` with that at the end.
 
-    ``low`` and ``high`` are a 95 % percentile bootstrap of the runs. Where all runs are equal there
-    is no order: 0.
+    ``low`` and ``high`` are a 95 % percentile bootstrap of the runs; of the ``blocks`` of runs that
+    are one observation, where all are of one size. Where all runs are equal there is no order: 0.
     """
     known = np.maximum.accumulate(courses.to_numpy(), axis=1)
     random = np.random.default_rng(BOOTSTRAP_SEED)
-    drawn = random.integers(0, len(known), (RESAMPLES, len(known)))
+    members = np.arange(len(known))[:, None]
+    if blocks is not None and len(set(sizes := np.unique(blocks, return_counts=True)[1])) == 1:
+        members = np.argsort(blocks, kind="stable").reshape(-1, sizes[0])
+    drawn = members[random.integers(0, len(members), (RESAMPLES, len(members)))]
+    drawn = drawn.reshape(RESAMPLES, -1)
     late, tail = known[:, -1], 50 * (1 - LEVEL)
     rows = []
     for epoch, early in enumerate(known.T, start=1):
