@@ -6,7 +6,8 @@ A reproducible report around one study. For a notebook::
 
     results = cl.open_results("lite")
     results.runs, results.curves, results.predictions(run_id)   # tidy frames, arrays
-    cl.compare(cl.paper.table("VII"), results.runs, on=[...])   # paper | ours | difference
+    daa1 = results.runs.query("stage == 'stage1-daa1'")         # Table VII's conditions
+    cl.compare(cl.paper.table("VII"), daa1, on=["batch_size", "learning_rate", "weight_decay"])
     cl.stats, cl.judge                                          # statistics, judges of claims
     cl.show.table(...), cl.show.figure(...)                     # numbered, linked to their runs
     cl.claim(...), cl.doubt(...), cl.answer(...)                # verdicts, and what follows

@@ -237,6 +237,12 @@ def _sentence(model: type[Strict], fault: Mapping[str, Any], source: str) -> str
             return f"{source}{where}: {fault['ctx']['error']}"
         case "float_type" | "int_type" if isinstance(given, str):
             return f"{source}: {place} must be a number, not the text {cut(given)!r}"
+        case "list_type" | "tuple_type":
+            return f"{source}: {place} = {cut(repr(given))} must be a list; write it in brackets"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return f"{source}: {place} = {cut(repr(given))} must be keys with values"
+        case "too_short":
+            return f"{source}: {place} = {cut(repr(given))} is empty; give a value"
         case _:
             message = fault["msg"][0].lower() + fault["msg"][1:]
             return f"{source}: {place} = {cut(repr(given))} is not valid: {message}"

@@ -5,6 +5,7 @@ Exit codes: 0 all well, 1 some run failed or something differs, 2 something that
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -385,9 +386,12 @@ def _status(options: Options) -> int:
 
 
 def _check_study(options: Options) -> int:
+    from cifarlib.runs.grids import place
     from cifarlib.runs.progress import duration, learn_prices
 
     results = _open(options)
+    if str(options.study).endswith((".yaml", ".yml")):
+        place(results.store.folder, Path(options.study).stem, "rename the file")
     state = results.store.state
     prices = learn_prices(results.every_record.values(), results.store)
     for stage in results.study.stages:
@@ -469,6 +473,8 @@ def _find(results: Results, text: str) -> list[Condition]:
     by_name = [c for c in results.known if c.name == text]
     by_id = [c for c in results.known if len(text) >= 4 and c.run_id.startswith(text)]
     if not (by_name or by_id):
+        if name := _find_study(results, text):
+            raise ConfigError(f"{text!r} is of the study {name}; add --study {name}")
         raise ConfigError(
             f"the study has no condition {text!r} at this scale; name one like stage1-daa1/13 or "
             "stage2-dropout/9,dropout=0.5, or a run id"
@@ -480,6 +486,18 @@ def _find(results: Results, text: str) -> list[Condition]:
             "write more of one"
         )
     return by_name or by_id[:1]
+
+
+def _find_study(results: Results, text: str) -> str:
+    """The study that has a condition of this name, or a run of this id; empty where none has."""
+    from cifarlib.runs import grids
+
+    for name in [*STUDIES, *kept_studies(results.store.folder)]:
+        with contextlib.suppress(ConfigError):
+            other = grids.open_study(results, name)
+            if any(text in (c.name, c.run_id) for c in other.conditions):
+                return name
+    return ""
 
 
 def _describe(record: RunRecord) -> str:

@@ -214,7 +214,8 @@ def find_study(study: str, folder: Path) -> Path:
 def load_study(study: Path | str | None = None) -> Study:
     """Read and check a study, a file or one of ``STUDIES`` by name; the paper's unless given.
 
-    One of one's own may leave out presets and defaults: they are those of ``beyond.yaml``.
+    One of one's own may leave out presets and defaults: they are those of ``beyond.yaml``, to
+    which its own presets are added.
     """
     path = Path(STUDIES.get(str(study), study) if study else paths.STUDY)
     if path.parent == paths.PARAMS and not paths.PARAMS.is_dir():
@@ -225,10 +226,19 @@ def load_study(study: Path | str | None = None) -> Study:
     content = read_yaml(path)
     if isinstance(content, dict) and path not in STUDIES.values():
         shipped = load_study("beyond")
-        content = {"presets": shipped.presets, "defaults": shipped.defaults} | content
+        content = {"defaults": shipped.defaults} | content
+        if isinstance(own := content.setdefault("presets", {}), dict):
+            content["presets"] = shipped.presets | {
+                key: shipped.presets.get(key, {}) | group if isinstance(group, dict) else group
+                for key, group in own.items()
+            }
     loaded = validate(Study, content, shown(path))
     if not loaded.stages:
         raise ConfigError(f"{shown(path)}: a study needs a stage; add one under `stages`")
+    for name, stage in loaded.stages.items():
+        for scale in stage.at.keys() - (known := set(scale_names())):
+            where = f"{shown(path)}: stages.{name}.at"
+            raise ConfigError(f"{where}: there is no scale {scale!r}; {suggest(scale, known)}")
     return loaded
 
 
@@ -243,7 +253,12 @@ def split_overrides(overrides: str | typing.Sequence[str]) -> tuple[str, ...]:
     ``'["epochs.30=2", "seeds=[1, 2]"]'`` is a list, any other text one override.
     """
     if not isinstance(overrides, str):
-        return tuple(overrides)
+        known = overrides if isinstance(overrides, typing.Sequence) else [overrides]
+        if wrong := [text for text in known if not isinstance(text, str)]:
+            raise ConfigError(
+                f'overrides {cut(repr(wrong[0]))}: write texts, such as ["epochs.30=2"]'
+            )
+        return tuple(known)
     if not overrides.lstrip().startswith("["):
         return (overrides,) if overrides.strip() else ()
     listed = parse_value(overrides, "overrides")
@@ -363,8 +378,8 @@ def change(study: Study, base: Condition, settings: typing.Mapping[str, Any]) ->
     settings = {key: getattr(value, "item", lambda v=value: v)() for key, value in settings.items()}
     name = describe_change(base.name, settings)
     content = base.config.model_dump(mode="json")
-    for key, value in settings.items():
-        _assign(content, key.split("."), _preset(study, key, value), name)
+    for key, value in sorted(settings.items(), key=lambda item: item[0].count(".")):
+        _assign(content, key.split("."), _preset(study, key, value), name)  # presets come first
     config = validate(RunConfig, content, name)
     return Condition("own", None, base.settings | settings, settings, config, run_id(config), name)
 
@@ -404,7 +419,12 @@ def _at_scale(
     for point, seed in itertools.product(points, seeds or scale.seeds):
         where = f"the study, {point.name}"
         translated = "epochs" not in exact
-        config = _run_config(study, scale, where, point.settings, seed, translated=translated)
+        try:
+            config = _run_config(study, scale, where, point.settings, seed, translated=translated)
+        except ConfigError as error:
+            raise ConfigError(
+                text if where in (text := str(error)) else f"{where}: {text}"
+            ) from None
         conditions.append(Condition(stage, **vars(point), config=config, run_id=run_id(config)))
     return conditions
 

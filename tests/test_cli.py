@@ -348,6 +348,11 @@ def test_why_says_where_a_run_is_recorded(command, tmp_path):
         assert command("why", name, "--out", str(tmp_path), *SET_TINY) == (0, [expected], [])
 
 
+def test_why_names_the_study_of_a_condition(refused, tmp_path):
+    said = refused("why", "splits/1,data.split_seed=42", "--out", str(tmp_path), *SET_TINY)
+    assert "is of the study beyond; add --study beyond" in said
+
+
 def test_why_names_what_differs_from_the_nearest_record(command, tmp_path):
     store = RecordStore(tmp_path)
     near, far = tiny_conditions("stage1-daa1/13", "stage1-base/1")

@@ -51,3 +51,13 @@ def test_compare_keeps_the_runs_of_rows_that_are_filtered():
 def test_compare_refuses_rows_that_cannot_meet(paper, on, said):
     with pytest.raises(ValueError, match=said):
         compare(paper, OURS, on=on)
+
+
+def test_compare_refuses_to_average_what_is_not_one_condition():
+    named = OURS.assign(name=["a/1", "b/1", "a/2", "a/3"])
+    with pytest.raises(ValueError, match="a/1 and b/1 are equal in batch_size, but not the same"):
+        compare(PAPER, named, on=["batch_size"])
+    with pytest.raises(ValueError, match="foo is no column of both frames"):
+        compare(PAPER, OURS, on=["batch_size"], values=["foo"])
+    with pytest.raises(ValueError, match="name the columns in which rows meet"):
+        compare(PAPER, OURS, on=[])

@@ -160,6 +160,29 @@ def test_say_better_needs_labels_and_equal_images(results):
         explore.say_better(results, STUDY[0], other.run_id)
 
 
+def test_a_run_beside_itself_is_said_to_be_one(results):
+    assert explore.say_better(results, STUDY[0], STUDY[0]).startswith(f"{STUDY[0]} is one and the")
+    assert list(explore.tabulate_pair(results, STUDY[0], STUDY[0]).columns) == [STUDY[0]] * 2
+
+
+def test_results_of_the_second_study_know_the_papers_runs(results):
+    second = open_results("smoke", TINY, results.store.folder, "beyond")
+    assert (explore.tabulate(second)["stage"] != "own").all()
+    for name in STUDY:
+        assert explore.find_run(second, name).run_id == explore.find_run(results, name).run_id
+
+
+def test_own_runs_that_differ_in_what_their_note_leaves_out_have_names_of_their_own(results):
+    names = []
+    for images in (15, 16):
+        other = open_results("smoke", [*TINY, f"data.train_size={images}"], results.store.folder)
+        condition = change(load_study(), other.find("stage1-daa1", 7), {"learning_rate": 0.05})
+        results.store.write(make_record(condition))
+        explore.collection.write_note(results, condition, "stage1-daa1/7")
+        names.append(f"stage1-daa1/7 with learning_rate=0.05, seed 42 ({condition.run_id[:8]})")
+    assert set(names) < set(explore.tabulate(results)["name"])
+
+
 def test_tabulate_pair_lists_the_settings_that_differ(results):
     table = explore.tabulate_pair(results, *STUDY[:2])
     assert list(table.columns) == list(STUDY[:2])
@@ -191,6 +214,8 @@ def test_train_refuses_settings_that_cannot_be(results):
         cl.train(STUDY[0], results, learning_rate=-1)
     with pytest.raises(ConfigError, match="no condition is named 'stage1/1'"):
         cl.train("stage1/1", results)
+    with pytest.raises(ConfigError, match="dropout has no value"):
+        cl.train(STUDY[0], results, dropout=[])
     assert not (results.store.folder / "own").exists()
 
 
@@ -215,6 +240,12 @@ def test_lists_of_values_make_every_combination(results):
     pairs = [(c.config.dropout, c.config.seed) for c in found]
     assert pairs == [(0.0, 42), (0.0, 43), (0.3, 42), (0.3, 43)]
     assert found[0].name == STUDY[0]
+    known = {"dropout": np.array([0.0, 0.3]), "schedule": "triangular"}
+    found += explore.training.choose_conditions(STUDY[0], results, known)
+    assert found[-1].config.schedule.name == "triangular"
+    changed = {"optimizer.momentum": 0.5, "optimizer": "sgd"}  # whichever comes first
+    (one,) = explore.training.choose_conditions(STUDY[0], results, changed)
+    assert one.config.optimizer.momentum == 0.5
     assert all(c.run_id == run_id(c.config) for c in found)
 
 

@@ -52,9 +52,25 @@ def test_a_grid_of_a_stage_with_settings_for_a_scale_has_them(tmp_path):
 
 
 def test_epochs_that_a_scale_does_not_know_stand_for_themselves(results):
-    name = grids.make_grid(results, START, {"epochs": [30, 7]})
+    name = grids.make_grid(results, START, {"epochs": [1, 7]})
     opened = open_results("smoke", TINY, results.store.folder, name)
     assert [c.config.epochs for c in opened.conditions] == [1, 1, 7]
+    with pytest.raises(ConfigError, match="at scale smoke epochs=30 becomes 1; give the number"):
+        grids.make_grid(results, START, {"epochs": [1, 30]})
+
+
+def test_settings_whose_values_are_lists_are_shown_as_text(results):
+    values = {"schedule": ["multi_step"], "schedule.milestones": [[0.3], [0.6, 0.8]]}
+    name = grids.make_grid(results, START, values)
+    for condition in open_results("smoke", TINY, results.store.folder, name).conditions:
+        results.store.write(make_record(condition))
+    opened = open_results("smoke", TINY, results.store.folder, name)
+    assert set(opened.runs["schedule_milestones"].dropna()) == {"[0.3]", "[0.6, 0.8]"}
+    assert explore.linked(opened).to_dict()["datasets"]["runs"]
+    given = {"scale": "smoke", "overrides": TINY, "build": str(results.store.folder)}
+    shown, _ = run_chapter("09_own.ipynb", **given, study=name)
+    tables = [one for one in shown if one["kind"] == "table"]
+    assert {cell for row in tables[0]["rows"] for cell in row} >= {"[0.3]", "[0.6, 0.8]"}
 
 
 def test_a_setting_that_a_scale_says_can_be_varied(results):
@@ -105,7 +121,7 @@ def test_a_study_of_params_is_known_by_its_file_too(tmp_path):
         ),
         (["--from", "stage1/13", "--grid", "dropout=0"], "no condition is named 'stage1/13'"),
         (["--from", START], "a grid needs a setting to vary"),
-        (["--from", START, "--grid", "seed=1,2"], "give the seeds with --seeds 42,43"),
+        (["--from", START, "--grid", "seed=1,2"], "give seeds apart, such as --seeds 42,43"),
         (["--from", START, "--grid", "dropout"], "--grid dropout: write each setting once"),
         (["--from", START, "--grid", "dropout=0", "--name", "a/b"], "'a/b' cannot name a study"),
         (["--from", START, "--grid", "dropout=0", "--name", "newest"], "'newest' cannot name a"),

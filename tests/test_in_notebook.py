@@ -1,5 +1,7 @@
 """Missing runs, trained from a chapter's set-up cell."""
 
+from types import SimpleNamespace
+
 import nbformat
 import papermill
 import pytest
@@ -143,6 +145,41 @@ def test_injected_parameters_are_checked(injected, said):
     with pytest.raises(ConfigError, match=said):
         parameters.check_injected(["", DECLARED, f"# Parameters\n{injected}\n"])
     parameters.check_injected(["", DECLARED, "# Parameters\noverrides = \"['seeds=[1]']\"\n"])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"scale": None}, "scale is None; write a text"),
+        ({"scale": "smoke", "build": 5}, "build is 5; write a text"),
+        ({"scale": "smoke", "overrides": None}, "overrides None: write texts"),
+        ({"scale": "smoke", "overrides": ["seeds=[1]", 5]}, "overrides 5: write texts"),
+        ({"scale": "smoke", "build": __file__}, "is no folder; name the build folder"),
+    ],
+)
+def test_values_typed_into_the_parameters_cell_are_checked(given, said):
+    with pytest.raises(ConfigError, match=said):
+        open_results(**given)
+
+
+def test_every_notebook_refuses_what_papermill_injects(monkeypatch):
+    shell = SimpleNamespace(user_ns={"In": ["", DECLARED, "# Parameters\nnonsense = 5\n"]})
+    monkeypatch.setattr(parameters, "find_shell", lambda: shell)
+    with pytest.raises(ConfigError, match="no parameter 'nonsense'"):
+        open_results("smoke")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"budget": 20}, "budget is 20; write a text, such as '20m'"),
+        ({"budget": "20m"}, "the budget of 20m is for training; set train = True, too"),
+        ({"train": "False"}, "train is 'False'; write True or False"),
+    ],
+)
+def test_complete_refuses_what_says_nothing(results, given, said):
+    with pytest.raises(ConfigError, match=said):
+        results.complete("stage1-long", **given)
 
 
 def test_values_that_no_parameter_can_have_get_one_sentence():

@@ -144,6 +144,9 @@ def test_read_verdicts_finds_what_executed_notebooks_show(executed):
     assert found["kind"].value_counts().to_dict() == {"claim": 5, "doubt": 1}
     assert set(found["chapter"]) == {"02_stage1.ipynb", "03_stage2.ipynb"}
     assert verdicts.read_verdicts([]).empty
+    assert verdicts.read_verdicts(str(executed)).equals(found)
+    with pytest.raises(ReportError, match="there is no folder '/nowhere' of executed chapters"):
+        verdicts.read_verdicts("/nowhere")
 
 
 def test_read_verdicts_refuses_a_claim_that_stands_twice(executed):

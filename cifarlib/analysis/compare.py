@@ -50,12 +50,22 @@ def compare(
     of the setting came to an end; ``attrs["group"]`` is the column by which rows form groups.
     """
     keys = list(on)
+    if not keys:
+        raise ValueError("name the columns in which rows meet, such as batch_size")
     values = list(values) or [name for name in OUTCOMES if name in paper and name in ours]
     if lacking := [key for key in keys if key not in paper or key not in ours]:
         raise ValueError(f"{lacking[0]} is no column of both frames; join on another")
     if paper.duplicated(keys).any():
         raise ValueError(f"rows of the paper are equal in {', '.join(keys)}; join on more columns")
+    if unknown := [name for name in values if name not in paper or name not in ours]:
+        raise ValueError(f"{unknown[0]} is no column of both frames; compare others")
     groups = ours.groupby(keys)
+    if "name" in ours and (groups["name"].nunique() > 1).any():
+        one, other = groups["name"].unique()[groups["name"].nunique() > 1].iloc[0][:2]
+        raise ValueError(
+            f"{one} and {other} are equal in {', '.join(keys)}, but not the same condition; choose "
+            "the rows of ours, or join on more columns"
+        )
     means = paper[keys].join(groups[values].mean(), on=keys)[values]
     columns: dict[tuple[str, str], pd.Series] = {
         ("", label(name)): paper[name] for name in dict.fromkeys([*names, *keys]) if name in paper

@@ -388,6 +388,8 @@ def adjust(p_values: Values, method: Literal["holm", "fdr"] = "holm") -> np.ndar
     discoveries; in the order given. NaN stays NaN and does not count."""
     from scipy import stats
 
+    if method not in ("holm", "fdr"):
+        raise ValueError(f"there is no correction {method!r}; known are holm and fdr")
     p = np.array(p_values, float)
     known = np.flatnonzero(~np.isnan(p))
     if method == "fdr":

@@ -28,8 +28,9 @@ def tabulate(results: Results) -> pd.DataFrame:
     """A row for each recorded run, best test accuracy first, with the columns of ``results.runs``.
 
     Records written since ``results`` was opened are read, too. The index is the studies' order.
-    Names are unique: a seed is added where one condition has several. ``comparable`` says whether
-    a run saw the scale's images for its condition's epochs; means are taken over such runs only.
+    Names are unique: a seed is added where one condition has several, then the id's beginning.
+    ``comparable`` says whether a run saw the scale's images for its condition's epochs; means are
+    taken over such runs only.
     """
     return collect(results)[0]
 
@@ -50,6 +51,8 @@ def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
     ]  # as epochs: the scale's
     seeds = frame["name"].astype(str) + ", seed " + frame["seed"].astype(str)
     frame["name"] = frame["name"].mask(frame["name"].duplicated(keep=False), seeds)
+    ids = frame["name"].astype(str) + " (" + frame["run_id"].astype(str).str[:8] + ")"
+    frame["name"] = frame["name"].mask(frame["name"].duplicated(keep=False), ids)
     frame["comparable"] = [
         c.config.data == results.scale.data and "epochs" not in c.changed for c in conditions
     ]
@@ -57,12 +60,17 @@ def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
 
 
 def find_run(results: Results, name: str) -> RunRecord:
-    """A recorded run by its name in ``tabulate`` or its id; ``ConfigError`` where there is none."""
+    """A recorded run by its name in ``tabulate`` or its id, or by any of its conditions' names.
+
+    Raises ``ConfigError`` where there is none.
+    """
     frame, records = collect(results)
-    found = frame.loc[frame["name"].eq(name) | frame["run_id"].eq(name), "run_id"]
-    if found.empty:
-        raise ConfigError(f"no recorded run is named {name!r}; {suggest(name, frame['name'])}")
-    return records[found.iloc[0]]
+    found = [*frame.loc[frame["name"].eq(name) | frame["run_id"].eq(name), "run_id"]]
+    found += [c.run_id for _, c in list_conditions(results) if c.name == name]
+    for run in found:
+        if run in records:
+            return records[run]
+    raise ConfigError(f"no recorded run is named {name!r}; {suggest(name, frame['name'])}")
 
 
 def write_note(results: Results, condition: Condition, start: str) -> None:

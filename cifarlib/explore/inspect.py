@@ -18,20 +18,22 @@ from cifarlib.runs.results import Results
 
 def tabulate_pair(results: Results, first: str, second: str) -> pd.DataFrame:
     """Two runs by name, a column each: top-1 accuracies in %, then the settings that differ."""
-    pair = {name: find_run(results, name) for name in (first, second)}
-    configs = [record.config for record in pair.values()]
+    pair = [find_run(results, name) for name in (first, second)]
+    configs = [record.config for record in pair]
     here, there = list_differences(*reversed(configs)), list_differences(*configs)
     rows = {
-        f"{'training' if s == 'train' else s} top-1, %": [r.accuracy(s) for r in pair.values()]
+        f"{'training' if s == 'train' else s} top-1, %": [r.accuracy(s) for r in pair]
         for s in SPLITS
     }
     rows |= {key: [here.get(key, "–"), there.get(key, "–")] for key in {**here, **there}}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(pair), dtype=object)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[first, second], dtype=object)
 
 
 def say_better(results: Results, first: str, second: str) -> str:
     """Which of two trained networks is better on their test images, by McNemar's exact test."""
     records = [find_run(results, name) for name in (first, second)]
+    if records[0].run_id == records[1].run_id:
+        return f"{first} is one and the same network; choose a second run."
     described = results.store.read_data(records[0].config.data.name)
     pair = [RunPredictions(record, described) for record in records]
     if pair[0].correct is None or pair[1].correct is None:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import OWN, collect, tabulate, write_note
-from cifarlib.runs.grids import make_grid, open_study
+from cifarlib.runs.grids import make_grid, merge_presets, open_study, plain_values
 from cifarlib.runs.in_notebook import train_missing
 from cifarlib.runs.other_studies import find_condition, list_conditions
 from cifarlib.runs.results import Results, open_results
@@ -63,9 +64,14 @@ def grid(
 
 def choose_conditions(start: str, results: Results, settings: dict[str, Any]) -> list[Condition]:
     """A condition by name with every combination of the settings' values."""
-    found = find_condition(results, start)
+    study, base = find_condition(results, start)
+    study = study.model_copy(update={"presets": merge_presets(study)})
     by_id = {condition.run_id: condition for _, condition in reversed([*list_conditions(results)])}
-    values = (value if isinstance(value, list) else [value] for value in settings.values())
-    points = (dict(zip(settings, point, strict=True)) for point in itertools.product(*values))
-    chosen = (change(*found, point) for point in points)
+    values = {key: plain_values(value) for key, value in settings.items()}
+    if empty := [key for key, given in values.items() if not given]:
+        raise ConfigError(f"{empty[0]} has no value; give one, or leave it out")
+    points = (
+        dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())
+    )
+    chosen = (change(study, base, point) for point in points)
     return list({c.run_id: by_id.get(c.run_id, c) for c in chosen}.values())

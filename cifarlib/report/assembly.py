@@ -117,6 +117,7 @@ def render(
         tell("setting the page and the PDF")
         others = other_studies.narrow(others, results, find_shown_runs(executed))
         front = describe(results, options, read_verdicts(executed), parts, others)
+        front["command"] += f" --appendix {own}" if appendix else ""
         front["command"] += f" {given_too}" if given_too else ""
         front |= {"lead": LEAD} if study else {}
         paper = describe_paper(other_studies.join(results, others), front, title)
@@ -255,7 +256,9 @@ def _share_out(
         if name in (*shared, "train", "budget", "study"):
             raise ConfigError(f"the parameter {name!r} has an option of its own; see --help")
         if name not in names:
-            raise ConfigError(f"no notebook has a parameter {name!r}; {suggest(name, names)}")
+            raise ConfigError(
+                f"none of the chapters chosen has a parameter {name!r}; {suggest(name, names)}"
+            )
     given = []
     for notebook, has in known.items():
         others = {k: v for k, v in {**offered, **parameters}.items() if k in has}

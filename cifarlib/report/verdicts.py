@@ -18,15 +18,19 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def read_verdicts(executed: Iterable[Path] | Path) -> pd.DataFrame:
+def read_verdicts(executed: Iterable[Path] | Path | str) -> pd.DataFrame:
     """Every claim, doubt and answer that executed notebooks show, a row each, in their order.
 
-    ``executed`` are notebooks, or a folder of them. ``kind`` is claim, doubt or answer,
-    ``chapter`` the notebook's name. Raises ``ReportError`` for one that is shown twice.
+    ``executed`` are notebooks, or a folder of them; one named by a text must be there. ``kind`` is
+    claim, doubt or answer, ``chapter`` the notebook's name. Raises ``ReportError`` for one that is
+    shown twice.
     """
-    paths = list_folder(executed, ".ipynb") if isinstance(executed, Path) else executed
+    if isinstance(executed, str) and not Path(executed).is_dir():
+        raise ReportError(f"there is no folder {executed!r} of executed chapters; name another")
+    if isinstance(executed, Path | str):
+        executed = list_folder(Path(executed), ".ipynb")
     rows = []
-    for path in paths:
+    for path in executed:
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 content = output.get("data", {}).get(CONTENT, {})

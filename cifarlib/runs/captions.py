@@ -4,7 +4,9 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from cifarlib.checking import suggest
 from cifarlib.config import DATASETS
+from cifarlib.errors import ConfigError
 from cifarlib.runs.mixed_provenance import find_mixtures
 from cifarlib.study import Condition
 
@@ -55,6 +57,8 @@ def describe(
 def _find(results: "Results", shown: Any) -> tuple[list[Condition], dict[str, "RunRecord"]]:
     """The conditions shown, and the records behind them: of a frame, the second study's, too."""
     if isinstance(shown, str):
+        if shown not in (names := {*results.stages, *results.study.stages}):
+            raise ConfigError(f"there is no stage {shown!r}; {suggest(shown, names)}")
         return results.select(shown), results.every_record
     if not hasattr(shown, "columns"):
         return list(shown), results.every_record

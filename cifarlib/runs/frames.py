@@ -70,10 +70,10 @@ def tabulate_runs(
 
 
 def _plain(value: Any) -> Any:
-    """A setting in one cell: a preset's name or a number; a group as “padding=4, …”."""
+    """A setting in one cell: a name or a number; a group as “padding=4, …”, a list as its text."""
     if isinstance(value, dict):
         return value.get("method") or ", ".join(f"{key}={_plain(v)}" for key, v in value.items())
-    return value
+    return str(list(value)) if isinstance(value, list | tuple) else value
 
 
 def _outcomes(record: "RunRecord") -> dict[str, Any]:

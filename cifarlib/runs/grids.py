@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from cifarlib.checking import cut, parse_value, read_bytes, shown, validate
+from cifarlib.config import flatten
 from cifarlib.errors import ConfigError
 from cifarlib.runs.other_studies import find_condition, list_conditions
 from cifarlib.runs.results import Results
@@ -60,16 +61,16 @@ def make_grid(
     """Keep every combination of some settings' values, on a condition by name, as a study.
 
     Its first stage is the condition itself, to compare with; all else, epochs included, is as
-    there. Epochs are the paper's where the scale says what these become. Gives the study's name:
-    the one asked for, or one made of start and settings. Raises ``ConfigError`` for what cannot be
-    run, and for a name under which another study is kept, before anything is written.
+    there. Gives the study's name: the one asked for, or one made of start and settings. Raises
+    ``ConfigError`` for what cannot be run, for a number of which the scale makes another, and for a
+    name under which another study is kept, before anything is written.
     """
     found = find_condition(results, start)
     if not settings:
         raise ConfigError("a grid needs a setting to vary, such as dropout with the values 0, 0.3")
     if "seed" in settings:
-        raise ConfigError("a grid does not vary the seed; give the seeds with --seeds 42,43")
-    grid = {key: _plain_values(values) for key, values in settings.items()}
+        raise ConfigError("a grid does not vary the seed; give seeds apart, such as --seeds 42,43")
+    grid = {key: plain_values(values) for key, values in settings.items()}
     named, kept = name or _name(start, grid), kept_studies(results.store.folder)
     for number in itertools.count(2):
         content = json.loads(json.dumps(_describe(results, *found, grid, seeds, named)))
@@ -78,12 +79,24 @@ def make_grid(
             break
         named = f"{_name(start, grid)}-{number}"
     study = validate(Study, content, f"the grid {named}")
-    expand(study, results.scale_for(study))  # raises where a setting cannot be
+    for condition in expand(study, results.scale_for(study)):  # raises where a setting cannot be
+        _refuse_translated(condition, grid, results.scale_name)
     _put(place(results.store.folder, named), text, "choose another name")
     return named
 
 
-def _plain_values(values: Any) -> list[Any]:
+def _refuse_translated(condition: Condition, grid: Mapping[str, Sequence[Any]], scale: str) -> None:
+    """Raise ``ConfigError`` where the scale makes another number of one that the grid gives."""
+    run = flatten(condition.config.model_dump(mode="json"))
+    for key in grid.keys() & condition.changed.keys() & run.keys():
+        if (given := condition.changed[key]) != run[key] and isinstance(given, int | float):
+            raise ConfigError(
+                f"at scale {scale} {key}={given} becomes {run[key]}; give the number that shall be "
+                "run, or take cl.train, which takes each as it stands"
+            )
+
+
+def plain_values(values: Any) -> list[Any]:
     """A list, tuple, array or single value as a list of plain values."""
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if isinstance(values, list | tuple | range) else [values]
@@ -117,9 +130,7 @@ def _describe(
     settings = next(alike, base).settings  # without what the stage says for this scale alone
     epochs = {value: value for value in grid.get("epochs", []) if isinstance(value, int)}
     own = {results.scale_name: study.epochs_at(results.scale_name) | epochs}
-    presets = dict(load_study("beyond").presets)
-    presets |= {key: presets.get(key, {}) | group for key, group in study.presets.items()}
-    shared = ({"seeds": _plain_values(seeds)} if seeds else {}) | (
+    shared = ({"seeds": plain_values(seeds)} if seeds else {}) | (
         {"at": at} if any(at.values()) else {}
     )
     first = {"title": f"{base.name}, from which the grid starts", "fixed": dict(settings)}
@@ -127,10 +138,16 @@ def _describe(
     title = {"title": f"{base.name} with other values of {', '.join(grid)}"}
     return {
         "epochs": study.epochs | own,
-        "presets": presets,
+        "presets": merge_presets(study),
         "defaults": {},
         "stages": {f"{name}-start": first | shared, name: title | varied | shared},
     }
+
+
+def merge_presets(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
+    """The presets of the second study, and those of a study, which win."""
+    presets = dict(load_study("beyond").presets)
+    return presets | {key: presets.get(key, {}) | group for key, group in study.presets.items()}
 
 
 def place(folder: Path, name: str, cure: str = "choose another name") -> Path:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from cifarlib import data, extras
-from cifarlib.checking import suggest
+from cifarlib.checking import cut, suggest
 from cifarlib.errors import ConfigError, DataError, MissingPackageError, RunError
 from cifarlib.formatting import say_count, say_list
 from cifarlib.runs.display import is_kernel
@@ -42,6 +42,13 @@ def complete(
 ) -> Results:
     """What ``Results.complete`` does."""
     check_injected()
+    if not isinstance(budget, str):
+        raise ConfigError(f"budget is {cut(repr(budget))}; write a text, such as '20m'")
+    if not isinstance(train, bool):
+        raise ConfigError(f"train is {cut(repr(train))}; write True or False")
+    if budget and not train:
+        raise ConfigError(f"the budget of {cut(budget)} is for training; set train = True, too")
+    stages = [stages] if isinstance(stages, str) else stages
     seconds = parse_budget(budget, "budget") if budget else None
     chosen = choose_conditions(results, stages)
     records, _ = results.store.read_runs(chosen)
@@ -62,7 +69,8 @@ def complete(
             said += f" In training in another process: {say_list(elsewhere)}."
         show(said if train else f"{said} Set train = True to train them here.")
     elif train and chosen:
-        show(f"All {say_count(len(chosen), 'run')} of this chapter are recorded.")
+        verb = "is" if len(chosen) == 1 else "are"
+        show(f"All {say_count(len(chosen), 'run')} of this chapter {verb} recorded.")
     if not train or (not missing and results.data and results.network):
         return results
     try:

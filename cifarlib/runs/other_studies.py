@@ -39,7 +39,7 @@ def list_conditions(results: Results) -> Iterator[tuple[Study, Condition]]:
     for condition in results.known:
         yield results.study, condition
     others = STUDIES | kept_studies(results.store.folder)
-    for path in [path for name, path in others.items() if name != PAPER]:
+    for path in [path for name, path in others.items() if name != PAPER or not results.paper]:
         try:
             study = load_study(path)
             conditions = expand(study, results.scale_for(study))

@@ -44,8 +44,8 @@ def parse_parameters(source: str, name: str) -> dict[str, Any]:
             known[target] = ast.literal_eval(value)
         except (ValueError, TypeError) as error:  # TypeError: a list as a key
             raise ConfigError(
-                f"{name}: the default of parameter {target!r} must be a plain value, "
-                "such as a text, a number or a list"
+                f"{name}: parameter {target!r} must be a plain value, such as a text, a finite "
+                "number or a list"
             ) from error
     return known
 
@@ -60,9 +60,10 @@ def check_values(values: Mapping[str, Any], known: Mapping[str, Any], name: str)
         default = known[parameter]
         kinds = (int, float) if type(default) is float else (type(default),)
         if default is not None and type(value) not in kinds:
+            wanted = f"a {type(default).__name__}, such as {cut(repr(default))}"
+            wanted = "a text" if default == "" else wanted
             raise ConfigError(
-                f"{name}: parameter {parameter!r} is of type {type(value).__name__}; "
-                f"give a {type(default).__name__}, such as {cut(repr(default))}"
+                f"{name}: parameter {parameter!r} is of type {type(value).__name__}; give {wanted}"
             )
         if parameter in PERCENT and not 0 <= value <= 100:
             given = cut(str(value))

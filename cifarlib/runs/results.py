@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import paths
-from cifarlib.checking import expand_folder
+from cifarlib.checking import cut, expand_folder
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs.locks import held
+from cifarlib.runs.parameters import check_injected
 from cifarlib.runs.schema import DataRecord, NetworkRecord, RunRecord
 from cifarlib.runs.store import RecordStore
 from cifarlib.study import (
@@ -230,7 +231,7 @@ class Results:
 
 
 def open_results(
-    scale: str,
+    scale: str | Path,
     overrides: str | Sequence[str] = (),
     build: str | Path = "",
     study: Path | str | None = None,
@@ -240,10 +241,17 @@ def open_results(
     ``overrides`` may be one text, as ``papermill -p overrides`` gives it (``split_overrides``).
     ``build`` is the folder, ``build/<scale>`` where it is empty. ``study`` is a file, or the name
     of one in ``params/`` or in that folder; the paper's unless given. Damaged records count as
-    missing and are named in ``faults``.
+    missing and are named in ``faults``. Raises ``ConfigError`` for what cannot be, and for what
+    papermill injected into the notebook that calls this.
     """
-    overrides = split_overrides(overrides)
+    check_injected()
+    for name, value in {"scale": scale, "build": build, "study": study}.items():
+        if not isinstance(value, str | Path) and not (value is None and name == "study"):
+            raise ConfigError(f"{name} is {cut(repr(value))}; write a text, such as 'lite'")
+    scale, overrides = str(scale), split_overrides(overrides)
     folder = expand_folder(build, "build ") if str(build) else paths.BUILD / Path(scale).stem
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is no folder; name the build folder, such as build/lite")
     store = RecordStore(folder)
     loaded = load_study(find_study(study, store.folder) if isinstance(study, str) else study)
     checked = load_scale(scale, overrides, loaded)
