@@ -97,7 +97,7 @@ def test_rank_correlation_is_scipys_and_lies_in_its_interval():
     assert found["rho"][5] == pytest.approx(1)
     assert replay.correlate(misleading())["rho"][0] == pytest.approx(-1)
     twins = pd.concat([courses[:10], courses[:10] + 1e-9], ignore_index=True)
-    once, paired = replay.correlate(twins), replay.correlate(twins, [*range(10), *range(10)])
+    once, paired = replay.correlate(twins), replay.correlate(twins, pd.Series(2 * [*range(10)]))
     wider = (paired["high"] - paired["low"]) / (once["high"] - once["low"])
     assert (wider[:4] > 1.2).all()  # ten observations, not twenty
     uneven = replay.correlate(twins, [*range(10), *range(9), 3])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from cifarlib.analysis.statistics import run_ids
@@ -48,6 +49,7 @@ def compare(
     paper's. ``attrs["runs"]`` and ``attrs["states"]`` hold, by index label, the ids of the runs
     behind a row, and what a missing value of ours is: pending, running, or diverged where no seed
     of the setting came to an end; ``attrs["group"]`` is the column by which rows form groups.
+    Raises ``ValueError`` for columns that are not there, and where a row would meet two conditions.
     """
     keys = list(on)
     if not keys:
@@ -60,8 +62,8 @@ def compare(
     if unknown := [name for name in values if name not in paper or name not in ours]:
         raise ValueError(f"{unknown[0]} is no column of both frames; compare others")
     groups = ours.groupby(keys)
-    if "name" in ours and (groups["name"].nunique() > 1).any():
-        one, other = groups["name"].unique()[groups["name"].nunique() > 1].iloc[0][:2]
+    met = paper[keys].join(groups["name"].unique(), on=keys)["name"] if "name" in ours else []
+    for one, other, *_ in (names for names in met if np.size(names) > 1):
         raise ValueError(
             f"{one} and {other} are equal in {', '.join(keys)}, but not the same condition; choose "
             "the rows of ours, or join on more columns"

@@ -119,7 +119,7 @@ def correlate(courses: pd.DataFrame, blocks: Sequence[int] | None = None) -> pd.
     random = np.random.default_rng(BOOTSTRAP_SEED)
     members = np.arange(len(known))[:, None]
     if blocks is not None and len(set(sizes := np.unique(blocks, return_counts=True)[1])) == 1:
-        members = np.argsort(blocks, kind="stable").reshape(-1, sizes[0])
+        members = np.argsort(np.asarray(blocks), kind="stable").reshape(-1, sizes[0])
     drawn = members[random.integers(0, len(members), (RESAMPLES, len(members)))]
     drawn = drawn.reshape(RESAMPLES, -1)
     late, tail = known[:, -1], 50 * (1 - LEVEL)

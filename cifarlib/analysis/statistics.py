@@ -419,8 +419,8 @@ def slope(x: Values, y: Values, of: str = "runs", noise: Noise | None = None) ->
         return Estimate(math.nan, None, 1, len(x), of, missing)
     found: Any = stats.linregress(x, y)
     if noise:
-        error = noise.sd / math.sqrt(((x - x.mean()) ** 2).sum())
-        return Estimate(found.slope, error, noise.df, len(x), of, missing, by=noise.say())
+        known = noise.sd / math.sqrt(((x - x.mean()) ** 2).sum())
+        return Estimate(float(found.slope), known, noise.df, len(x), of, missing, by=noise.say())
     error = float(found.stderr) if len(x) > 2 and found.stderr > 1e-12 else None
     return Estimate(float(found.slope), error, max(len(x) - 2, 1), len(x), of, missing)
 

@@ -13,6 +13,7 @@ from cifarlib.formatting import say_count
 from cifarlib.paper.tables import read_table
 from cifarlib.report import run_details
 from cifarlib.report.tables import link_csv
+from cifarlib.report.verdicts import put_clearest_first
 from cifarlib.runs import mixed_provenance, other_studies, provenance
 from cifarlib.runs.progress import duration, status
 from cifarlib.runs.results import Results
@@ -169,11 +170,10 @@ def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
     """
     if not claims["verdict"].isin(JUDGED).any():
         return []
-    groups = []
+    groups, ordered = [], put_clearest_first(claims)
     for verdict, (title, sign) in VERDICTS.items():
         members = claims[claims["verdict"] == verdict]
-        clear = members.assign(p=members["p"].astype(float).fillna(0))  # what no chance decides
-        first = clear.sort_values("p", kind="stable") if verdict != OPEN else members
+        first = members if verdict == OPEN else ordered[ordered["verdict"] == verdict]
         first = first.head(SHOWN)[["id", "text", "where", "paper", "ours"]]
         group = {"verdict": verdict, "title": title, "sign": sign, "count": len(members)}
         groups.append(group | {"claims": first.replace({"paper": {"": "–"}}).to_dict("records")})

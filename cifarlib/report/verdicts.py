@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cifarlib.analysis.statistics import adjust
+from cifarlib.analysis.statistics import ALPHA, adjust
 from cifarlib.checking import list_folder
 from cifarlib.errors import ReportError
 from cifarlib.paper.statements import read_statements
@@ -58,6 +58,14 @@ def correct(verdicts: pd.DataFrame) -> pd.DataFrame:
     claims["holm"] = tested.groupby(claims["family"]).transform(lambda q: adjust(q, "holm"))
     claims["fdr"] = adjust(tested, "fdr")
     return claims
+
+
+def put_clearest_first(claims: pd.DataFrame) -> pd.DataFrame:
+    """In another order: those left after correction, those that no test decided, then the rest."""
+    corrected = correct(claims)
+    rank = corrected["fdr"].lt(ALPHA).map({True: 0, False: 2}).mask(corrected["fdr"].isna(), 1)
+    order = pd.DataFrame({"rank": rank, "p": claims["p"].astype(float)})
+    return claims.loc[order.sort_values(["rank", "p"], kind="stable").index]
 
 
 _JUDGED = ["held", "did not hold", "not distinguishable"]
