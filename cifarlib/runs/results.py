@@ -1,5 +1,6 @@
 """A study's results: its conditions, what is recorded of them, and tidy frames of both."""
 
+import contextlib
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -250,8 +251,9 @@ def open_results(
             raise ConfigError(f"{name} is {cut(repr(value))}; write a text, such as 'lite'")
     scale, overrides = str(scale), split_overrides(overrides)
     folder = expand_folder(build, "build ") if str(build) else paths.BUILD / Path(scale).stem
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; name the build folder, such as build/lite")
+    with contextlib.suppress(OSError):  # what cannot be looked at is told of when it is read
+        if folder.is_file():
+            raise ConfigError(f"{folder} is no folder; name the build folder, such as build/lite")
     store = RecordStore(folder)
     loaded = load_study(find_study(study, store.folder) if isinstance(study, str) else study)
     checked = load_scale(scale, overrides, loaded)
