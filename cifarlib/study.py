@@ -225,13 +225,9 @@ def load_study(study: Path | str | None = None) -> Study:
         )
     content = read_yaml(path)
     if isinstance(content, dict) and path not in STUDIES.values():
-        shipped = load_study("beyond")
-        content = {"defaults": shipped.defaults} | content
-        if isinstance(own := content.setdefault("presets", {}), dict):
-            content["presets"] = shipped.presets | {
-                key: shipped.presets.get(key, {}) | group if isinstance(group, dict) else group
-                for key, group in own.items()
-            }
+        content = {"presets": {}, "defaults": load_study("beyond").defaults} | content
+        if isinstance(content["presets"], dict):
+            content["presets"] = merge_presets(content["presets"])
     loaded = validate(Study, content, shown(path))
     if not loaded.stages:
         raise ConfigError(f"{shown(path)}: a study needs a stage; add one under `stages`")
@@ -240,6 +236,15 @@ def load_study(study: Path | str | None = None) -> Study:
             where = f"{shown(path)}: stages.{name}.at"
             raise ConfigError(f"{where}: there is no scale {scale!r}; {suggest(scale, known)}")
     return loaded
+
+
+def merge_presets(presets: typing.Mapping[str, Any]) -> dict[str, Any]:
+    """The presets of ``beyond.yaml`` and those given, which win, group by group."""
+    shipped = load_study("beyond").presets
+    return shipped | {
+        key: shipped.get(key, {}) | group if isinstance(group, dict) else group
+        for key, group in presets.items()
+    }
 
 
 def scale_names() -> list[str]:

@@ -8,11 +8,11 @@ import pandas as pd
 
 from cifarlib.errors import ConfigError
 from cifarlib.explore.collection import OWN, collect, tabulate, write_note
-from cifarlib.runs.grids import make_grid, merge_presets, open_study, plain_values
+from cifarlib.runs.grids import make_grid, open_study, plain_values
 from cifarlib.runs.in_notebook import train_missing
 from cifarlib.runs.other_studies import find_condition, list_conditions
 from cifarlib.runs.results import Results, open_results
-from cifarlib.study import Condition, change
+from cifarlib.study import Condition, change, merge_presets
 
 
 def train(
@@ -65,7 +65,7 @@ def grid(
 def choose_conditions(start: str, results: Results, settings: dict[str, Any]) -> list[Condition]:
     """A condition by name with every combination of the settings' values."""
     study, base = find_condition(results, start)
-    study = study.model_copy(update={"presets": merge_presets(study)})
+    study = study.model_copy(update={"presets": merge_presets(study.presets)})
     by_id = {condition.run_id: condition for _, condition in reversed([*list_conditions(results)])}
     values = {key: plain_values(value) for key, value in settings.items()}
     if empty := [key for key, given in values.items() if not given]:

@@ -29,7 +29,7 @@ VERDICTS = {  # verdict: (what stands above its claims on the title page, its si
     "not distinguishable": ("Not distinguishable", "≈"),
 }
 JUDGED = list(VERDICTS)
-OPEN = JUDGED[-1]
+UNDECIDED = JUDGED[-1]
 SHOWN = 3  # claims of a verdict on the title page
 
 QUESTION = (
@@ -173,7 +173,7 @@ def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
     groups, ordered = [], put_clearest_first(claims)
     for verdict, (title, sign) in VERDICTS.items():
         members = claims[claims["verdict"] == verdict]
-        first = members if verdict == OPEN else ordered[ordered["verdict"] == verdict]
+        first = members if verdict == UNDECIDED else ordered[ordered["verdict"] == verdict]
         first = first.head(SHOWN)[["id", "text", "where", "paper", "ours"]]
         group = {"verdict": verdict, "title": title, "sign": sign, "count": len(members)}
         groups.append(group | {"claims": first.replace({"paper": {"": "–"}}).to_dict("records")})

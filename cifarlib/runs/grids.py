@@ -32,6 +32,7 @@ from cifarlib.study import (
     find_study,
     kept_studies,
     load_study,
+    merge_presets,
 )
 
 HEAD = "# Made by cifarlib: a study in the format of params/study.yaml, to be changed at will.\n"
@@ -138,16 +139,10 @@ def _describe(
     title = {"title": f"{base.name} with other values of {', '.join(grid)}"}
     return {
         "epochs": study.epochs | own,
-        "presets": merge_presets(study),
+        "presets": merge_presets(study.presets),
         "defaults": {},
         "stages": {f"{name}-start": first | shared, name: title | varied | shared},
     }
-
-
-def merge_presets(study: Study) -> dict[str, dict[str, dict[str, Any]]]:
-    """The presets of the second study, and those of a study, which win."""
-    presets = dict(load_study("beyond").presets)
-    return presets | {key: presets.get(key, {}) | group for key, group in study.presets.items()}
 
 
 def place(folder: Path, name: str, cure: str = "choose another name") -> Path:
