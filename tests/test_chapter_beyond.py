@@ -109,7 +109,7 @@ def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path
     records = [results.records[c.run_id] for c in eight if c.run_id in results.records]
     assert 0 < len(records) < len(eight)
     reached = ", ".join(f"{record.accuracy('test'):.2f}" for record in records)
-    assert f"the same network reaches {reached} % in" in shown["answer-5"]["text"]
+    assert f"The same network reaches {reached} % in" in shown["answer-5"]["text"]
     assert f"({len(records)} of {len(eight)} seeds so far)" in shown["answer-5"]["text"]
 
 
@@ -129,7 +129,7 @@ def test_rows_of_the_recipe_name_what_was_trained(full):
 def test_the_first_screen_is_told_what_the_recipe_reaches(full):
     results, shown, *_ = full
     reached = list(accuracies(results, "recipe-whole", "8 epochs").values())
-    assert f"recipe the same network reaches {np.mean(reached):.2f} %" in shown["answer-5"]["text"]
+    assert f"The same network reaches {np.mean(reached):.2f} %" in shown["answer-5"]["text"]
     assert f"({len(reached)} seeds)" in shown["answer-5"]["text"]
 
 

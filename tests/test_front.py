@@ -78,7 +78,7 @@ def test_some_provisional_verdicts_are_counted(begun):
     shown = make_verdicts("held", "did not hold")
     shown.loc[0, "provisional"] = False
     assert front.describe(begun, "", shown)["pending"] == "1 verdict is provisional."
-    answer = cl.answer(1, "12 points.", begun)  # not on CIFAR-10
+    answer = cl.answer(1, "Optimiser", "12 points.", begun)  # not on CIFAR-10
     assert (answer.content, "12" in answer.html) == (None, False)
 
 
@@ -95,14 +95,17 @@ def test_nothing_is_counted_on_other_data_than_cifar10(begun):
 def test_answers_open_the_title_page_in_their_order(tmp_path):
     results = open_results("lite", [], tmp_path)
     shown = [
-        cl.answer(n, f"{n} <b>points</b>.", results).content | {"chapter": "x"} for n in (2, 1)
+        cl.answer(n, f"<{n}>", f"{n} <b>points</b>.", results).content | {"chapter": "x"}
+        for n in (2, 1)
     ]
     told = front.describe(results, "", pd.DataFrame(shown, columns=list(COLUMNS)))
     answers = show(told, '<p id="answer-1"></p>').select(".answers li")
-    assert [answer.get_text().split(".")[0] for answer in answers] == [
-        "1 <b>points</b>",
-        "2 <b>points</b>",
+    assert [answer.get_text().removesuffix(" evidence") for answer in answers] == [
+        "<1>. 1 <b>points</b>.",
+        "<2>. 2 <b>points</b>.",
     ]
+    paragraphs = front.describe_paper(results, told, "What?")["summary"]
+    assert paragraphs[1:3] == [(f"<{n}>", f"{n} <b>points</b>.") for n in (1, 2)]
     assert answers[0].a["href"] == "#answer-1"
     assert answers[1].a is None  # that chapter is not there
 

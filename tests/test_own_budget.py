@@ -67,8 +67,8 @@ def test_stand_in_images_and_the_papers_own_budget_have_no_other(tmp_path):
 @pytest.mark.parametrize(
     ("recorded", "said"),
     [
-        ([], "Whether the paper's accuracies come out again at its own budget is pending (0 of 8 "),
-        ([2, 14, 26], "At the paper's own budget test accuracies lie −"),
+        ([], "Whether the paper's accuracies come out again is pending (0 of 8 "),
+        ([2, 14, 26], "Test accuracies lie −"),
     ],
 )
 def test_the_first_screen_says_how_far_the_papers_accuracies_come_out_again(

@@ -156,7 +156,7 @@ def _count_shown(shown: "pd.DataFrame | None", real: bool) -> dict[str, Any]:
         return {"answers": [], "verdicts": [], "pending": "", "audit": ""}
     answers, claims, doubts = (shown[shown["kind"] == k] for k in ("answer", "claim", "doubt"))
     return {
-        "answers": answers.sort_values("id")[["id", "text"]].to_dict("records"),
+        "answers": answers.sort_values("id")[["id", "topic", "text"]].to_dict("records"),
         "verdicts": _sum_up(claims),
         "pending": _count_open(claims),
         "audit": _count_doubts(doubts) if real else "",
@@ -351,11 +351,11 @@ def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[
         finished.append(results.data.provenance.finished)
     last = max((datetime.fromisoformat(text).astimezone(UTC) for text in finished), default=None)
     when = f"{last.day} {last:%B %Y}" if last else ""
-    told = [front["pending"]]
+    told = [front["pending"]] if front["pending"] else []
     if audit := front["audit"]:
         told.append(f"The paper against itself and the data: {audit}.")
     question = front.get("lead") or QUESTION.format(**front["paper"])
-    answers = [answer["text"] for answer in front["answers"]]
+    answers = [(answer["topic"], answer["text"]) for answer in front["answers"]]
     devices = {run["device"] for run in front["runs"] if run["done"]}
     runs = []
     for run in front["runs"]:
@@ -368,7 +368,7 @@ def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[
         "subtitle": f"A reproduction. Last record: {when}" if last else "A reproduction",
         "timestamp": int(last.timestamp()) if last else 0,
         "date": [last.year, last.month, last.day] if last else [1970, 1, 1],
-        "summary": [text for text in (question, *answers, " ".join(filter(None, told))) if text],
+        "summary": [said for said in (("", question), *answers, ("", " ".join(told))) if said[1]],
         "device": devices.pop() if len(devices) == 1 else None,
         "runs": runs,
     }

@@ -66,16 +66,17 @@ def text(sentences: str) -> Shown:
     return Shown(f'<p class="computed">{html.escape(sentences)}</p>', sentences)
 
 
-def answer(place: int, sentence: str, results: Results) -> Shown:
+def answer(place: int, topic: str, sentence: str, results: Results) -> Shown:
     """A computed sentence that answers the title's question, shown where its evidence is.
 
-    The first screen repeats these sentences in the order of ``place``. Images that are not
-    CIFAR-10's answer nothing.
+    The first screen repeats them in the order of ``place``, each after its ``topic``. Images
+    that are not CIFAR-10's answer nothing.
     """
     said = sentence if results.real else NO_ANSWER
-    line = f'<p class="computed answer" id="answer-{place}">{html.escape(said)}</p>'
-    content = {"kind": "answer", "id": f"answer-{place}", "text": sentence}
-    return Shown(line, said, content if results.real else None)
+    told = f"<strong>{html.escape(topic)}.</strong> {html.escape(said)}"
+    line = f'<p class="computed answer" id="answer-{place}">{told}</p>'
+    content = {"kind": "answer", "id": f"answer-{place}", "topic": topic, "text": sentence}
+    return Shown(line, f"{topic}. {said}", content if results.real else None)
 
 
 def table(

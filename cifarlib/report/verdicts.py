@@ -13,8 +13,8 @@ from cifarlib.paper.statements import read_statements
 from cifarlib.report.tables import CONTENT
 
 COLUMNS = (
-    "kind", "id", "family", "text", "where", "verdict", "provisional", "said", "paper", "ours",
-    "interval", "p", "n", "reason", "runs", "chapter",
+    "kind", "id", "topic", "family", "text", "where", "verdict", "provisional", "said", "paper",
+    "ours", "interval", "p", "n", "reason", "runs", "chapter",
 )  # fmt: skip
 
 
