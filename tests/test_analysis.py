@@ -102,7 +102,7 @@ def test_paired_is_never_surer_than_the_noise_of_seeds():
     alike = grid(1.0, 1.1, 0.9, 1.0), grid(0, 0, 0, 0), ["batch", "decay"]
     found = stats.paired(*alike, noise=noise).estimate
     assert (found.error, found.df) == (pytest.approx(1.5 * math.sqrt(2 / 4)), 18)
-    assert found.say() == "4 matched pairs, by the noise of 20 runs of 2 settings, 1.50 points"
+    assert found.say() == "4 matched pairs, seed noise 1.50 points (σ̂ of 20 runs of 2 settings)"
     wide = grid(-9, 9, -8, 8), grid(0, 0, 0, 0), ["batch", "decay"]
     assert stats.paired(*wide, noise=noise).estimate == stats.paired(*wide).estimate
 
@@ -246,8 +246,8 @@ def test_means_have_half_of_students_interval():
 def test_noise_is_of_seeds_where_one_setting_has_them_else_of_runs():
     runs = pd.DataFrame({"stage": "s", "name": list("aabb"), "test_top1": [50.0, 51, 60, 61]})
     sd = "0.71 points"
-    assert stats.noise_floor(runs).say() == f"by the noise of 4 runs of 2 settings, {sd}"
-    assert stats.noise_floor(runs[:2]).say() == f"by the noise of 2 seeds, {sd}"
+    assert stats.noise_floor(runs).say() == f"seed noise {sd} (σ̂ of 4 runs of 2 settings)"
+    assert stats.noise_floor(runs[:2]).say() == f"seed noise {sd} (σ̂ of 2 seeds)"
 
 
 def test_a_pair_is_odd_where_it_lies_more_than_twice_as_far_apart_as_any_other():

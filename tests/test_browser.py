@@ -318,7 +318,7 @@ def test_without_javascript_nothing_is_missing(open_page):
     anchor = page.locator("div[id^='run-']").nth(40).get_attribute("id")
     run = open_page(script=False, at=f"#{anchor}").locator(f"#{anchor}")
     assert run.is_visible()
-    assert "Again: cifarlib verify --run " in run.inner_text()
+    assert "Train it again: cifarlib verify --run " in run.inner_text()
 
 
 def test_it_prints_on_paper(open_page, tmp_path):

@@ -124,8 +124,8 @@ def test_a_rate_that_fell_is_judged_seed_by_seed(tmp_path):
         lower_the_rate(results, condition)
     shown, texts = execute(tmp_path)
     assert texts == [
-        "The learning rate was lowered in 3 of 3 recorded runs. Validation accuracy exceeds 89 % "
-        "in 0 of 3 long runs 13."
+        "The learning rate was lowered in 3 of 3 recorded runs. Without the rule, 0 of 3 long "
+        "runs 13 exceed 89 % on validation."
     ]
     claim = shown["lowered-rate-gains"]
     assert claim["n"] == 3

@@ -48,7 +48,7 @@ def test_within_needs_the_whole_interval_and_not_the_point():
 
 
 def test_within_says_where_no_outcome_could_have_held():
-    assert "outside, and is wider than, what is claimed" in judges.within([9, 10, 11], 9, 11).reason
+    assert "and is wider than that" in judges.within([9, 10, 11], 9, 11).reason
     assert "wider" not in judges.within([9, 10, 11], 9, 20).reason
 
 
@@ -150,7 +150,8 @@ def test_all_above_shows_the_pair_that_decides():
     assert found.verdict == "not distinguishable"
     assert found.ours == "a less c: +3.0 points"
     assert found.reason == (
-        "Of 2 differences, corrected for as many, the one least in favour; 4 runs."
+        "Shown is the least favourable of 2 differences, its interval uncorrected, its p corrected "
+        "for all; 4 runs."
     )
     noisy["c"] -= 4  # now less than b in the mean, and still not clearly below a
     assert judges.all_above(noisy, ["a"], ["b", "c"]).ours == "a less c: +7.0 points"

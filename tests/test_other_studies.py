@@ -91,7 +91,7 @@ def test_the_page_has_every_run_that_it_shows(opened):
     assert "Pending" in soup.find(id=f"run-{pending.run_id}").get_text()
     rows = soup.select("table.runs tbody tr")
     assert len(rows) == len(told["runs"]) == told["total"] + 2
-    assert "1 more past the paper's study" in soup.select_one("section.provenance").get_text()
+    assert "1 more, beyond the paper's study" in soup.select_one("section.provenance").get_text()
     listed = front.describe_paper(other_studies.join(results, others), told, "T")["runs"]
     assert {run["run_id"] for run in listed} == {run["run_id"] for run in told["runs"]}
 

@@ -45,7 +45,7 @@ def test_until_seeds_of_its_budget_are_recorded_those_of_a_smaller_one_judge_a_c
     shown, _ = run_chapter("04_stage3.ipynb", scale="lite", build=str(lite.store.folder))
     judged = next(content for content in shown if content.get("id") == "best-accuracy")
     assert judged["verdict"] == "did not hold"
-    assert "by the noise of 2 seeds at a smaller budget" in judged["reason"]
+    assert "(σ̂ of 2 seeds at a smaller budget)" in judged["reason"]
     assert not judged["provisional"]
 
 

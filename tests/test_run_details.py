@@ -44,7 +44,7 @@ def test_a_recorded_run_shows_its_record(results, runs):
     assert [row["reported"] for row in run["accuracies"]] == [True, False, False]
     assert dict(run["confusion"])["disc"] == record.result.predictions.confusion["test"][0]
     for text in ("a processor (cpu, 1 thread)", "commit 0123456789ab, with uncommitted changes",
-                 "torch 2.11.0", "2025-01-02T03:04:05", "taken up again 1 time",
+                 "torch 2.11.0", "2025-01-02T03:04:05", "resumed 1 time",
                  "; from epoch 2: more threads"):  # fmt: skip
         assert text in run["origin"]
 

@@ -253,7 +253,7 @@ def test_title_page_header_and_appendix(whole, results):
     assert report.TITLE in pages[0]
     assert "2 January 2025" in pages[0]
     everything = " ".join(pages)
-    said = "Of the 120 runs that this report rests on 2 are recorded, all on A #strange *device*."
+    said = "Of the 120 runs to which the tables of this report refer, 2 are recorded, all on A #strange *device*."
     assert said in everything
     assert "lists the 118 pending ones, too" in everything
     record = results.record(results.conditions[0])
@@ -278,7 +278,7 @@ def test_verdicts_are_summed_up(results):
     told |= {"verdicts": [group | {"claims": [claim]}], "audit": "9 doubts examined"}
     pdf = set_pdf("# One", front=front.describe_paper(results, told, "T") | {"partial": False})
     for words in (
-        "Two wait. The paper against itself and the data: 9 doubts examined.",
+        "Two wait. The paper is also checked against itself and the data. 9 doubts examined.",
         "✓ Held: 4",
         "Rates *decide* (paper: 86.9 %; ours: 31.5 %)",
         "and 3 more",

@@ -155,8 +155,8 @@ NULLS: dict[str, Draw] = {
     "three of ten classes above the others": _all_above,
     "trend over five dropouts": _trend,
     "explains more: two equal factors": _equal_shares,
-    "explains more: two idle factors": _no_shares,
-    "effect of an idle factor": _factor,
+    "explains more: two factors without effect": _no_shares,
+    "effect of a factor without effect": _factor,
     "effect: interaction of two factors": _interaction,
 }
 """Every judge on data of which no verdict but “not distinguishable” is right."""

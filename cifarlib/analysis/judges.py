@@ -137,7 +137,7 @@ def within(
         return Judgement("not distinguishable", ours, n=found.n, reason=reason, runs=runs)
     verdict, lies = _place(interval, low, high)
     if interval.high - interval.low > high - low:
-        lies = f"{lies}, and is wider than,"
+        claimed = f"{claimed}, and is wider than that"
     above, below = found.p_above(low), 1 - found.p_above(high)
     inside, outside = max(above, below), min(1 - above, 1 - below)
     return Judgement(
@@ -239,8 +239,8 @@ def best(
     verdict, p = _decide(above)
     width = " points" if unit == " %" else unit
     ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
-    tied = f"{say_count(ties, 'other')} cannot be distinguished from it"
-    reason = f"{place}; {tied} {noise.say(width)}."
+    tied = f"pairwise, {say_count(ties, 'other')} cannot be distinguished from it"
+    reason = f"{place}; {tied}; {noise.say(width)}."
     n = min(map(len, values.values()))
     return Judgement(verdict, ours, p=p, n=n, reason=_capital(reason))
 
@@ -267,8 +267,8 @@ def all_above(
     verdict, p = _decide(more)
     interval = found[least].interval()
     words = interval.say(sign=True) if interval else ""
-    least_of = f"Of {len(found)} differences, corrected for as many, the one least in favour"
-    reason = f"{least_of}; {found[least].say()}."
+    shown = f"Shown is the least favourable of {len(found)} differences, its interval uncorrected"
+    reason = f"{shown}, its p corrected for all; {found[least].say()}."
     return Judgement(verdict, ours, words, p, len(table), reason)
 
 
@@ -343,7 +343,8 @@ def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
         ours,
         p=p,
         n=m,
-        reason=f"{clear} of {m} are above 0 by a test of their own (Holm); {allowed} may be below.",
+        reason=f"{clear} of {m} are individually above 0 (Holm); the claim allows "
+        f"{say_count(allowed, 'exception')}.",
         runs=pairs.runs,
     )
 
@@ -396,14 +397,14 @@ def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) 
     if waiting := _wait_for_grid(grid, outcome):
         return waiting
     found = stats.variance_explained(grid, outcome, factors, term if ":" in term else "").loc[term]
-    p = float(found["p"])
+    p, others = float(found["p"]), len(set(factors) - {term})
     return Judgement(
         "held" if p < ALPHA else "not distinguishable",
         f"ω² = {fixed(0)(found['omega'])} %",
         "",
         p,
         int(found["n"]),
-        f"F test beside {say_count(len(set(factors) - {term}), 'main effect')}: {say_p(p)}.",
+        f"F test in a model with {say_count(others, 'other main effect')}: {say_p(p)}.",
         stats.run_ids(grid),
     )
 

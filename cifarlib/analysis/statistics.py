@@ -53,7 +53,7 @@ class Estimate:
     by: str = ""  # what the error comes from, where it is not the values' own spread
 
     def say(self) -> str:
-        """What it rests on: “16 blocks”, “one seed, noise of 18 other seeds 0.39 points”."""
+        """What it rests on: “16 blocks”, “one seed, seed noise 0.39 points (σ̂ of 9 seeds)”."""
         count = f"one {self.of.removesuffix('s')}" if self.n == 1 else f"{self.n} {self.of}"
         return f"{count}, {self.by}" if self.by else count
 
@@ -139,10 +139,10 @@ class Noise:
         return replace(found, error=math.sqrt(2) * self.sd, df=self.df, by=self.say())
 
     def say(self, unit: str = " points") -> str:
-        """In words: “by the noise of 20 runs of 2 settings, 0.39 points”, or “of 10 seeds”."""
+        """In words: “seed noise 0.39 points (σ̂ of 20 runs of 2 settings)”, or “of 10 seeds”."""
         runs = self.df + self.settings
         said = f"{runs} seeds" if self.settings == 1 else f"{runs} runs of {self.settings} settings"
-        return f"by the noise of {said}{self.where}, {self.sd:.2f}{unit}"
+        return f"seed noise {self.sd:.2f}{unit} (σ̂ of {said}{self.where})"
 
 
 def noise_floor(

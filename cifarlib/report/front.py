@@ -26,7 +26,7 @@ if typing.TYPE_CHECKING:
 VERDICTS = {  # verdict: (what stands above its claims on the title page, its sign)
     "held": ("Held", "✓"),
     "did not hold": ("Did not hold", "✗"),
-    "not distinguishable": ("Not distinguishable", "≈"),
+    "not distinguishable": ("Undecided (not distinguishable)", "≈"),
 }
 JUDGED = list(VERDICTS)
 UNDECIDED = JUDGED[-1]
@@ -35,7 +35,7 @@ SHOWN = 3  # claims of a verdict on the title page
 QUESTION = (
     "{author} ({year}, “{title}”) trained a small residual network on CIFAR-10 under many "
     "conditions of optimiser, learning rate, weight decay, batch size, augmentation, dropout and "
-    "length of training. Every condition is run again here, and each result stands beside the "
+    "length of training. Every condition is trained again here, and each result stands beside the "
     "published one."
 )
 
@@ -63,14 +63,15 @@ def describe(
     stages = run_details.describe_all(results, options)
     for name, other in (others or {}).items():
         stages += run_details.describe_all(other, f"{options} --study {name}")
+    everything = other_studies.join(results, others or {})
     if (own := results.own_budget) is not results and (known := own.every_record):
         recorded = [condition for condition in own.known if condition.run_id in known]
         own = replace(own, conditions=recorded, paper=())
+        everything = other_studies.join(everything, {"full": own})
         stages += [
             stage | {"title": f"At the paper's own budget: {stage['title']}"}
             for stage in run_details.describe_all(own, "--scale full")
         ]
-    everything = other_studies.join(results, others or {})
     only = "" if "--study " in options else "".join(f" --only {part}" for part in parts)
     return {
         "label": f"{label} · {done} of {total} runs",
@@ -240,7 +241,7 @@ def _budget_banner(results: Results) -> tuple[str, str, str]:
             "reduced",
             f"reduced budget on {info.title}, not the paper's",
             "Fewer images or epochs, or smaller images, than in the paper. Effects may point the "
-            "same way; accuracies must not be compared with the paper's as if budgets were equal.",
+            "same way; absolute accuracies are not comparable with the paper's.",
         )
     return (
         "full",
@@ -322,15 +323,13 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
         ("Trained again", [REPRODUCIBLE]),
         ("Precision", distinct(lambda r: r.config.precision)),
         ("Seeds", distinct(lambda r: r.config.seed)),
-        (
-            "Runs",
-            [f"{done} of {total}"] + ([f"{more} more past the paper's study"] if more else []),
-        ),
+        ("Runs", [f"{done} of {total}", *[f"{more} more, {MORE}"] * bool(more)]),
         ("Training and evaluation", [f"{duration(sum(r.seconds for r in records))} in all"]),
         ("Last record", [max((r.provenance.finished for r in records), default="none")]),
     ]
 
 
+MORE = "beyond the paper's study or at the paper's own budget"
 REPRODUCIBLE = (
     "to the same bits on the same kind of processor with the same versions and threads; elsewhere, "
     "and on GPUs, within noise (cifarlib verify)"
@@ -353,7 +352,7 @@ def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[
     when = f"{last.day} {last:%B %Y}" if last else ""
     told = [front["pending"]] if front["pending"] else []
     if audit := front["audit"]:
-        told.append(f"The paper against itself and the data: {audit}.")
+        told.append(f"The paper is also checked against itself and the data. {audit}.")
     question = front.get("lead") or QUESTION.format(**front["paper"])
     answers = [(answer["topic"], answer["text"]) for answer in front["answers"]]
     devices = {run["device"] for run in front["runs"] if run["done"]}

@@ -41,10 +41,10 @@ def make_page(
 ) -> bytes:
     """A notebook that ``notebooks.join`` made, as one self-contained HTML file with a title page.
 
-    ``front`` is what ``front.describe`` gives. A cell tagged ``front`` is shown on the title page.
-    Where the page is ``partial``, a link to what is nowhere on it becomes plain text. Raises
-    ``ReportError`` for a dangling link, an id that stands there twice, and anything that would be
-    loaded from elsewhere.
+    ``front`` is what ``front.describe`` gives. A cell tagged ``front`` is shown on the title page,
+    a figure above the text. Where the page is ``partial``, a link to what is nowhere on it becomes
+    plain text. Raises ``ReportError`` for a dangling link, an id that stands there twice, and
+    anything that would be loaded from elsewhere.
     """
     from bs4 import BeautifulSoup
     from nbconvert import TemplateExporter
@@ -56,9 +56,10 @@ def make_page(
     for table in soup.find_all("table"):
         if not table.find_parent(class_="scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
-    if place := soup.find(id="highlights"):
+    if soup.find(id="highlights"):
         for cell in soup.select(".cells .tag-front"):
-            place.append(cell.extract())
+            drawn = cell.find("figure", class_="plot")
+            soup.find(id="drawings" if drawn else "highlights").append(cell.extract())
     _number_sections(soup)
     runs = {run["run_id"]: run["title"] for run in front["runs"]} if front else {}
     _name_runs(soup, runs)

@@ -218,7 +218,7 @@ def _describe_origin(record: RunRecord) -> str:
         f"engine {record.engine}",
     ]
     if origin.resumed:
-        words.append(f"taken up again {say_count(origin.resumed, 'time')}")
+        words.append(f"resumed {say_count(origin.resumed, 'time')}")
     words += origin.changes
     return "; ".join(words)
 

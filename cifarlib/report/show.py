@@ -188,7 +188,7 @@ SIGNS = {
 
 NEEDS_IMAGES = "The images are not CIFAR-10's: no claim is judged on them."
 NO_ANSWER = "The images are not CIFAR-10's: they do not answer the title's question."
-NEEDS_BUDGET = "An absolute number needs the paper's budget."
+NEEDS_BUDGET = "Absolute numbers are judged only at the paper's budget."
 
 
 def claim(

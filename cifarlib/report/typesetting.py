@@ -207,13 +207,19 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
             item = f"content.pieces.at({number})"
             name = piece.content.get("file")
             image = f', image("{name}", alt: {item}.alt)' if name else ""
-            lines.append(f"#show-{piece.kind}({item}{image})")
+            stays = ", float: false" if piece.kind == "figure" and piece.front else ""
+            lines.append(f"#show-{piece.kind}({item}{image}{stays})")
 
     whole = "label" in front
     if whole:
         lines.append("#title-page(content.front)[")
-        for number, piece in enumerate(pieces):
-            if piece.front:
+        front_pieces = [number for number, piece in enumerate(pieces) if piece.front]
+        for number in front_pieces:  # drawings stand above the text
+            if pieces[number].kind == "figure":
+                add(number)
+        lines.append("][")
+        for number in front_pieces:
+            if pieces[number].kind != "figure":
                 add(number)
         lines += ["]", "#pagebreak()", "#what-was-run(content.front)"]
     chapter = None
