@@ -169,10 +169,10 @@ def count_verdicts(draw: Draw, draws: int, effect: float = 0.0, seed: int = 42) 
     return found.count("held"), found.count("did not hold")
 
 
-def tabulate_false_verdicts(draws: int = 200, seed: int = 42) -> pd.DataFrame:
+def tabulate_false_verdicts(draws: int) -> pd.DataFrame:
     """``tabulate_rates`` of every judge on simulated null data."""
     return tabulate_rates(
-        {name: (sum(count_verdicts(draw, draws, seed=seed)), draws) for name, draw in NULLS.items()}
+        {name: (sum(count_verdicts(draw, draws)), draws) for name, draw in NULLS.items()}
     )
 
 
@@ -191,9 +191,7 @@ def tabulate_rates(found: Mapping[str, tuple[int, int]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def tabulate_power(
-    effects: Iterable[float] = (0.25, 0.57, 1.0, 2.0, 5.0), draws: int = 100, seed: int = 42
-) -> pd.DataFrame:
+def tabulate_power(effects: Iterable[float], draws: int) -> pd.DataFrame:
     """A row a judge of differences and a true effect in points: how often it says held, in %."""
     chosen = [name for name in NULLS if name.startswith(("above 0", "best"))]
     return pd.DataFrame(
@@ -201,7 +199,7 @@ def tabulate_power(
             {
                 "judge": name,
                 "effect": effect,
-                "power": 100 * count_verdicts(NULLS[name], draws, effect, seed)[0] / draws,
+                "power": 100 * count_verdicts(NULLS[name], draws, effect)[0] / draws,
             }
             for name in chosen
             for effect in effects

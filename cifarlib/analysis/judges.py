@@ -51,9 +51,9 @@ class Judgement:
         return f"{self.ours} (95 %: {self.interval})" if self.interval else self.ours
 
 
-def fact(holds: bool, ours: str, reason: str = "", runs: Sequence[str] = ()) -> Judgement:
+def fact(holds: bool, ours: str, reason: str = "") -> Judgement:
     """A claim about a count or another number that has no noise."""
-    return Judgement("held" if holds else "did not hold", ours, reason=reason, runs=tuple(runs))
+    return Judgement("held" if holds else "did not hold", ours, reason=reason)
 
 
 def pending(reason: str, runs: Sequence[str] = (), ours: str = "–") -> Judgement:
@@ -95,7 +95,7 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
         "; ".join(f"{name} {_with_interval(part)}" for name, part in parts.items()),
         "",
         p,
-        min((part.n for part in judged), default=0),
+        min(part.n for part in judged),
         _capital("; ".join(f"{name}: {part.verdict}" for name, part in parts.items())) + ".",
         runs,
     )
@@ -164,9 +164,9 @@ def equal(sample: Judged, margin: float, *, unit: str = " points", decimals: int
     return within(sample, -margin, margin, unit=unit, decimals=decimals)
 
 
-def trend(sample: Estimate, *, unit: str = "", decimals: int = 2) -> Judgement:
+def trend(sample: Estimate) -> Judgement:
     """A slope (``statistics.slope``) is above 0."""
-    return positive(sample, unit=unit, decimals=decimals)
+    return positive(sample, unit="", decimals=2)
 
 
 def _read(sample: Judged) -> tuple[Estimate, tuple[str, ...]]:
@@ -245,17 +245,15 @@ def best(
     return Judgement(verdict, ours, p=p, n=n, reason=_capital(reason))
 
 
-def all_above(
-    table: pd.DataFrame, above: Sequence[object], below: Sequence[object], of: str = "runs"
-) -> Judgement:
+def all_above(table: pd.DataFrame, above: Sequence[object], below: Sequence[object]) -> Judgement:
     """Each of some columns exceeds each of others, over rows that are independent observations.
 
     The pair of columns least in favour, that of the largest p, decides and is shown.
     """
-    if waiting := _wait(stats.estimate(table.dropna().mean(axis=1), of), ()):
+    if waiting := _wait(stats.estimate(table.dropna().mean(axis=1), "runs"), ()):
         return waiting
     found = {
-        (one, other): stats.estimate(table[one] - table[other], of)
+        (one, other): stats.estimate(table[one] - table[other], "runs")
         for one in above
         for other in below
     }

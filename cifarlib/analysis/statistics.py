@@ -57,13 +57,13 @@ class Estimate:
         count = f"one {self.of.removesuffix('s')}" if self.n == 1 else f"{self.n} {self.of}"
         return f"{count}, {self.by}" if self.by else count
 
-    def interval(self, level: float = LEVEL) -> Interval | None:
-        """Student's interval of the mean."""
+    def interval(self) -> Interval | None:
+        """Student's 95 % interval of the mean."""
         from scipy import stats
 
         if self.error is None:
             return None
-        reach = stats.t.ppf((1 + level) / 2, self.df) * self.error
+        reach = stats.t.ppf((1 + LEVEL) / 2, self.df) * self.error
         return Interval(self.mean - float(reach), self.mean + float(reach))
 
     def p_above(self, value: float) -> float:
@@ -309,11 +309,11 @@ def paired(
 # ---------------------------------------------------------------------------------------------
 
 
-def wilson(correct: float, images: int, level: float = LEVEL) -> Interval:
-    """Wilson's interval of an accuracy in %, from the number of correct images."""
+def wilson(correct: float, images: int) -> Interval:
+    """Wilson's 95 % interval of an accuracy in %, from the number of correct images."""
     from scipy import stats
 
-    found = stats.binomtest(round(correct), images).proportion_ci(level, method="wilson")
+    found = stats.binomtest(round(correct), images).proportion_ci(LEVEL, method="wilson")
     return Interval(100 * float(found.low), 100 * float(found.high))
 
 
@@ -352,17 +352,18 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> Disagreement:
     return Disagreement(len(first), one, other, p)
 
 
-def bootstrap_images(first: np.ndarray, second: np.ndarray, level: float = LEVEL) -> Interval:
-    """Percentile interval of the difference of two accuracies in points, images resampled in pairs.
+def bootstrap_images(first: np.ndarray, second: np.ndarray) -> Interval:
+    """95 % bootstrap interval of the difference of two accuracies, in points.
 
-    ``first`` and ``second`` are bool (n,): which images each network has right. Seeded.
+    Percentiles over resampled images. ``first`` and ``second`` are bool (n,): which images each
+    network has right. Seeded.
     """
     random = np.random.default_rng(BOOTSTRAP_SEED)
     n = len(first)
     shares = [(first & ~second).mean(), (second & ~first).mean()]
     drawn = random.multinomial(n, [*shares, 1 - sum(shares)], size=RESAMPLES)
     differences = 100 * (drawn[:, 0] - drawn[:, 1]) / n
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))
 
 
@@ -404,7 +405,7 @@ def adjust(p_values: Values, method: Literal["holm", "fdr"] = "holm") -> np.ndar
 # ---------------------------------------------------------------------------------------------
 
 
-def slope(x: Values, y: Values, of: str = "runs", noise: Noise | None = None) -> Estimate:
+def slope(x: Values, y: Values, noise: Noise | None = None) -> Estimate:
     """Least-squares slope of y over x, with its standard error; not estimable from two points.
 
     The error is that of the ``noise`` of a single run, if it is known, else of the residuals.
@@ -415,13 +416,14 @@ def slope(x: Values, y: Values, of: str = "runs", noise: Noise | None = None) ->
     missing = int(np.isnan(y).sum())
     x, y = x[~np.isnan(y)], y[~np.isnan(y)]
     if len(np.unique(x)) < 2:
-        return Estimate(math.nan, None, 1, len(x), of, missing)
+        return Estimate(math.nan, None, 1, len(x), "runs", missing)
     found: Any = stats.linregress(x, y)
+    mean = float(found.slope)
     if noise:
         known = noise.sd / math.sqrt(((x - x.mean()) ** 2).sum())
-        return Estimate(float(found.slope), known, noise.df, len(x), of, missing, by=noise.say())
-    error = float(found.stderr) if len(x) > 2 and found.stderr > 1e-12 else None
-    return Estimate(float(found.slope), error, max(len(x) - 2, 1), len(x), of, missing)
+        return Estimate(mean, known, noise.df, len(x), "runs", missing, by=noise.say())
+    error = float(found.stderr) if len(x) > 2 and found.stderr > NO_SPREAD else None
+    return Estimate(mean, error, max(len(x) - 2, 1), len(x), "runs", missing)
 
 
 # ---------------------------------------------------------------------------------------------

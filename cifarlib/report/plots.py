@@ -60,13 +60,13 @@ def plot_confusion(predictions: RunPredictions | None) -> Figure | None:
     return figure
 
 
-def describe_confusion(predictions: RunPredictions | None, count: int = 3) -> str:
-    """``plot_confusion`` in words: accuracies, and the test set's most frequent mistakes."""
+def describe_confusion(predictions: RunPredictions | None) -> str:
+    """``plot_confusion`` in words: accuracies, and the test set's three most frequent mistakes."""
     if predictions is None:
         return "Pending."
     names, shares = class_names(predictions), _shares(predictions.confusion("test"))
     np.fill_diagonal(shares, 0)
-    largest = np.argsort(-shares, axis=None, kind="stable")[:count]
+    largest = np.argsort(-shares, axis=None, kind="stable")[:3]
     mistakes = ", ".join(
         f"{names[true]} for {names[predicted]} {shares[true, predicted]:.0f} %"
         for true, predicted in zip(*np.unravel_index(largest, shares.shape), strict=True)
