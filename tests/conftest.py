@@ -412,8 +412,8 @@ def make_verdicts(*verdicts, kind="claim", **values):
     """Claims or doubts with some verdicts, as ``read_verdicts`` gives them."""
     import pandas as pd  # here, for a machine that trains has neither pandas nor the report's rest
 
+    from cifarlib.analysis.judges import JUDGED
     from cifarlib.paper.statements import read_statements
-    from cifarlib.report.front import JUDGED
     from cifarlib.report.verdicts import COLUMNS
 
     ids = list(read_statements(f"{kind}s"))

@@ -28,6 +28,7 @@ from cifarlib.formatting import fixed, say_count, say_p, say_range, say_setting,
 
 Verdict = Literal["held", "did not hold", "not distinguishable", "not tested", "pending"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+JUDGED = VERDICTS[:3]  # what data can say
 
 UNDECIDABLE = "One seed: not decidable."
 

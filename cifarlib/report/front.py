@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cifarlib import __version__, paper
+from cifarlib.analysis.judges import JUDGED
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, SPLITS
 from cifarlib.formatting import say_count
 from cifarlib.paper.tables import read_table
 from cifarlib.report import run_details
 from cifarlib.report.tables import link_csv
-from cifarlib.report.verdicts import put_clearest_first
+from cifarlib.report.verdicts import SIGNS, put_clearest_first
 from cifarlib.runs import mixed_provenance, other_studies, provenance
 from cifarlib.runs.progress import duration, status
 from cifarlib.runs.results import Results
@@ -23,13 +24,6 @@ from cifarlib.study import Scale
 if typing.TYPE_CHECKING:
     import pandas as pd
 
-VERDICTS = {  # verdict: (what stands above its claims on the title page, its sign)
-    "held": ("Held", "✓"),
-    "did not hold": ("Did not hold", "✗"),
-    "not distinguishable": ("Undecided (not distinguishable)", "≈"),
-}
-JUDGED = list(VERDICTS)
-UNDECIDED = JUDGED[-1]
 SHOWN = 3  # claims of a verdict on the title page
 
 QUESTION = (
@@ -172,11 +166,14 @@ def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
     if not claims["verdict"].isin(JUDGED).any():
         return []
     groups, ordered = [], put_clearest_first(claims)
-    for verdict, (title, sign) in VERDICTS.items():
-        members = claims[claims["verdict"] == verdict]
-        first = members if verdict == UNDECIDED else ordered[ordered["verdict"] == verdict]
-        first = first.head(SHOWN)[["id", "text", "where", "paper", "ours"]]
-        group = {"verdict": verdict, "title": title, "sign": sign, "count": len(members)}
+    for verdict in JUDGED:
+        undecided = verdict == "not distinguishable"
+        members = claims if undecided else ordered
+        members = members[members["verdict"] == verdict]
+        first = members.head(SHOWN)[["id", "text", "where", "paper", "ours"]]
+        title = f"Undecided ({verdict})" if undecided else verdict.capitalize()
+        group: dict[str, Any] = {"verdict": verdict, "count": len(members)}
+        group |= {"title": title, "sign": SIGNS[verdict]}
         groups.append(group | {"claims": first.replace({"paper": {"": "–"}}).to_dict("records")})
     return groups
 

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cifarlib.analysis.judges import Judgement
+from cifarlib.analysis.judges import JUDGED, Judgement
 from cifarlib.checking import suggest
 from cifarlib.errors import ConfigError
 from cifarlib.formatting import say_count, say_p
@@ -37,6 +37,7 @@ from cifarlib.report.tables import (
     table_html,
     wordings,
 )
+from cifarlib.report.verdicts import SIGNS
 from cifarlib.runs.results import Results
 
 
@@ -173,19 +174,6 @@ def draw_svg(drawn: Figure) -> str:
     return re.sub(r"(\d{2}\.\d{2})\d+", r"\1", source)
 
 
-SIGNS = {
-    "held": "✓",
-    "did not hold": "✗",
-    "not distinguishable": "≈",
-    "not tested": "∅",
-    "pending": "…",
-    "not judged": "·",
-    "confirmed": "✓",
-    "refuted": "✗",
-    "undecidable": "≈",
-}
-"""Every verdict on a claim or a doubt, and its sign."""
-
 NEEDS_IMAGES = "The images are not CIFAR-10's: no claim is judged on them."
 NO_ANSWER = "The images are not CIFAR-10's: they do not answer the title's question."
 NEEDS_BUDGET = "Absolute numbers are judged only at the paper's budget."
@@ -212,7 +200,7 @@ def claim(
     elif statement.budget and results.reduced and verdict != "not tested":
         reason = f"{NEEDS_BUDGET} {reason}".strip() if verdict == "pending" else NEEDS_BUDGET
         verdict = "pending"
-    judged = verdict in ("held", "did not hold", "not distinguishable")
+    judged = verdict in JUDGED
     behind = list(dict.fromkeys(runs)) or list(judgement.runs)
     p = judgement.p if judged and judgement.p is not None else math.nan
     content = {

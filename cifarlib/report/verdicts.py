@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cifarlib.analysis.judges import JUDGED
 from cifarlib.analysis.statistics import ALPHA, adjust
 from cifarlib.checking import list_folder
 from cifarlib.errors import ReportError
@@ -16,6 +17,19 @@ COLUMNS = (
     "kind", "id", "topic", "family", "text", "where", "verdict", "provisional", "said", "paper",
     "ours", "interval", "p", "n", "reason", "runs", "chapter",
 )  # fmt: skip
+
+SIGNS = {
+    "held": "✓",
+    "did not hold": "✗",
+    "not distinguishable": "≈",
+    "not tested": "∅",
+    "pending": "…",
+    "not judged": "·",
+    "confirmed": "✓",
+    "refuted": "✗",
+    "undecidable": "≈",
+}
+"""Every verdict on a claim or a doubt, and its sign."""
 
 
 def read_verdicts(executed: Iterable[Path] | Path | str) -> pd.DataFrame:
@@ -54,7 +68,7 @@ def correct(verdicts: pd.DataFrame) -> pd.DataFrame:
     Both are NaN for what no test decided.
     """
     claims = verdicts[verdicts["kind"] == "claim"].copy()
-    tested = claims["p"].astype(float).where(claims["verdict"].isin(_JUDGED))
+    tested = claims["p"].astype(float).where(claims["verdict"].isin(JUDGED))
     claims["holm"] = tested.groupby(claims["family"]).transform(lambda q: adjust(q, "holm"))
     claims["fdr"] = adjust(tested, "fdr")
     return claims
@@ -66,9 +80,6 @@ def put_clearest_first(claims: pd.DataFrame) -> pd.DataFrame:
     rank = corrected["fdr"].lt(ALPHA).map({True: 0, False: 2}).mask(corrected["fdr"].isna(), 1)
     order = pd.DataFrame({"rank": rank, "p": claims["p"].astype(float)})
     return claims.loc[order.sort_values(["rank", "p"], kind="stable").index]
-
-
-_JUDGED = ["held", "did not hold", "not distinguishable"]
 
 
 def list_claims(verdicts: pd.DataFrame) -> pd.DataFrame:
