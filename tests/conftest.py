@@ -427,8 +427,13 @@ def make_verdicts(*verdicts, kind="claim", **values):
 
 
 def assemble(executed, output, told=None):
-    """Write the page of executed notebooks, without the rest of a report."""
-    from cifarlib.report import assembly, page
+    """Write the page of executed notebooks, without the rest of a report.
 
+    ``told`` is what ``front.describe`` says; of a study without records unless given.
+    """
+    from cifarlib.report import assembly, front, page
+    from cifarlib.runs.results import open_results
+
+    told = told or front.describe(open_results("smoke", build=output.parent / "none"), "")
     output.write_bytes(page.make_page(assembly.merge(executed), told))
     return output

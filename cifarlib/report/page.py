@@ -34,7 +34,7 @@ TONES = (  # of matplotlib's colours, and what they are on the page
 
 def make_page(
     notebook: "NotebookNode",
-    front: dict[str, Any] | None = None,
+    front: dict[str, Any],
     *,
     title: str = TITLE,
     partial: bool = False,
@@ -56,12 +56,12 @@ def make_page(
     for table in soup.find_all("table"):
         if not table.find_parent(class_="scroll"):
             table.wrap(soup.new_tag("div", attrs={"class": "scroll", "tabindex": "0"}))
-    if soup.find(id="highlights"):
-        for cell in soup.select(".cells .tag-front"):
-            drawn = cell.find("figure", class_="plot")
-            soup.find(id="drawings" if drawn else "highlights").append(cell.extract())
+    for cell in soup.select(".cells .tag-front"):
+        drawn = cell.find("figure", class_="plot")  # above the text
+        place: Any = soup.find(id="drawings" if drawn else "highlights")
+        place.append(cell.extract())
     _number_sections(soup)
-    runs = {run["run_id"]: run["title"] for run in front["runs"]} if front else {}
+    runs = {run["run_id"]: run["title"] for run in front["runs"]}
     _name_runs(soup, runs)
     known = _check_page(soup, {f"run-{run}" for run in runs})
     for link in soup.find_all("a", href=re.compile("^#.")):
@@ -72,11 +72,9 @@ def make_page(
                     "which is nowhere in the report; correct the link or number the table or figure"
                 )
             link.unwrap()
-    page = str(soup)
-    if front:  # as it is, for no link, table or number of it has to be changed
-        template = exporter.environment.get_template("runs.html.j2")
-        page = page.replace("<!--every run-->", template.render(resources=resources))
-    return inline_drawings(page).encode()
+    # As it is, for no link, table or number of it has to be changed.
+    every_run = exporter.environment.get_template("runs.html.j2").render(resources=resources)
+    return inline_drawings(str(soup).replace("<!--every run-->", every_run)).encode()
 
 
 def make_exporter() -> Any:
