@@ -141,7 +141,7 @@ def test_conditions_of_ones_own_are_counted_apart(begun):
 
 def test_the_papers_best_is_its_table(begun):
     best = front.describe(begun, "")["best"]
-    assert str(best) == str(published.read_table(15)["test_top1"].iloc[0])
+    assert str(best) == str(published.table(15)["test_top1"].iloc[0])
     text = " ".join(show(front.describe(begun, "")).get_text().split())
     assert f"reached {best} % at best" in text
     assert paper.source["title"] in text

@@ -50,17 +50,17 @@ def assert_same_settings(table, stage_conditions):
 def test_all_tables_have_a_title_and_can_be_read():
     assert len(published.TITLES) == 15
     for arabic, roman in enumerate(published.TITLES, start=1):
-        by_arabic, by_roman = published.read_table(arabic), published.read_table(roman)
+        by_arabic, by_roman = published.table(arabic), published.table(roman)
         assert by_arabic.equals(by_roman)
         assert len(by_roman)
 
 
 def test_only_the_published_resnet_has_blanks():
     for roman in published.TITLES:
-        table = published.read_table(roman)
+        table = published.table(roman)
         if roman != "XV":
             assert not table.isna().any(axis=None)
-    table = table.set_index("model")
+    table = table.set_index("printed")[TOP1]
     assert table.index[table.isna().any(axis=1)].tolist() == ["Published ResNet-18"]
     assert table.loc["Published ResNet-18"].isna().tolist() == [True, True, False]
 
@@ -77,24 +77,24 @@ def test_base_search_is_the_study_s():
     base = conditions("stage1-base")
     assert len(base) == 36
     for position, number in enumerate(["IV", "V", "VI"]):
-        assert_same_settings(published.read_table(number), base[12 * position : 12 * position + 12])
+        assert_same_settings(published.table(number), base[12 * position : 12 * position + 12])
 
 
 @pytest.mark.parametrize(("number", "stage"), [("VII", "stage1-daa1"), ("VIII", "stage1-daa2")])
 def test_broad_search_is_the_study_s(number, stage):
-    assert_same_settings(published.read_table(number), conditions(stage))
+    assert_same_settings(published.table(number), conditions(stage))
 
 
 def test_long_and_dropout_runs_are_the_study_s():
-    assert_same_settings(published.read_table("IX"), conditions("stage1-long"))
+    assert_same_settings(published.table("IX"), conditions("stage1-long"))
     for number, run in [("XIII", 9), ("XIV", 13)]:
         both = conditions("stage1-long") + conditions("stage2-dropout")
-        assert_same_settings(published.read_table(number), [c for c in both if c[0] == run])
+        assert_same_settings(published.table(number), [c for c in both if c[0] == run])
 
 
 def test_resize_methods_are_the_study_s():
     methods = [settings["resize"]["method"] for _, settings in conditions("interpolation")]
-    assert published.read_table("II")["method"].tolist() == methods
+    assert published.table("II")["method"].tolist() == methods
     assert list(published.read_normalization()) == [*methods, "32"]
 
 
@@ -106,25 +106,25 @@ def test_resize_methods_are_the_study_s():
     [("VII", 0.11), ("VIII", 0.11), ("IX", 0.011), ("XIII", 0.011), ("XIV", 0.011)],
 )
 def test_difference_is_train_minus_test(number, tolerance):
-    table = published.read_table(number)
-    error = (table["train_top1"] - table["test_top1"] - table["train_test_difference"]).abs()
+    table = published.table(number)
+    error = (table["train_top1"] - table["test_top1"] - table["gap"]).abs()
     wrong = {(number, run) for run in table["run"][error > tolerance]}
     assert wrong == {entry for entry in WRONG_DIFFERENCES if entry[0] == number}
 
 
 def test_values_lie_in_their_ranges():
     for number in SEARCH + LONG:
-        table = published.read_table(number)
-        assert ((table["best_epoch"] >= 1) & (table["best_epoch"] <= table["epochs"])).all()
+        table = published.table(number)
+        assert ((table["epoch"] >= 1) & (table["epoch"] <= table["epochs"])).all()
         assert "time_s" not in table or (table["time_s"] > 0).all()
     for number in [*SEARCH, *LONG, "XV"]:
-        shares = published.read_table(number)[TOP1].stack().dropna()
+        shares = published.table(number)[TOP1].stack().dropna()
         assert shares.between(0, 100).all()
 
 
 @pytest.mark.parametrize("number", ["X", "XI"])
 def test_top_k_rises_with_k(number):
-    table = published.read_table(number)
+    table = published.table(number)
     assert table["top_k"].tolist() == [1, 2, 3]
     for name in ["train", "validation", "test"]:
         top1, top2, top3 = table[name]
@@ -133,9 +133,9 @@ def test_top_k_rises_with_k(number):
 
 @pytest.mark.parametrize(("run", "top_k", "dropout"), [(9, "X", "XIII"), (13, "XI", "XIV")])
 def test_tables_that_repeat_a_run_agree(run, top_k, dropout):
-    long = published.read_table("IX").set_index("run").loc[run, TOP1].tolist()
-    assert published.read_table(top_k).loc[0, ["train", "validation", "test"]].tolist() == long
-    without = published.read_table(dropout)
+    long = published.table("IX").set_index("run").loc[run, TOP1].tolist()
+    assert published.table(top_k).loc[0, ["train", "validation", "test"]].tolist() == long
+    without = published.table(dropout)
     assert without.loc[without["dropout"] == 0, TOP1].to_numpy().tolist() == [long]
 
 
@@ -149,7 +149,7 @@ def test_tables_that_repeat_a_run_agree(run, top_k, dropout):
     ],
 )
 def test_accuracies_are_counts_of_images(split, tables, images, count, tolerance):
-    tables = [published.read_table(number) for number in tables]
+    tables = [published.table(number) for number in tables]
     values = [table.get(f"{split}_top1", table.get(split)).dropna() for table in tables]
     counts = [value * images / 100 for value in itertools.chain(*values)]
     assert len(counts) == count
@@ -157,10 +157,10 @@ def test_accuracies_are_counts_of_images(split, tables, images, count, tolerance
 
 
 def test_differences_of_the_text_follow_from_table_15():
-    test = published.read_table("XV").set_index("model")["test_top1"]
+    test = published.table("XV").set_index("printed")["test_top1"]
     improved, cited = test["Improved run 13"], test["Published ResNet-18"]
     assert round(cited - improved, 2) == 1.28
-    assert round(improved - published.read_table("IX").loc[1, "test_top1"], 2) == 0.57
+    assert round(improved - published.table("IX").loc[1, "test_top1"], 2) == 0.57
     assert round(cited - test["Kaiming-initialised ResNet-18"], 2) == 0.97
 
 
@@ -169,7 +169,7 @@ def test_differences_of_the_text_follow_from_table_15():
 
 def test_tables_1_and_2_are_listing_4_rounded():
     constants = published.read_normalization()
-    tables = [(published.read_table("I"), {"CIFAR-10": "32"}), (published.read_table("II"), {})]
+    tables = [(published.table("I"), {"CIFAR-10": "32"}), (published.table("II"), {})]
     for table, names in tables:
         for method, *values in table.itertuples(index=False):
             mean, std = constants[names.get(method, method)]
@@ -189,18 +189,18 @@ def test_constants_are_single_precision_numbers():
 @pytest.mark.parametrize("number", [0, 16, -1, "XVI", "", "IIII", 4.0, None])
 def test_unknown_number_is_refused(number):
     with pytest.raises(ConfigError, match=r"no table .*; write I to XV, or 1 to 15"):
-        published.read_table(number)
+        published.table(number)
 
 
 @pytest.mark.parametrize("number", [4, "4", "IV", "iv", " IV "])
 def test_number_may_be_arabic_or_roman(number):
-    assert published.read_table(number)["optimizer"].unique().tolist() == ["sgd"]
+    assert published.table(number)["optimizer"].unique().tolist() == ["sgd"]
 
 
 def test_missing_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path)
     with pytest.raises(ConfigError, match=r"table_04\.csv cannot be read .*; restore it"):
-        published.read_table("IV")
+        published.table("IV")
     with pytest.raises(ConfigError, match=r"normalization\.csv cannot be read .*; restore it"):
         published.read_normalization()
 
@@ -223,7 +223,7 @@ def test_damaged_table_is_refused(tmp_path, monkeypatch, old, new, reason):
     (tmp_path / "table_12.csv").write_text(text.replace(old, new, 1), encoding="utf-8")
     monkeypatch.setattr(paths, "PUBLISHED", tmp_path)
     with pytest.raises(ConfigError, match=rf"table_12\.csv is damaged: .*{reason}.*; restore it"):
-        published.read_table("XII")
+        published.table("XII")
 
 
 def test_damaged_constants_are_refused(tmp_path, monkeypatch):
@@ -238,7 +238,7 @@ def test_damaged_constants_are_refused(tmp_path, monkeypatch):
 def test_training_can_read_the_constants_without_pandas_and_the_report_without_torch():
     code = (
         "import sys; from cifarlib.paper import tables as p; p.read_normalization(); "
-        "assert 'pandas' not in sys.modules; p.read_table(15); "
+        "assert 'pandas' not in sys.modules; p.table(15); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=paths.ROOT)

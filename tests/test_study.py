@@ -393,7 +393,7 @@ def test_a_scale_says_what_stands_for_a_threshold_of_accuracy():
 def test_the_errors_at_the_threshold_are_to_those_of_our_long_run_what_they_are_to_the_papers():
     results = open_results("lite", build=paths.BUILD / "lite")
     ours = results.record(results.find("stage1-long", 13)).accuracy("validation")
-    theirs = published.read_table(9).set_index("run")["validation_top1"][13]
+    theirs = published.table(9).set_index("run")["validation_top1"][13]
     expected = 100 - (100 - ours) * (100 - 89) / (100 - theirs)
     assert results.scale.thresholds == {89: round(float(expected), 1)}
 

@@ -80,26 +80,18 @@ _TEXT = {"method", "task", "optimizer", "augmentation", "label", "model"}
 _METHODS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos", "32")
 
 
-def read_table(number: int | str) -> "pd.DataFrame":
-    """A table of the paper as printed, by its number: ``4`` or ``"IV"``.
+def table(number: int | str) -> "pd.DataFrame":
+    """A table of the paper by its number, ``4`` or ``"IV"``, with the columns of ``results.runs``.
 
-    One row for each printed row. Accuracies (``train_top1``, …) are in %, differences in
-    percentage points, ``time_s`` in seconds, channel statistics on pixels of 0 to 1, Table XII
-    in images. Only Table XV has blanks (NaN): what the paper does not give. Raises
+    One row for each printed row. Accuracies (``train_top1``, …) are in %; ``gap`` is training less
+    test, in percentage points, ``epoch`` the best one. ``time_s`` is in seconds, channel statistics
+    are on pixels of 0 to 1, Table XII is in images. Only Table XV has blanks (NaN), what the paper
+    does not give; it names a row as ``printed`` and by its ``model`` in the study. Raises
     ``ConfigError`` for a number that the paper does not have and for a missing or damaged file.
     """
     import pandas as pd  # here, so that training, which only needs settings, does without
 
-    return pd.DataFrame(_read_columns(number))
-
-
-def table(number: int | str) -> "pd.DataFrame":
-    """A table of the paper as ``read_table`` gives it, with the columns of ``results.runs``.
-
-    ``epoch`` is the best one, ``gap`` training less test. Table XV names a row as ``printed`` and
-    by its ``model`` in the study.
-    """
-    frame = read_table(number).rename(columns=COLUMNS)
+    frame = pd.DataFrame(_read_columns(number)).rename(columns=COLUMNS)
     return frame.assign(model=list(MODELS)) if "printed" in frame else frame
 
 

@@ -11,7 +11,6 @@ from cifarlib import __version__, paper
 from cifarlib.analysis.judges import JUDGED
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, SPLITS
 from cifarlib.formatting import say_count
-from cifarlib.paper.tables import read_table
 from cifarlib.report import run_details
 from cifarlib.report.tables import link_csv
 from cifarlib.report.verdicts import SIGNS, put_clearest_first
@@ -75,7 +74,7 @@ def describe(
         "banner": banner,
         "counts": _count_runs(done, total),
         "paper": paper.source,
-        "best": read_table(15)["test_top1"].iloc[0],
+        "best": paper.table("XV")["test_top1"].iloc[0],
         "facts": _facts(results),
         **_count_shown(shown, results.real),
         "faults": everything.faults,
