@@ -50,7 +50,7 @@ class Piece:
 
 
 def typeset(notebook: "NotebookNode", front: dict[str, Any]) -> bytes:
-    """An executed notebook, or several that ``notebooks.join`` made one, as a PDF.
+    """Executed notebooks that ``notebooks.join`` made one, as a PDF.
 
     ``front`` has ``title``, ``timestamp`` (seconds since 1970, UTC) and ``partial`` (a link that
     leads nowhere becomes plain text); with the rest of ``front.describe_paper`` there are a title
@@ -84,20 +84,18 @@ def _gather(notebook: "NotebookNode", files: dict[str, bytes]) -> Iterator[Piece
         tags = cell.metadata.get("tags", [])
         if "screen" in tags:
             continue
-        chapter = cell.metadata.get("notebook", "the notebook")
+        chapter = cell.metadata["notebook"]
         about = f"{chapter}, cell {first_line(cell.source)!r}", chapter, "front" in tags
         if cell.cell_type == "markdown":
             yield Piece("prose", *about, cell.source)
         for output in cell.get("outputs", []):
-            if output.output_type == "error":
-                raise ReportError(f"{about[0]} failed; correct it and execute it again")
             if output.output_type != "stream":
                 data = output.data
             elif output.name == "stdout":
                 data = {"text/plain": output.text}
             else:
                 continue
-            piece = Piece(*_read_output(data, cell.metadata.get("alt") or "An image", about))
+            piece = _read_output(data, cell.metadata.get("alt") or "An image", about)
             if piece.kind == "figure" and piece.content["drawn"]:
                 found = DATA_URI.search(data.get("text/html", ""))
                 if found is None:
@@ -107,20 +105,21 @@ def _gather(notebook: "NotebookNode", files: dict[str, bytes]) -> Iterator[Piece
             yield piece
 
 
-def _read_output(data: dict[str, Any], alt: str, about: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The richest form of an output that can be set, as the fields of a piece."""
+def _read_output(data: dict[str, Any], alt: str, about: tuple[str, str, bool]) -> Piece:
+    """The richest form of an output that can be set; ``about`` are its place, chapter, front."""
     if (content := data.get(CONTENT)) and content["kind"] != "answer":
         kind = "statement" if content["kind"] in ("claim", "doubt") else content["kind"]
-        return (kind, *about, "", content)
+        return Piece(kind, *about, content=content)
     if "text/html" in data:
-        return ("html", *about, data["text/html"])
+        return Piece("html", *about, data["text/html"])
     if "text/markdown" in data:
-        return ("prose", *about, data["text/markdown"])
+        return Piece("prose", *about, data["text/markdown"])
     for kind in IMAGES.keys() & data.keys():
         text = data[kind]
         source = base64.b64encode(text.encode()).decode() if kind == "image/svg+xml" else text
-        return ("html", *about, f'<img src="data:{kind};base64,{source}" alt="{html.escape(alt)}">')
-    return ("text", *about, "", {"text": _plain(data.get("text/plain", ""))})
+        image = f'<img src="data:{kind};base64,{source}" alt="{html.escape(alt)}">'
+        return Piece("html", *about, image)
+    return Piece("text", *about, content={"text": _plain(data.get("text/plain", ""))})
 
 
 def _plain(text: str) -> str:
