@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from PIL import Image
@@ -307,16 +308,12 @@ def _together(
 ) -> float:
     """Images per second of several processes that train the same configuration side by side."""
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(processes)
-    before = dict(os.environ)
-    os.environ.update(environment, OMP_WAIT_POLICY="PASSIVE")
-    try:
-        with context.Pool(processes, _enter, (barrier,)) as pool:
-            rates = pool.starmap(_train_alone, [(config, threads)] * processes, chunksize=1)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-    return sum(rates)
+    changed = {**environment, "OMP_WAIT_POLICY": "PASSIVE"}
+    with (
+        mock.patch.dict(os.environ, changed),
+        context.Pool(processes, _enter, (context.Barrier(processes),)) as pool,
+    ):
+        return sum(pool.starmap(_train_alone, [(config, threads)] * processes, chunksize=1))
 
 
 _barrier: Any = None  # of the processes that train side by side
