@@ -83,7 +83,7 @@ def describe_run(run: dict[str, Any], record: RunRecord, results: Results) -> di
 class Charts:
     """The charts of one set of runs, their menus, and the rows that they are drawn from."""
 
-    def __init__(self, results: Results, first: str = "", second: str = "", own: bool = True):
+    def __init__(self, results: Results, first: str, second: str, own: bool):
         runs, records = collect(results)
         runs = runs[own | runs["stage"].ne(OWN)].dropna(subset="test_top1")
         if runs.empty:

@@ -2,7 +2,7 @@
 
 import typing
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -139,8 +139,8 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     return facts
 
 
-def _span(numbers: Iterable[int]) -> str:
-    low, *_, high = sorted([*numbers] * 2)
+def _span(numbers: Collection[int]) -> str:
+    low, high = min(numbers), max(numbers)
     return f"{low}–{high}" if low < high else str(low)
 
 
