@@ -94,6 +94,13 @@ def test_a_table_carries_its_csv():
     ]
 
 
+def test_a_tables_columns_may_be_named_by_numbers():
+    shown = show.table(pd.DataFrame({"Batch": ["test"], 0: [1.5], 32: [61.0]}), "I", "Title")
+    assert shown.content["columns"] == [["", "Batch"], ["", "0"], ["", "32"]]
+    assert '<th scope="col">32</th>' in shown.html
+    assert "Batch,0,32" in unquote(shown.html)
+
+
 def test_no_cell_of_a_csv_is_a_formula():
     texts = ["=1+1", "@SUM(1)", "+cmd|' /C calc'!A0", "-2+3", "-x"]
     texts += ["-2e3+cmd|x", "+1e"]

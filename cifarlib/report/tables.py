@@ -42,7 +42,7 @@ class Links:
 
 def choose_format(column: Any, formats: Mapping[Any, Format], decimals: int) -> Format:
     """How a column is written: as asked for by its name or its second-level name, or by kind."""
-    group, name = column if isinstance(column, tuple) else ("", column)
+    group, name = name_levels(column)
     if asked := formats.get(column) or formats.get(name):
         return asked
     digits = DECIMALS.get(group, decimals)
@@ -215,16 +215,20 @@ def csv_rows(frame: pd.DataFrame) -> list[list[str]]:
             return ""
         return f"{value:.10g}" if isinstance(value, float) else str(value)
 
-    columns = [c if isinstance(c, tuple) else (c,) for c in frame.columns]
-    head = [", ".join(str(part) for part in column if part) for column in columns]
+    head = [", ".join(filter(None, map(str, name_levels(column)))) for column in frame.columns]
     rows = frame.itertuples(index=False, name=None)
     return [head, *(list(map(text, row)) for row in rows)]
 
 
 def column_kind(column: Any) -> str:
     """The class of a column's cells in the style sheet."""
-    last = column[-1] if isinstance(column, tuple) else column
-    return {"paper": "paper", "ours": "ours", "diff.": "difference"}.get(last, "")
+    name = name_levels(column)[1]
+    return {"paper": "paper", "ours": "ours", "diff.": "difference"}.get(name, "")
+
+
+def name_levels(column: Any) -> tuple[Any, Any]:
+    """The group of a column, “” where it has none, and its name."""
+    return column if isinstance(column, tuple) else ("", column)
 
 
 def _head(frame: pd.DataFrame, words: Sequence[str]) -> str:
