@@ -11,7 +11,6 @@ import hashlib
 import html
 import json
 import re
-import subprocess
 import tempfile
 import typing
 from collections.abc import Iterable, Iterator, Sequence
@@ -144,14 +143,13 @@ def translate(format: str, pieces: Iterable[Piece]) -> list[str]:
         source = json.dumps(notebook)
     else:
         source = "".join(f'<div class="cell">{_clean(text)}</div>' for text in texts)
-    command = [pypandoc.get_pandoc_path(), "--sandbox", "--from", format, "--to", "typst"]
-    command += ["--wrap", "none", "--lua-filter", str(TEMPLATE / "prose.lua")]
-    done = subprocess.run(command, input=source.encode(), capture_output=True)
-    if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ReportError(f"pandoc cannot read the prose: {reason[-1] if reason else 'no reason'}")
-    parts = done.stdout.decode().split("//end of cell")
-    return [part.strip() for part in parts[: len(texts)]]
+    options = ["--sandbox", "--quiet", "--wrap=none", f"--lua-filter={TEMPLATE / 'prose.lua'}"]
+    try:
+        done = pypandoc.convert_text(source, "typst", format, options, verify_format=False)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ReportError(f"pandoc cannot read the prose: {reason}") from error
+    return [part.strip() for part in done.split("//end of cell")[: len(texts)]]
 
 
 def _clean(text: str) -> str:
