@@ -230,13 +230,8 @@ def best(
     place = f"{noun}{chosen} is number {1 + ranked.index(chosen)} of {len(values)}"
     if noise is None:
         return pending(f"{_capital(place)}. {UNDECIDABLE}", ours=ours)
-    above = np.array(
-        [
-            _exceeds(sign * values[chosen], sign * values[key], noise)
-            for key in values
-            if key != chosen
-        ]
-    )
+    others = [found for key, found in values.items() if key != chosen]
+    above = np.array([_exceeds(sign * values[chosen], sign * other, noise) for other in others])
     verdict, p = _decide(above)
     width = " points" if unit == " %" else unit
     ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
@@ -300,14 +295,14 @@ def largest(pairs: Pairs, low: float, high: float, noise: Noise | None) -> Judge
     """
     if waiting := _wait(pairs.estimate, pairs.runs):
         return waiting
-    found = pairs.difference
-    ours, m = f"up to {signed(1)(found.max())} points", len(found)
+    most, m = float(pairs.difference.max()), len(pairs.difference)
+    ours = f"up to {signed(1)(most)} points"
     if noise is None:
         return pending(UNDECIDABLE, pairs.runs, ours)
     reach = noise.difference(1 - (1 - LEVEL) / m)
-    interval = Interval(float(found.max()) - reach, float(found.max()) + reach)
+    interval = Interval(most - reach, most + reach)
     verdict, lies = _place(interval, low, high)
-    outside = abs(max(low - float(found.max()), float(found.max()) - high))
+    outside = abs(max(low - most, most - high))
     return Judgement(
         verdict,
         ours,

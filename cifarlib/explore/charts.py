@@ -215,9 +215,8 @@ class Charts:
         names = json.dumps(self.classes)
         places = {"true": f"{names}[floor(datum.n / 10)]", "predicted": f"{names}[datum.n % 10]"}
         left = alt.Axis() if which == 1 else alt.Axis(labels=False, title=None)
-        cells = (
-            alt.Chart(alt.NamedData("runs")).transform_filter(runs).transform_flatten(["matrix"])
-        )
+        cells = alt.Chart(alt.NamedData("runs")).transform_filter(runs)
+        cells = cells.transform_flatten(["matrix"])
         cells = cells.transform_window(place="row_number()", groupby=["run"])
         cells = cells.transform_calculate(n="datum.place - 1", part=f"({sign}) * datum.matrix")
         cells = cells.transform_calculate(**places)

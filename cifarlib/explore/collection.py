@@ -46,9 +46,8 @@ def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
     own = [name_own(results, record, known) for i, record in records.items() if i not in known]
     conditions = [*(c for i, c in known.items() if i in records), *own]
     frame = tabulate_runs(conditions, records, protocol=results.protocol)
-    frame["early_stopping"] = [
-        c.config.early_stopping for c in conditions
-    ]  # as epochs: the scale's
+    # As epochs: the scale's.
+    frame["early_stopping"] = [c.config.early_stopping for c in conditions]
     seeds = frame["name"].astype(str) + ", seed " + frame["seed"].astype(str)
     frame["name"] = frame["name"].mask(frame["name"].duplicated(keep=False), seeds)
     ids = frame["name"].astype(str) + " (" + frame["run_id"].astype(str).str[:8] + ")"

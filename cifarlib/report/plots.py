@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -22,8 +23,9 @@ def plot_images(pictures: Mapping[str, str], columns: int) -> Figure | None:
     """
     if not pictures:
         return None
-    size = (1.6 * columns, 1.85 * -(-len(pictures) // columns))
-    figure, axes = plt.subplots(-(-len(pictures) // columns), columns, figsize=size, squeeze=False)
+    rows = math.ceil(len(pictures) / columns)
+    size = (1.6 * columns, 1.85 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, png) in zip(axes.flat, pictures.items(), strict=False):
