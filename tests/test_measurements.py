@@ -64,6 +64,13 @@ def test_a_part_has_its_frame():
     assert choices["first_epoch_s"].isna().tolist() == [False, True]
 
 
+def test_it_is_said_where_and_when_a_part_was_measured():
+    said = measurements.describe({"throughput": WHERE | {"cores": 1}}, "throughput")
+    assert said.startswith(
+        "Measured 2025-01-02 on 1 core (a processor), torch 2.11.0, data cifar10"
+    )
+
+
 GPU_ROWS = [
     {"way": "graph", "batch_size": 64, "runs": 1, "images_per_s": 20_000.0, "tflops": 16.4},
     {"way": "graph", "batch_size": 64, "runs": 8, "images_per_s": 90_000.0, "tflops": 73.7},

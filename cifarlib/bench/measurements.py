@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cifarlib import paths
 from cifarlib.checking import parse_json, read_bytes
 from cifarlib.errors import ConfigError
+from cifarlib.formatting import say_count
 from cifarlib.runs.provenance import name_commit
 from cifarlib.runs.store import write_atomically
 
@@ -138,7 +139,7 @@ def describe(bench: Bench, part: str) -> str:
         return "Not measured yet: make bench."
     processor = found.get("device", found["processor"])
     return (
-        f"Measured {found['measured'][:10]} on {found['cores']} cores ({processor}), "
+        f"Measured {found['measured'][:10]} on {say_count(found['cores'], 'core')} ({processor}), "
         f"torch {found['versions'].get('torch', '?')}, data {found['data']}, "
         f"{name_commit(found['commit'], found['dirty'])}."
     )
