@@ -217,6 +217,9 @@ def test_effect_never_refutes_by_finding_nothing():
     assert judges.effect(grid, "test_top1", factors, "learning_rate").verdict == "held"
     idle = judges.effect(grid, "test_top1", factors, "learning_rate:batch_size")
     assert idle.verdict == "not distinguishable"
+    full = grid.query("augmentation == 0 and batch_size == 0")  # which two factors fill
+    few = judges.effect(full, "test_top1", ["learning_rate", "weight_decay"], "learning_rate")
+    assert (few.verdict, few.p, few.reason[:12]) == ("not distinguishable", None, "Too few runs")
 
 
 # ---------------------------------------------------------------------------------------------

@@ -393,15 +393,19 @@ def effect(grid: pd.DataFrame, outcome: str, factors: Sequence[str], term: str) 
     if waiting := _wait_for_grid(grid, outcome):
         return waiting
     found = stats.variance_explained(grid, outcome, factors, term if ":" in term else "").loc[term]
-    p, others = float(found["p"]), len(set(factors) - {term})
+    others = len(set(factors) - {term})
+    p, n, runs = float(found["p"]), int(found["n"]), stats.run_ids(grid)
+    if math.isnan(p):
+        reason = f"Too few runs ({n}) to tell the effect from noise."
+        return Judgement("not distinguishable", n=n, reason=reason, runs=runs)
     return Judgement(
         "held" if p < ALPHA else "not distinguishable",
         f"ω² = {fixed(0)(found['omega'])} %",
         "",
         p,
-        int(found["n"]),
+        n,
         f"F test in a model with {say_count(others, 'other main effect')}: {say_p(p)}.",
-        stats.run_ids(grid),
+        runs,
     )
 
 
