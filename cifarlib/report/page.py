@@ -154,7 +154,7 @@ def _number_sections(soup: Any) -> None:
     for heading in soup.find(class_="cells").find_all(["h1", "h2", "h3", "h4", "h5"]):
         heading.name = f"h{int(heading.name[1]) + 1}"
     taken = {tag["id"] for tag in soup.find_all(id=True)}
-    entries: list[tuple[str, list[str]]] = []  # a chapter and its sections
+    entries: list[list[str]] = []  # a chapter, then its sections
     chapter = number = ""
     chapters = 0
     for heading in soup.main.find_all(["h2", "h3"]):
@@ -174,18 +174,16 @@ def _number_sections(soup: Any) -> None:
             if "unnumbered" not in classes and not heading.find_parent("header"):
                 chapters += 1
                 number = str(chapters)
-            entries.append(("", []))
+            entries.append([])
         else:
-            number = f"{chapters}.{len(entries[-1][1]) + 1}"
+            number = f"{chapters}.{len(entries[-1])}"
         label = f'<span class="section-number">{number}</span> ' if number else ""
         heading.insert(0, BeautifulSoup(label, "html.parser"))
-        link = f'<a href="#{heading["id"]}">{label}{html.escape(text)}</a>'
-        if heading.name == "h2":
-            entries[-1] = (link, [])
-        else:
-            entries[-1][1].append(f"<li>{link}</li>")
-    lists = (f"{link}<ol>{''.join(parts)}</ol>" if parts else link for link, parts in entries)
-    contents = "".join(f"<li>{entry}</li>" for entry in lists)
+        entries[-1].append(f'<a href="#{heading["id"]}">{label}{html.escape(text)}</a>')
+    contents = ""
+    for chapter, *sections in entries:
+        listed = "".join(f"<li>{section}</li>" for section in sections)
+        contents += f"<li>{chapter}{f'<ol>{listed}</ol>' if sections else ''}</li>"
     soup.select_one("nav.contents ol").append(BeautifulSoup(contents, "html.parser"))
 
 
