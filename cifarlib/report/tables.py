@@ -123,10 +123,9 @@ def table_html(
                 text = f"<strong>{text}</strong>"
             if isinstance(value := frame.iat[row, column], Links):
                 text = value.html
-            if column == 0:
-                text = link_runs(text, behind[row])
             more = shades.get((row, column), "")
             if column == 0:  # names the row
+                text = link_runs(text, behind[row])
                 cells.append(f'<th scope="row"{_class(*kind)}{more}>{text}</th>')
                 continue
             more += f' data-label="{html.escape(str(name))}"' if stacked else ""
@@ -166,7 +165,7 @@ def _class(*names: str) -> str:
 
 def wordings(frame: pd.DataFrame) -> list[str]:
     """The class of each column of words."""
-    return [_wording(frame.iloc[:, column]) for column in range(frame.shape[1])]
+    return [_wording(column) for _, column in frame.items()]
 
 
 def _wording(column: "pd.Series[Any]") -> str:
@@ -181,11 +180,11 @@ def _wording(column: "pd.Series[Any]") -> str:
 
 def link_runs(text: str, runs: Sequence[str]) -> str:
     """HTML with a link to the run behind it; several runs are folded into a list."""
-    links = [f'<a href="#run-{html.escape(run)}">{html.escape(run[:8])}</a>' for run in runs]
-    if len(runs) == 1:
-        return f'<a href="#run-{html.escape(runs[0])}">{text}</a>'
     if not runs:
         return text
+    if len(runs) == 1:
+        return f'<a href="#run-{html.escape(runs[0])}">{text}</a>'
+    links = [f'<a href="#run-{html.escape(run)}">{html.escape(run[:8])}</a>' for run in runs]
     return f'<details class="behind"><summary>{text}</summary>{" ".join(links)}</details>'
 
 
