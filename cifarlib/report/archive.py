@@ -97,7 +97,8 @@ def collect(results: Results, scale_file: Path) -> Files:
         measurements.read_bench(name)  # damaged ones are named here, not by whoever unpacks them
     files = {
         path.relative_to(paths.ROOT).as_posix(): path.read_bytes()
-        for path in (path for pattern in PROJECT for path in paths.ROOT.glob(pattern))
+        for pattern in PROJECT
+        for path in paths.ROOT.glob(pattern)
         if path.is_file() and "__pycache__" not in path.parts and path.name[0] != "."
     }
     if readme := files.pop("README.md", None):

@@ -152,9 +152,9 @@ def read(place: Path, tell: Callable[[str], object] = lambda _: None) -> Shown:
     damaged = dict.fromkeys(store.run_ids() - records.keys(), DAMAGED)
     shown = _read_page(page) if page.is_file() else Shown()
     recorded = _describe(_name_runs(records, shown.names, place), records.values())
-    changed = {name: getattr(recorded, name) for name in ("images", "names")}
     texts = shown.texts | recorded.texts | {RUNS: recorded.texts[RUNS] | damaged}
-    return shown.model_copy(update=changed | {"texts": texts})
+    changed = {"images": recorded.images, "names": recorded.names, "texts": texts}
+    return shown.model_copy(update=changed)
 
 
 def _read_page(path: Path) -> Shown:
