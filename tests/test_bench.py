@@ -15,7 +15,7 @@ from cifarlib.training import Run
 
 
 def configuration(**changed):
-    return bench._configuration("synthetic", 180, 64, **changed)
+    return bench.make_config("synthetic", 180, 64, **changed)
 
 
 def test_the_study_proportions_are_kept():

@@ -148,7 +148,7 @@ def make_inputs(settings: Settings, size: int) -> tuple[RunConfig, Inputs]:
     pixels = torch.randint(0, 256, (images, 3, 32, 32), dtype=torch.uint8, generator=generator)
     train = ImageSet(pixels.to(settings.device), (torch.arange(images) % 10).to(settings.device))
     few = ImageSet(train.images[:1000], train.labels[:1000])
-    config = bench._configuration("cifar10", min(images, bench.EPOCH_IMAGES), size)
+    config = bench.make_config("cifar10", min(images, bench.EPOCH_IMAGES), size)
     return config, Inputs(train, few, few, (0.5,) * 3, (0.25,) * 3)
 
 
@@ -223,7 +223,7 @@ def measure_update(settings: Settings, repeats: int = 50) -> Row:
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     gradients = [parameter.grad for parameter in parameters]
-    config = bench._configuration("cifar10", 9000, 64)
+    config = bench.make_config("cifar10", 9000, 64)
     rate = config.learning_rate
     moments = [[torch.zeros_like(p) for p in parameters] for _ in MOMENTS[config.optimizer.name]]
     (scalars,) = step_scalars([rate], 0).to(device)

@@ -87,7 +87,7 @@ def describe_machine(name: str) -> dict[str, Any]:
     }
 
 
-def _configuration(name: str, images: int, batch_size: int, **changed: Any) -> RunConfig:
+def make_config(name: str, images: int, batch_size: int, **changed: Any) -> RunConfig:
     """AdamW, learning rate and L2 0.001, DAA-1, as at scale full but for the number of images."""
     sizes = {"train_size": images, "validation_size": images // 9, "test_size": 2 * images // 9}
     overrides = [f"data.name={name}", *(f"data.{key}={value}" for key, value in sizes.items())]
@@ -176,7 +176,7 @@ class PaperLoop:
 
 def measure_throughput(name: str, images: int, repeats: int) -> dict[str, Any]:
     """The paper's way beside ours at each batch size, and the machine's matrix products."""
-    flops = count_flops(build_model(_configuration(name, 900, 64).model, 0.0, 0), 32)
+    flops = count_flops(build_model(make_config(name, 900, 64).model, 0.0, 0), 32)
     products = {"bf16": 0.0, "fp32": 0.0}
     rows = [
         {"batch_size": size, "gflops": 3e-9 * flops * row["train_images_per_s"]} | row
@@ -192,10 +192,10 @@ def _throughput(
     name: str, images: int, batch_size: int, repeats: int, products: dict[str, float]
 ) -> list[dict[str, Any]]:
     """Both loops in turns, after a round that does not count; ``products`` gets the best rates."""
-    config = _configuration(name, images, batch_size)
+    config = make_config(name, images, batch_size)
     inputs = load_inputs(config, CPU)
     paper, ours = PaperLoop(config, inputs), Run(config, inputs, CPU)
-    eager = _start(_configuration(name, images, batch_size, precision="fp32"))
+    eager = _start(make_config(name, images, batch_size, precision="fp32"))
     ours.measure(epoch=0)
     rounds, memory = [], {"paper": 0.0, "ours": 0.0}
     for epoch in range(1, repeats + 2):
@@ -270,7 +270,7 @@ def measure_variants(name: str, images: int, repeats: int) -> dict[str, Any]:
     """Training rates at batch size 64 with one choice changed at a time, measured in turns."""
     runs, start = {}, {}
     for title, (precision, change) in VARIANTS.items():
-        run = _start(_configuration(name, images, VARIANT_BATCH, precision=precision))
+        run = _start(make_config(name, images, VARIANT_BATCH, precision=precision))
         run.measure(0)  # no step without it: the rate may follow validation accuracy
         change(run)
         try:
@@ -283,7 +283,7 @@ def measure_variants(name: str, images: int, repeats: int) -> dict[str, Any]:
         {title: _seconds(run.train_epoch, 1, None) for title, run in runs.items()}
         for _ in range(repeats)
     ]
-    config = _configuration(name, images, VARIANT_BATCH)
+    config = make_config(name, images, VARIANT_BATCH)
     rates = {t: images / statistics.median(one[t] for one in times) for t in runs}
     together = {
         "one process, all threads": _together(config, 1, cores(), {}),
@@ -357,7 +357,7 @@ def measure_precision(name: str, seeds: tuple[int, ...] = (1, 2, 3, 4, 5)) -> di
         row: dict[str, float] = {"seed": seed}
         for precision in ("fp32", "bf16"):
             changed |= {"precision": precision, "seed": seed}
-            config = _configuration(name, images, VARIANT_BATCH, **changed)
+            config = make_config(name, images, VARIANT_BATCH, **changed)
             test = fit(config, load_inputs(config, CPU), CPU).result.history.test
             row[precision] = 100 * (test.top1[epochs] or 0) / test.images
         rows.append(row | {"difference": row["bf16"] - row["fp32"]})
