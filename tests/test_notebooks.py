@@ -14,7 +14,7 @@ from cifarlib.paper.statements import read_statements
 from cifarlib.report.verdicts import read_verdicts
 from cifarlib.runs.results import open_results
 
-TABLES = [*published.TITLES, "S1", "S2", "S3"]
+TABLES = [*published.LAYOUTS, "S1", "S2", "S3"]
 FIGURES = [*map(str, range(1, 11)), "5b", "S1", "S2"]
 
 pytestmark = pytest.mark.integration

@@ -23,25 +23,6 @@ if TYPE_CHECKING:
 
 Channels = tuple[float, float, float]
 
-TITLES = {
-    "I": "Channel statistics of the training images",
-    "II": "Channel statistics by resize method",
-    "III": "Stages of the experiments",
-    "IV": "Base search with SGD, 30 epochs",
-    "V": "Base search with Adam, 30 epochs",
-    "VI": "Base search with AdamW, 30 epochs",
-    "VII": "AdamW with augmentation DAA-1, 30 epochs",
-    "VIII": "AdamW with augmentation DAA-2, 30 epochs",
-    "IX": "Runs 9 and 13 with DAA-1, 200 epochs",
-    "X": "Run 9: top-1, top-2 and top-3 accuracy",
-    "XI": "Run 13: top-1, top-2 and top-3 accuracy",
-    "XII": "Run 9 with dropout 0.2: cat, deer and dog in the confusion matrix",
-    "XIII": "Dropout on run 9, 200 epochs",
-    "XIV": "Dropout on run 13, 200 epochs",
-    "XV": "The best model beside published architectures",
-}
-"""Our short title of each table, by the paper's number."""
-
 COLUMNS = {"best_epoch": "epoch", "train_test_difference": "gap", "model": "printed"}
 
 MODELS = ("residual", "published", "resnet18", "resnet18_imagenet", "densenet121_imagenet")
@@ -55,7 +36,7 @@ _BROAD = f"run optimizer augmentation {_SETTINGS} {_TOP1} train_test_difference"
 _DROPOUT = f"run optimizer augmentation dropout {_SETTINGS} {_TOP1} train_test_difference"
 _TOP_K = "run top_k train validation test"
 
-_LAYOUTS = {  # rows, columns
+LAYOUTS = {  # by the paper's number: rows, columns
     "I": (1, f"method {_CHANNELS}"),
     "II": (6, f"method {_CHANNELS}"),
     "III": (3, "stage task"),
@@ -98,8 +79,8 @@ def table(number: int | str) -> "pd.DataFrame":
 def _read_columns(number: int | str) -> dict[str, list[Any]]:
     """Column → its values, numbers where it holds no text."""
     roman = _roman(number)
-    path = paths.PUBLISHED / f"table_{list(TITLES).index(roman) + 1:02d}.csv"
-    rows, columns = _LAYOUTS[roman]
+    path = paths.PUBLISHED / f"table_{list(LAYOUTS).index(roman) + 1:02d}.csv"
+    rows, columns = LAYOUTS[roman]
     cells = _read_cells(path, columns.split(), rows)
     return {
         name: cells[name] if name in _TEXT else _numbers(path, cells[name], roman == "XV")
@@ -190,10 +171,10 @@ def read_normalization() -> dict[str, tuple[Channels, Channels]]:
 
 
 def _roman(number: int | str) -> str:
-    by_arabic = {str(arabic): roman for arabic, roman in enumerate(TITLES, start=1)}
+    by_arabic = {str(arabic): roman for arabic, roman in enumerate(LAYOUTS, start=1)}
     name = str(number).strip().upper()
     roman = by_arabic.get(name, name)
-    if roman not in TITLES:
+    if roman not in LAYOUTS:
         raise ConfigError(f"the paper has no table {number!r}; write I to XV, or 1 to 15")
     return roman
 
