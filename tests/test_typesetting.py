@@ -193,6 +193,14 @@ def test_images_are_set():
     assert b"A drawing" in said
 
 
+def test_of_two_images_of_one_output_the_drawing_is_set():
+    kinds = ["image/png", "image/jpeg", "image/svg+xml"]
+    for several in (kinds, kinds[::-1]):
+        data = dict.fromkeys(several, "PHN2Zy8+")
+        piece = typesetting._read_output(data, "A dot", ("a.ipynb", "a.ipynb", False))
+        assert piece.markup.startswith('<img src="data:image/svg+xml;base64,')
+
+
 def links(reader):
     """Annotations of links to a place in the document."""
     found = []

@@ -31,7 +31,7 @@ STANDARDS: list[Any] = ["ua-1", "a-2a"]  # accessible, and fit for archives
 WORD = 40  # characters after which a word of plain text may break
 MOST_LINES = 1000  # of an output that is text
 
-IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
+IMAGES = {"image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}  # the best first
 PICTURE = re.compile(r'(?<=#picture\(image\()"([^"]*)"')
 DATA_URI = re.compile(r"data:(image/[\w+]+);base64,([^\"')]+)")
 
@@ -113,7 +113,7 @@ def _read_output(data: dict[str, Any], alt: str, about: tuple[str, str, bool]) -
         return Piece("html", *about, data["text/html"])
     if "text/markdown" in data:
         return Piece("prose", *about, data["text/markdown"])
-    for kind in IMAGES.keys() & data.keys():
+    if kind := next((kind for kind in IMAGES if kind in data), ""):
         text = data[kind]
         source = base64.b64encode(text.encode()).decode() if kind == "image/svg+xml" else text
         image = f'<img src="data:{kind};base64,{source}" alt="{html.escape(alt)}">'
