@@ -144,12 +144,13 @@ def read(place: Path, tell: Callable[[str], object] = lambda _: None) -> Shown:
             f"{place} is no build folder: it has neither runs/ nor report.html; name one that "
             "has, such as build/lite"
         )
-    records, faults = store.read_runs(store.run_ids())
+    runs = store.run_ids()
+    records, faults = store.read_runs(runs)
     if faults and not records:
         raise ConfigError(f"{faults[0]}; a sweep sets it aside, then compare again")
     for fault in faults:
         tell(f"{fault}; it counts as missing")
-    damaged = dict.fromkeys(store.run_ids() - records.keys(), DAMAGED)
+    damaged = {run: DAMAGED for run in runs if run not in records}
     shown = _read_page(page) if page.is_file() else Shown()
     recorded = _describe(_name_runs(records, shown.names, place), records.values())
     texts = shown.texts | recorded.texts | {RUNS: recorded.texts[RUNS] | damaged}
