@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,6 +160,19 @@ def make_record(condition: Condition, *, trained: int | None = None, **changed) 
         timing=Timing(**{key: changed.pop(key, value) for key, value in timing.items()}),
         provenance=make_provenance(**changed),
     )
+
+
+def write_records(store: RecordStore, conditions: Iterable[Condition], **changed) -> None:
+    """Write a made-up record of each condition."""
+    for condition in conditions:
+        store.write(make_record(condition, **changed))
+
+
+def with_result(record: RunRecord, **changed) -> RunRecord:
+    """A record with other fields in its result, or in the history there."""
+    parts = {name: changed.pop(name) for name in History.model_fields.keys() & changed.keys()}
+    result = {"history": record.result.history.model_copy(update=parts)} | changed
+    return record.model_copy(update={"result": record.result.model_copy(update=result)})
 
 
 def _where(due: list[bool], values: list) -> tuple:

@@ -12,7 +12,7 @@ import zipfile
 from datetime import UTC, datetime
 
 import pytest
-from conftest import SET_TINY, make_record, tiny_conditions
+from conftest import SET_TINY, make_record, tiny_conditions, write_records
 
 from cifarlib import cli
 from cifarlib.errors import ConfigError
@@ -146,8 +146,7 @@ def test_a_stranger_renders_the_same_tables(build, unpacked):
     [(0, [], "holds no record of this study to archive"), (1, ["--to", "study.tar"], ".zip")],
 )
 def test_what_cannot_be_packed_is_refused(tmp_path, capsys, recorded, options, told):
-    for condition in tiny_conditions()[:recorded]:
-        RecordStore(tmp_path).write(make_record(condition))
+    write_records(RecordStore(tmp_path), tiny_conditions()[:recorded])
     assert cli.main(["export", *SET_TINY, "--out", str(tmp_path), *options]) == 2
     said = capsys.readouterr().err
     assert told in said

@@ -12,11 +12,11 @@ from conftest import (
     OF_STAGE2,
     TINY,
     assemble,
-    make_record,
     make_verdicts,
     tiny_conditions,
     tiny_store,
     wait_for,
+    write_records,
 )
 
 from cifarlib import explore, paths
@@ -346,8 +346,7 @@ def laboratory(tmp_path_factory):
     store = tiny_store(folder / "build")
     results = open_results("smoke", TINY, store.folder)
     *most, _ = in_notebook.choose_conditions(results, OF_STAGE2).values()
-    for condition in (*most, *tiny_conditions(*EXPLORED)):
-        store.write(make_record(condition))
+    write_records(store, (*most, *tiny_conditions(*EXPLORED)))
     given = {"overrides": list(TINY), "build": str(store.folder)}
     notebooks = dict.fromkeys(["explore.ipynb", "03_stage2.ipynb"], given | {"train": True})
     with lab.serve(folder / "home", notebooks) as address:

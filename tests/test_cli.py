@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from conftest import GOOD, SET_TINY, make_record, tiny_conditions, tiny_store
+from conftest import GOOD, SET_TINY, make_record, tiny_conditions, tiny_store, write_records
 
 from cifarlib import __version__, cli, data, paths
 from cifarlib.config import DATASETS, ENGINE, run_id
@@ -261,8 +261,7 @@ def test_a_root_of_data_is_expanded_and_of_cifar10_only(refused, tmp_path, monke
 
 def test_status_for_scripts(command, tmp_path):
     store = RecordStore(tmp_path)
-    for condition in tiny_conditions("stage1-base/1", "stage1-long/9"):
-        store.write(make_record(condition))
+    write_records(store, tiny_conditions("stage1-base/1", "stage1-long/9"))
     code, out, err = command("status", "--json", "--out", str(tmp_path), *SET_TINY)
     assert (code, err) == (0, [])
     stages = json.loads("\n".join(out))

@@ -4,7 +4,7 @@ import shutil
 
 import nbformat
 import pytest
-from conftest import TINY, make_record, tiny_conditions, tiny_store
+from conftest import TINY, make_record, tiny_conditions, tiny_store, write_records
 
 from cifarlib import cli
 from cifarlib.report import assembly as report
@@ -154,8 +154,7 @@ def test_runs_without_a_page_are_named_by_their_conditions(tmp_path, capsys):
     for name in ("first", "second"):
         RecordStore(tmp_path / name).write(make_record(kept))
     own = tiny_conditions("stage1-daa1/13", overrides=("epochs.40=2",))[0]  # of no scale
-    for condition in (gone, own):
-        RecordStore(tmp_path / "first").write(make_record(condition))
+    write_records(RecordStore(tmp_path / "first"), (gone, own))
     assert cli.main(["diff", str(tmp_path / "first"), str(tmp_path / "second")]) == 1
     told = capsys.readouterr()
     said = told.out.splitlines()
@@ -231,8 +230,8 @@ def pages(tmp_path_factory):
     name = grids.make_grid(results, "stage1-daa1/13", {"dropout": [0.0, 0.3]})
     pages = []
     for recorded in (False, True, True):
-        for condition in grids.open_study(results, name).conditions if recorded else ():
-            store.write(make_record(condition))
+        if recorded:
+            write_records(store, grids.open_study(results, name).conditions)
         path = report.render("smoke", TINY, folder, study=name)
         pages.append((path.read_bytes(), path.with_suffix(".pdf").read_bytes()))
     return pages

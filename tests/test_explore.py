@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import vl_convert
 from bs4 import BeautifulSoup
-from conftest import TINY, make_data_record, make_record, tiny_conditions, tiny_store
+from conftest import TINY, make_data_record, make_record, tiny_conditions, tiny_store, write_records
 
 import cifarlib as cl
 from cifarlib import data, explore
@@ -33,8 +33,7 @@ def open_tiny(folder):
 @pytest.fixture
 def results(tmp_path):
     """Results over made-up records of eight conditions; nothing of the data set is on record."""
-    for condition in tiny_conditions(*STUDY):
-        RecordStore(tmp_path).write(make_record(condition))
+    write_records(RecordStore(tmp_path), tiny_conditions(*STUDY))
     return open_tiny(tmp_path)
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import BLOCKER, SET_TINY, make_record, tiny_conditions, tiny_store
+from conftest import BLOCKER, SET_TINY, make_record, tiny_conditions, tiny_store, write_records
 
 from cifarlib import extras
 from cifarlib.errors import MissingPackageError
@@ -62,8 +62,7 @@ def test_commands_that_read_records_need_no_torch(without_torch, build, tmp_path
 
 def test_a_sweep_with_nothing_to_train_needs_no_torch(without_torch, tmp_path):
     store = tiny_store(tmp_path)
-    for condition in tiny_conditions():
-        store.write(make_record(condition))
+    write_records(store, tiny_conditions())
     done = without_torch("sweep", "--out", str(tmp_path), *SET_TINY)
     assert (done.returncode, done.stderr) == (0, "nothing is missing\n")
 

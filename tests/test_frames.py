@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import make_data_record, make_record
+from conftest import make_data_record, with_result, write_records
 
 from cifarlib.runs.frames import OUTCOMES, tabulate_runs
 from cifarlib.runs.results import open_results
@@ -16,8 +16,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("partial")
     store = RecordStore(folder)
     store.write(make_data_record("synthetic"))
-    for condition in open_results("smoke", [], folder).conditions[:-6]:
-        store.write(make_record(condition))
+    write_records(store, open_results("smoke", [], folder).conditions[:-6])
     return open_results("smoke", [], folder)
 
 
@@ -34,18 +33,14 @@ def test_runs_have_a_row_for_each_condition_with_its_settings_and_outcome(result
     assert row["gap"] == pytest.approx(record.accuracy("train") - record.accuracy("test"))
     history = record.result.history
     assert row["rates"] == 1
-    fell = history.model_copy(update={"learning_rate": (*history.learning_rate[:-1], 1e-5)})
-    fell = record.model_copy(update={"result": record.result.model_copy(update={"history": fell})})
+    fell = with_result(record, learning_rate=(*history.learning_rate[:-1], 1e-5))
     assert tabulate_runs([condition], {record.run_id: fell})["rates"].tolist() == [2]
 
 
 def test_runs_have_flip_averaged_accuracies_where_they_were_asked_for(results):
     condition = results.conditions[0]
     record = results.record(condition)
-    averaged = record.result.model_copy(
-        update={"flip_averaged": FlipAveraged(validation=1, test=50)}
-    )
-    averaged = record.model_copy(update={"result": averaged})
+    averaged = with_result(record, flip_averaged=FlipAveraged(validation=1, test=50))
     runs = tabulate_runs([condition], {record.run_id: averaged})
     assert runs["flip_top1"].tolist() == [100 * 50 / record.config.data.test_size]
     assert results.runs["flip_top1"].isna().all()

@@ -5,7 +5,15 @@ from types import SimpleNamespace
 import nbformat
 import papermill
 import pytest
-from conftest import OF_STAGE2, SET_TINY, TINY, make_record, tiny_conditions, tiny_store
+from conftest import (
+    OF_STAGE2,
+    SET_TINY,
+    TINY,
+    make_record,
+    tiny_conditions,
+    tiny_store,
+    write_records,
+)
 
 from cifarlib import cli, extras, paths
 from cifarlib.errors import ConfigError, DataError
@@ -206,8 +214,7 @@ def test_a_chapter_trains_under_papermill_and_a_report_leaves_that_out(tmp_path)
     store = tiny_store(tmp_path / "build")
     results = open_results("smoke", TINY, store.folder)
     *most, last = in_notebook.choose_conditions(results, OF_STAGE2).values()
-    for condition in most:
-        store.write(make_record(condition))
+    write_records(store, most)
     given = {"overrides": list(TINY), "build": str(store.folder), "train": True}
     done = papermill.execute_notebook(
         paths.NOTEBOOKS / "03_stage2.ipynb", tmp_path / "done.ipynb", given, progress_bar=False
@@ -221,9 +228,7 @@ def test_a_chapter_trains_under_papermill_and_a_report_leaves_that_out(tmp_path)
 
 def test_report_trains_its_chapters_runs_first(tmp_path, made_up, with_images, capsys):
     store = tiny_store(tmp_path)
-    for condition in tiny_conditions():
-        if condition.stage != LONG:
-            store.write(make_record(condition))
+    write_records(store, (c for c in tiny_conditions() if c.stage != LONG))
     command = ["report", "--out", str(tmp_path), "--only", "stage2", "--train", *SET_TINY]
     assert cli.main(command) == 0
     assert all(store.read_run(c.run_id) for c in open_results("smoke", TINY, tmp_path).select(LONG))

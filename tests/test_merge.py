@@ -3,7 +3,16 @@
 import json
 
 import pytest
-from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_conditions, tiny_store
+from conftest import (
+    SET_TINY,
+    TINY,
+    make_data_record,
+    make_record,
+    tiny_conditions,
+    tiny_store,
+    with_result,
+    write_records,
+)
 
 from cifarlib import cli
 from cifarlib.errors import ConfigError
@@ -35,8 +44,7 @@ def merge_into(ours: RecordStore, *theirs: RecordStore, prefer=None):
 
 
 def test_what_is_missing_is_taken_and_what_is_equal_skipped(ours, theirs, conditions):
-    for condition in conditions[:2]:
-        theirs.write(make_record(condition))
+    write_records(theirs, conditions[:2])
     made_elsewhere = make_record(conditions[0], device="another processor", train_s=99.0)
     ours.write(made_elsewhere)
     merged = merge_into(ours, theirs)
@@ -84,10 +92,7 @@ def contradicting(ours, theirs, conditions):
     """One run whose two records differ; theirs has one more that ours lacks."""
     mine = make_record(conditions[0])
     other = make_record(conditions[0], device="a GPU", commit="f" * 40)
-    history = other.result.history.model_copy(update={"training_loss": (None, 0.125)})
-    other = other.model_copy(
-        update={"result": other.result.model_copy(update={"history": history})}
-    )
+    other = with_result(other, training_loss=(None, 0.125))
     ours.write(mine)
     theirs.write(other)
     theirs.write(make_record(conditions[1]))

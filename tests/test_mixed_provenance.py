@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from conftest import TINY, make_record, tiny_conditions
+from conftest import SET_TINY, TINY, make_record, tiny_conditions
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from cifarlib import cli
@@ -69,8 +69,7 @@ def test_processors_and_gpus_are_refused_and_the_fewer_named(tmp_path):
 
 def test_the_report_says_so_in_one_line(tmp_path, capsys):
     open_mixed(tmp_path, {}, {"dirty": True})
-    options = [word for override in TINY for word in ("--set", override)]
-    assert cli.main(["report", *options, "--out", str(tmp_path)]) == 2
+    assert cli.main(["report", *SET_TINY, "--out", str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("cifarlib: The state of the code differs: ")

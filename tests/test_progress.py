@@ -4,7 +4,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import make_record, tiny_conditions
+from conftest import make_record, tiny_conditions, write_records
 
 from cifarlib import models
 from cifarlib.config import ModelConfig
@@ -18,8 +18,7 @@ def test_status_counts_what_is_done_running_and_pending(tmp_path):
     """A lock that a dead process has left says nothing."""
     store = RecordStore(tmp_path)
     chosen = tiny_conditions()
-    for condition in chosen[:3]:
-        store.write(make_record(condition))
+    write_records(store, chosen[:3])
     store.state.mkdir()
     (store.state / f"{chosen[4].run_id}.lock").write_bytes(b"")
     with locks.lock(store.state / f"{chosen[3].run_id}.lock"):

@@ -14,6 +14,8 @@ from conftest import (
     make_record,
     rewrite,
     tiny_conditions,
+    with_result,
+    write_records,
 )
 
 from cifarlib import config
@@ -437,8 +439,7 @@ def test_what_cannot_be_set_aside_is_said(store, record):
 
 
 def test_results_hold_what_is_recorded_and_name_what_is_damaged(store, conditions):
-    for condition in conditions[:3]:
-        store.write(make_record(condition))
+    write_records(store, conditions[:3])
     store.run_path(conditions[2].run_id).write_bytes(b"")
     store.data_path("synthetic").write_bytes(b"{}")
     results = open_results("smoke", TINY, store.folder)
@@ -460,9 +461,7 @@ def test_a_condition_is_found_by_the_papers_run_number(store):
 
 
 def test_the_reported_epoch_follows_the_protocol(record):
-    chosen = {"validation": 0, "test": 1, "last": 1}
-    result = record.result.model_copy(update={"chosen": chosen})
-    changed = record.model_copy(update={"result": result})
+    changed = with_result(record, chosen={"validation": 0, "test": 1, "last": 1})
     assert changed.reported_epoch == 0
     protocol = record.config.protocol.model_copy(update={"selection": "test"})
     config = record.config.model_copy(update={"protocol": protocol})

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_record
+from conftest import make_record, write_records
 from scipy import stats
 
 from cifarlib.analysis import replay
@@ -108,8 +108,7 @@ def test_rank_correlation_is_scipys_and_lies_in_its_interval():
 def test_courses_are_the_records_validation_accuracies_without_runs_stopped_early(tmp_path):
     conditions = open_results("smoke", (), tmp_path).select("stage1-base")
     store = RecordStore(tmp_path)
-    for condition in conditions[: replay.LEAST]:
-        store.write(make_record(condition))
+    write_records(store, conditions[: replay.LEAST])
     courses = replay.tabulate_courses(open_results("smoke", (), tmp_path).curves)
     assert courses.shape == (replay.LEAST, conditions[0].config.epochs)
     history = store.read_run(conditions[2].run_id).result.history.validation

@@ -9,7 +9,7 @@ import pandas as pd
 import papermill
 import pytest
 from bs4 import BeautifulSoup
-from conftest import assemble, make_record
+from conftest import assemble, write_records
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from cifarlib import paths
@@ -19,9 +19,6 @@ from cifarlib.report import front, notebooks, page, show
 from cifarlib.report.verdicts import read_verdicts
 from cifarlib.runs.parameters import check_values
 from cifarlib.runs.results import open_results
-from cifarlib.runs.schema import RunRecord
-from cifarlib.runs.store import RecordStore
-from cifarlib.study import Condition
 
 pytestmark = pytest.mark.integration
 
@@ -56,9 +53,7 @@ def executed_notebook(path: Path, *html: str, prose: str = "# A title") -> Path:
     return path
 
 
-def make_marked_up_record(condition: Condition) -> RunRecord:
-    """A made-up record of a device with markup in its name."""
-    return make_record(condition, dirty=True, device="A <b>bold</b> processor", images_per_s=400.0)
+MARKED_UP = {"dirty": True, "device": "A <b>bold</b> processor", "images_per_s": 400.0}
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +84,8 @@ def rendered(tmp_path_factory):
     nbformat.write(content, notebooks / "02_more.ipynb")
 
     results = open_results("smoke", ["seeds=[1]"], build)
-    results.store.write(make_marked_up_record(results.conditions[0]))
-    damaged = results.store.write(make_marked_up_record(results.conditions[1]))
+    write_records(results.store, results.conditions[:2], **MARKED_UP)
+    damaged = results.store.run_path(results.conditions[1].run_id)
     damaged.write_text(damaged.read_text().replace("400.0", "4000.0"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "NOTEBOOKS", notebooks)
@@ -473,9 +468,7 @@ def test_a_reduced_number_never_passes_for_the_papers(tmp_path, scale, changes, 
 
 def test_all_runs_recorded_is_said(tmp_path):
     results = open_results("smoke", build=tmp_path)
-    store = RecordStore(tmp_path)
-    for condition in results.conditions:
-        store.write(make_marked_up_record(condition))
+    write_records(results.store, results.conditions, **MARKED_UP)
     told = front.describe(open_results("smoke", build=tmp_path), "--scale smoke")
     assert told["counts"] == "All 120 runs are recorded."
     assert {stage["pending"] for stage in told["stages"]} == {0}

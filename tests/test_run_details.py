@@ -4,7 +4,7 @@ import re
 
 import pytest
 from bs4 import BeautifulSoup
-from conftest import make_record
+from conftest import write_records
 
 from cifarlib.cli import _parser
 from cifarlib.report import run_details
@@ -16,10 +16,9 @@ from cifarlib.runs.store import RecordStore
 def results(tmp_path_factory):
     """A study of which the long runs are recorded."""
     folder = tmp_path_factory.mktemp("runs")
-    for condition in open_results("smoke", [], folder).select("stage1-long"):
-        RecordStore(folder).write(
-            make_record(condition, dirty=True, resumed=1, changes=("from epoch 2: more threads",))
-        )
+    recorded = open_results("smoke", [], folder).select("stage1-long")
+    changed = {"dirty": True, "resumed": 1, "changes": ("from epoch 2: more threads",)}
+    write_records(RecordStore(folder), recorded, **changed)
     return open_results("smoke", [], folder)
 
 

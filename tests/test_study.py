@@ -4,7 +4,7 @@ import json
 
 import pytest
 import yaml
-from conftest import TINY, make_data_record, make_record, tiny_store
+from conftest import TINY, make_data_record, tiny_store, write_records
 
 from cifarlib import cli, paths
 from cifarlib.errors import ConfigError
@@ -334,8 +334,7 @@ def recorded(tmp_path_factory):
     conditions = {c.run_id: c for c in expand_paper(load_study(), scale)}
     for change in (all_at_once, pad_more):
         conditions |= {c.run_id: c for c in expand(edited(change), scale)}
-    for condition in conditions.values():
-        store.write(make_record(condition))
+    write_records(store, conditions.values())
     return store.folder
 
 

@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 import pypdf
 import pytest
-from conftest import PNG, make_record
+from conftest import PNG, write_records
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from cifarlib.errors import ReportError
@@ -59,9 +59,8 @@ def show_figure(alt="A line that rises", number="5", height=2):
 def results(tmp_path_factory):
     """A study of which two runs are recorded."""
     folder = tmp_path_factory.mktemp("begun")
-    store = RecordStore(folder)
-    for condition in open_results("smoke", [], folder).conditions[:2]:
-        store.write(make_record(condition, dirty=True, device="A #strange *device*"))
+    recorded = open_results("smoke", [], folder).conditions[:2]
+    write_records(RecordStore(folder), recorded, dirty=True, device="A #strange *device*")
     return open_results("smoke", [], folder)
 
 

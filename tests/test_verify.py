@@ -2,7 +2,16 @@
 
 import numpy as np
 import pytest
-from conftest import GOOD, RAISES, SET_TINY, TINY, make_record, tiny_store
+from conftest import (
+    GOOD,
+    RAISES,
+    SET_TINY,
+    TINY,
+    make_record,
+    tiny_store,
+    with_result,
+    write_records,
+)
 
 from cifarlib import cli
 from cifarlib.errors import ConfigError, RecordError, RunError
@@ -27,19 +36,14 @@ def name(*names, folder, overrides=()):
 def stored(tmp_path):
     """A build folder with three made-up records."""
     store = tiny_store(tmp_path)
-    for condition in name(*NAMES, folder=tmp_path):
-        store.write(make_record(condition))
+    write_records(store, name(*NAMES, folder=tmp_path))
     return store
 
 
 def change_loss(record, loss=0.125):
     """A record whose first epoch went another way, with the same accuracies."""
-    history = record.result.history
-    losses = (None, loss, *history.training_loss[2:])
-    history = history.model_copy(update={"training_loss": losses})
-    return record.model_copy(
-        update={"result": record.result.model_copy(update={"history": history})}
-    )
+    losses = (None, loss, *record.result.history.training_loss[2:])
+    return with_result(record, training_loss=losses)
 
 
 def with_provenance(record, **changed):
@@ -125,8 +129,7 @@ def test_a_run_that_fails_is_not_passed_over(tmp_path, made_up):
     seeds = f"seeds=[0, {RAISES}]"
     store = tiny_store(tmp_path)
     conditions = name(NAMES[0], folder=tmp_path, overrides=[seeds])
-    for condition in conditions:
-        store.write(make_record(condition))
+    write_records(store, conditions)
     results = open_tiny(tmp_path, seeds)
     good, failed = verify.verify(results, conditions, device="cpu", workers=1)
     assert (good.verdict, failed.verdict) == ("identical", "not trained")
@@ -179,9 +182,7 @@ def shift(record, right):
             "test_classes": pack_classes(classes.tolist()),
         }
     )
-    history = history.model_copy(update={"test": test})
-    result = record.result.model_copy(update={"history": history, "predictions": shown})
-    return record.model_copy(update={"result": result})
+    return with_result(record, test=test, predictions=shown)
 
 
 def test_elsewhere_a_difference_within_noise_will_do(tmp_path):
