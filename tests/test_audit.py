@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from chapters import run_chapter
-from conftest import make_record
+from conftest import write_records
 
 import cifarlib as cl
 from cifarlib import paths
@@ -15,14 +15,11 @@ from cifarlib.paper.facts import read_listings
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
-CHAPTER = "05_audit.ipynb"
 NEEDS_DATA = {"factor-49", "input-scale", "centre-crop", "last-layer"}
 
 
 def execute(folder):
-    """What the chapter shows over a build folder: verdicts by id, tables and figures by number."""
-    found, _ = run_chapter(CHAPTER, scale="lite", build=str(folder))
-    return {one.get("id") or f"{one['kind']} {one['number']}": one for one in found}
+    return run_chapter("05_audit.ipynb", folder, scale="lite")
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +29,12 @@ def shown(tmp_path_factory):
     (folder / "runs").mkdir()
     for record in (paths.ROOT / "build/lite/runs").glob("data-*.json"):
         shutil.copy(record, folder / "runs")
-    for condition in open_results("lite", [], folder).select("stage1-long"):
-        RecordStore(folder).write(make_record(condition))
+    write_records(RecordStore(folder), open_results("lite", [], folder).select("stage1-long"))
     return execute(folder)
 
 
 def test_audit_judges_every_doubt_once_with_numbers(shown):
-    doubts = [one for one in shown.values() if one["kind"] == "doubt"]
+    doubts = [one for one in shown.contents if one["kind"] == "doubt"]
     assert [one["id"] for one in doubts] == list(cl.paper.doubts)
     assert {one["verdict"] for one in doubts} == {"confirmed", "refuted", "undecidable"}
     for doubt in doubts:
@@ -47,20 +43,22 @@ def test_audit_judges_every_doubt_once_with_numbers(shown):
 
 
 def test_audit_lists_every_doubt_in_its_first_table(shown):
-    table = shown["table A1"]
-    assert next(iter(shown)) == "table A1"
+    table, verdicts = shown.tables["A1"], shown.verdicts
+    assert shown.contents[0] is table
     assert [row[1] for row in table["rows"]] == [d.text for d in cl.paper.doubts.values()]
-    assert [row[2] for row in table["rows"]] == [shown[name]["verdict"] for name in cl.paper.doubts]
+    assert [row[2] for row in table["rows"]] == [
+        verdicts[name]["verdict"] for name in cl.paper.doubts
+    ]
     assert table["links"][0] == [0, 0, [["1", f"doubt-{next(iter(cl.paper.doubts))}"]]]
     assert table["note"] == "57 findings: 49 confirmed, 5 refuted, 3 undecidable."
 
 
 def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):
     empty = execute(tmp_path / "nothing")
-    pending = {name for name in cl.paper.doubts if empty[name]["verdict"] == "pending"}
+    pending = {name for name, one in empty.verdicts.items() if one["verdict"] == "pending"}
     assert pending == NEEDS_DATA
-    assert {row[3] for row in empty["table A2"]["rows"]} == {"pending"}
-    assert {row[2] for row in empty["table A8"]["rows"]} == {"pending"}
+    assert {row[3] for row in empty.tables["A2"]["rows"]} == {"pending"}
+    assert {row[2] for row in empty.tables["A8"]["rows"]} == {"pending"}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +72,8 @@ def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):
     ],
 )
 def test_audit_verdicts_other_than_confirmed(shown, verdict, names):
-    assert {name for name in cl.paper.doubts if shown[name]["verdict"] == verdict} == set(names)
+    found = {name for name, one in shown.verdicts.items() if one["verdict"] == verdict}
+    assert found == set(names)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +108,7 @@ def test_audit_verdicts_other_than_confirmed(shown, verdict, names):
 )
 def test_audit_evidence_has_known_numbers(shown, name, numbers):
     for number in numbers:
-        assert number in shown[name]["reason"]
+        assert number in shown.verdicts[name]["reason"]
 
 
 def test_audit_table_of_crops_has_the_mean_over_all_random_crops(shown):
@@ -120,23 +119,23 @@ def test_audit_table_of_crops_has_the_mean_over_all_random_crops(shown):
         for top in range(33)
         for left in range(33)
     ]
-    rows = {(row[0], row[1]): row for row in shown["table A3"]["rows"]}
+    rows = {(row[0], row[1]): row for row in shown.tables["A3"]["rows"]}
     found = [float(rows["nearest", channel][4]) for channel in "RGB"]
     assert found == pytest.approx(np.mean(crops, axis=0), abs=1e-6)
 
 
 def test_audit_table_of_digits_tells_truncated_from_rounded(shown):
-    rows = {(row[0], row[2]): row for row in shown["table A4"]["rows"]}
+    rows = {(row[0], row[2]): row for row in shown.tables["A4"]["rows"]}
     assert rows["validation", "4"][3:] == ["4", "0.02", "1", "4"]
     assert rows["validation", "2"][3:] == ["18", "9.00", "18", "3"]
     assert sum(int(row[3]) for row in rows.values()) == 366
 
 
 def test_audit_measures_selection_on_our_records(shown):
-    rows = [row for row in shown["table A8"]["rows"] if row[1] != "0"]
+    rows = [row for row in shown.tables["A8"]["rows"] if row[1] != "0"]
     assert [row[1] for row in rows] == ["2"]
     assert rows[0][4:] == ["0.00", "2"]  # made up so
-    assert sorted(map(len, shown["table A8"]["runs"])) == [0] * 7 + [2]
+    assert sorted(map(len, shown.tables["A8"]["runs"])) == [0] * 7 + [2]
 
 
 # ---------------------------------------------------------------------------------------------

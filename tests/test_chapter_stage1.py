@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from chapters import run_chapter
-from conftest import make_data_record, make_record, rewrite
+from chapters import CIFAR10, run_chapter
+from conftest import make_data_record, make_record, rewrite, write_records
 
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
 pytestmark = pytest.mark.integration
 
-CIFAR10 = ["data={name: cifar10, train_size: 60, validation_size: 50, test_size: 200}"]
 STAGES = ("stage1-daa1", "stage1-long", "stage2-dropout", "stage2-improved")
 
 
@@ -21,8 +20,7 @@ def executed(tmp_path_factory):
     store = RecordStore(folder)
     store.write(make_data_record("cifar10"))
     results = open_results("smoke", CIFAR10, folder)
-    for condition in results.select(*STAGES):
-        store.write(make_record(condition))
+    write_records(store, results.select(*STAGES))
     lost = results.find("stage1-daa1", 1)
 
     def diverge(content):
@@ -30,9 +28,8 @@ def executed(tmp_path_factory):
         content["result"]["diverged"] = True
 
     rewrite(store, make_record(lost), diverge)
-    shown, _ = run_chapter("02_stage1.ipynb", scale="smoke", overrides=CIFAR10, build=str(folder))
-    claims = {content["id"]: content for content in shown if content["kind"] == "claim"}
-    return open_results("smoke", CIFAR10, folder), claims
+    shown = run_chapter("02_stage1.ipynb", folder, overrides=CIFAR10)
+    return open_results("smoke", CIFAR10, folder), shown.verdicts
 
 
 def test_claims_are_judged_beside_a_run_that_diverged(executed):
@@ -47,11 +44,9 @@ def test_claims_wait_for_the_seeds_of_every_run(tmp_path):
     store = RecordStore(tmp_path)
     store.write(make_data_record("cifar10"))
     given = [*CIFAR10, "seeds=[42, 43]"]
-    for condition in open_results("smoke", given, tmp_path).select("stage1-base", "stage1-daa1"):
-        if condition.config.seed == 42:
-            store.write(make_record(condition))
-    shown, _ = run_chapter("02_stage1.ipynb", scale="smoke", overrides=given, build=str(tmp_path))
-    claims = {content["id"]: content for content in shown if content["kind"] == "claim"}
+    searches = open_results("smoke", given, tmp_path).select("stage1-base", "stage1-daa1")
+    write_records(store, (c for c in searches if c.config.seed == 42))
+    claims = run_chapter("02_stage1.ipynb", tmp_path, overrides=given).verdicts
     for name in ("base-best-run", "above-70-one-rate", "smallest-gaps", "daa1-best-run"):
         assert claims[name]["verdict"] == "pending", name
 

@@ -2,15 +2,14 @@
 
 import numpy as np
 import pytest
-from chapters import run_chapter
-from conftest import make_data_record, make_record
+from chapters import CIFAR10, run_chapter
+from conftest import make_data_record, make_record, with_result, write_records
 
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
 pytestmark = pytest.mark.integration
 
-CIFAR10 = ["data={name: cifar10, train_size: 60, validation_size: 50, test_size: 200}"]
 STAGES = ("stage1-base", "stage1-daa1", "stage1-long", "stage2-dropout", "stage2-improved")
 
 
@@ -18,56 +17,52 @@ def open_made_up(folder, leave_out=()):
     """The study with records of its first two stages, but for some values of dropout."""
     store = RecordStore(folder)
     store.write(make_data_record("cifar10"))
-    for condition in open_results("smoke", CIFAR10, folder).select(*STAGES):
-        if condition.config.dropout not in leave_out:
-            store.write(make_record(condition))
+    chosen = open_results("smoke", CIFAR10, folder).select(*STAGES)
+    write_records(store, (c for c in chosen if c.config.dropout not in leave_out))
     return open_results("smoke", CIFAR10, folder)
 
 
 def execute(folder, name="03_stage2.ipynb"):
-    """What a chapter shows, by number or id, and its sentences."""
-    shown, _ = run_chapter(name, scale="smoke", overrides=CIFAR10, build=str(folder))
-    texts = [content["text"] for content in shown if content["kind"] == "text"]
-    return {c.get("number") or c["id"]: c for c in shown if c["kind"] != "text"}, texts
+    return run_chapter(name, folder, overrides=CIFAR10)
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
-    return open_made_up(folder), *execute(folder)
+    return open_made_up(folder), execute(folder)
 
 
 def test_stage_2_without_records_is_pending(tmp_path):
-    shown, texts = execute(tmp_path)
-    claims = [content for content in shown.values() if content["kind"] == "claim"]
-    assert len(claims) == 10
-    assert {claim["verdict"] for claim in claims} == {"pending"}
-    assert not any(shown[number]["drawn"] for number in ("8", "9", "10", "S2"))
-    assert texts == ["The improved run 13 is not recorded yet."]
+    shown = execute(tmp_path)
+    assert len(shown.verdicts) == 10
+    assert {claim["verdict"] for claim in shown.verdicts.values()} == {"pending"}
+    assert not any(shown.figures[number]["drawn"] for number in ("8", "9", "10", "S2"))
+    assert shown.said == ["The improved run 13 is not recorded yet."]
 
 
 def test_stage_2_half_recorded_waits_for_the_rest(tmp_path):
     open_made_up(tmp_path, leave_out=(0.5, 0.7))
-    shown, _ = execute(tmp_path)
-    assert [row[2] == "pending" for row in shown["XIII"]["rows"]] == [False] * 3 + [True] * 2
-    assert shown["dropout-no-gain-run-13"]["verdict"] == "pending"
-    assert "dropout 0.7: pending" in shown["8"]["alt"]
+    shown = execute(tmp_path)
+    rows = shown.tables["XIII"]["rows"]
+    assert [row[2] == "pending" for row in rows] == [False] * 3 + [True] * 2
+    assert shown.verdicts["dropout-no-gain-run-13"]["verdict"] == "pending"
+    assert "dropout 0.7: pending" in shown.figures["8"]["alt"]
 
 
 def test_dropout_tables_hold_the_records_of_their_run(full):
-    results, shown, _ = full
+    results, shown = full
     for number, run in (("XIII", 9), ("XIV", 13)):
         conditions = results.select("stage1-long", "stage2-dropout", run=run)
         ours = {c.config.dropout: results.record(c).accuracy("test") for c in conditions}
         expected = [f"{ours[dropout]:.2f}" for dropout in sorted(ours)]
-        assert [row[2] for row in shown[number]["rows"]] == expected
+        assert [row[2] for row in shown.tables[number]["rows"]] == expected
 
 
 def test_table_xii_is_part_of_the_test_sets_matrix(full):
-    results, shown, _ = full
+    results, shown = full
     (condition,) = results.select("stage2-dropout", run=9, dropout=0.2)
     matrix = np.array(results.record(condition).result.predictions.confusion["test"])
-    rows = shown["XII"]["rows"]
+    rows = shown.tables["XII"]["rows"]
     assert [[int(row[k]) for k in (2, 5, 8)] for row in rows] == matrix[3:6, 3:6].tolist()
     assert [row[9] for row in rows] == ["–"] * 3  # 20 images a class are not 1,000
 
@@ -75,18 +70,18 @@ def test_table_xii_is_part_of_the_test_sets_matrix(full):
 def test_run_9_is_judged_by_the_seeds_of_its_own_rate(tmp_path):
     results = open_made_up(tmp_path)
     beyond = open_results("smoke", CIFAR10, tmp_path, study="beyond")
-    for condition in beyond.select("dropout-question"):
-        results.store.write(make_record(condition))
-    shown, _ = execute(tmp_path)
-    assert shown["dropout-no-gain-run-9"]["verdict"] == "pending"
-    assert shown["dropout-no-gain-run-13"]["verdict"] != "pending"
+    write_records(results.store, beyond.select("dropout-question"))
+    claims = execute(tmp_path).verdicts
+    assert claims["dropout-no-gain-run-9"]["verdict"] == "pending"
+    assert claims["dropout-no-gain-run-13"]["verdict"] != "pending"
 
 
 def test_a_rate_that_never_fell_tests_nothing(full):
-    _, shown, (said,) = full
+    _, shown = full
+    (said,) = shown.said
     assert "the learning rate was never lowered" in said
     for name in ("lowered-rate-gains", "scheduling-is-effective"):
-        assert shown[name]["verdict"] == "not tested"
+        assert shown.verdicts[name]["verdict"] == "not tested"
 
 
 def lower_the_rate(results, condition=None):
@@ -95,17 +90,15 @@ def lower_the_rate(results, condition=None):
     record = results.record(condition)
     rates = list(record.result.history.learning_rate)
     rates[-1] = 0.0001
-    history = record.result.history.model_copy(update={"learning_rate": tuple(rates)})
-    result = record.result.model_copy(update={"history": history})
-    results.store.write(record.model_copy(update={"result": result}))
+    results.store.write(with_result(record, learning_rate=tuple(rates)))
 
 
 def test_a_rate_that_fell_is_judged(tmp_path):
     lower_the_rate(open_made_up(tmp_path))
-    shown, texts = execute(tmp_path)
-    assert texts == ["The learning rate was lowered in 1 of 1 recorded run."]
-    assert shown["lowered-rate-gains"]["reason"] == "One seed: not decidable."
-    effects = shown["scheduling-is-effective"]
+    shown = execute(tmp_path)
+    assert shown.said == ["The learning rate was lowered in 1 of 1 recorded run."]
+    assert shown.verdicts["lowered-rate-gains"]["reason"] == "One seed: not decidable."
+    effects = shown.verdicts["scheduling-is-effective"]
     assert "schedule" in effects["ours"]
     # Table VII: means of 85.55 at 0.001, 77.5625 at 0.1; 82.45 with batches of 32, 79.6625 of 256.
     assert "learning rate with DAA-1 7.99," in effects["paper"]
@@ -117,17 +110,16 @@ def test_a_rate_that_fell_is_judged_seed_by_seed(tmp_path):
     beyond = open_results("smoke", CIFAR10, tmp_path, study="beyond")
     without = [c for c in beyond.select("dropout-question", run=1) if c.config.dropout == 0]
     lowered = beyond.select("lowered-rate")
-    for condition in [*without[1:], *lowered]:
-        beyond.store.write(make_record(condition))
+    write_records(beyond.store, [*without[1:], *lowered])
     results = open_results("smoke", CIFAR10, tmp_path, study="beyond")
     for condition in lowered:
         lower_the_rate(results, condition)
-    shown, texts = execute(tmp_path)
-    assert texts == [
+    shown = execute(tmp_path)
+    assert shown.said == [
         "The learning rate was lowered in 3 of 3 recorded runs. Without the rule, 0 of 3 long "
         "runs 13 exceed 89 % on validation."
     ]
-    claim = shown["lowered-rate-gains"]
+    claim = shown.verdicts["lowered-rate-gains"]
     assert claim["n"] == 3
     assert claim["verdict"] != "pending"
     lowered += open_results("smoke", CIFAR10, tmp_path).select("stage2-improved")
@@ -139,21 +131,21 @@ def test_a_rate_that_fell_is_judged_seed_by_seed(tmp_path):
 
 def test_effects_that_nothing_is_recorded_of_are_pending(tmp_path):
     lower_the_rate(open_made_up(tmp_path, leave_out=(0.1, 0.2, 0.5, 0.7)))
-    shown, _ = execute(tmp_path)
-    assert shown["scheduling-is-effective"]["ours"].endswith(", dropout pending")
-    assert "nan" not in shown["scheduling-is-effective"]["ours"]
+    ours = execute(tmp_path).verdicts["scheduling-is-effective"]["ours"]
+    assert ours.endswith(", dropout pending")
+    assert "nan" not in ours
 
 
 def test_costs_are_sums_of_the_runs_times_in_minutes(full):
-    results, *_ = full
-    shown, _ = execute(results.store.folder, "07_cost.ipynb")
-    rows = {row[0]: row for row in shown["P1"]["rows"]}
+    results, _ = full
+    tables = execute(results.store.folder, "07_cost.ipynb").tables
+    rows = {row[0]: row for row in tables["P1"]["rows"]}
     conditions = results.select("stage2-dropout")
     seconds = sum(results.record(condition).seconds for condition in conditions)
     row = rows[results.study.stages["stage2-dropout"].title]
     assert (row[1], row[2], row[5]) == ("8", "8", f"{seconds / 60:.1f}")
-    machine, *_, longest, one, eight, many = shown["P5"]["rows"][0]
+    machine, *_, longest, one, eight, many = tables["P5"]["rows"][0]
     assert machine.endswith("1 thread")
     hours = [float(cell.replace(",", "")) for cell in (one, eight, many, longest)]
     assert hours == sorted(hours, reverse=True)
-    assert shown["P5"]["rows"][1][0] == "GPU"
+    assert tables["P5"]["rows"][1][0] == "GPU"

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from chapters import run_chapter
-from conftest import SET_TINY, TINY, make_data_record, make_record, tiny_store
+from chapters import CIFAR10, run_chapter
+from conftest import SET_TINY, TINY, make_data_record, tiny_store, write_records
 
 import cifarlib as cl
 from cifarlib import cli, explore
@@ -62,15 +62,14 @@ def test_epochs_that_a_scale_does_not_know_stand_for_themselves(results):
 def test_settings_whose_values_are_lists_are_shown_as_text(results):
     values = {"schedule": ["multi_step"], "schedule.milestones": [[0.3], [0.6, 0.8]]}
     name = grids.make_grid(results, START, values)
-    for condition in open_results("smoke", TINY, results.store.folder, name).conditions:
-        results.store.write(make_record(condition))
+    conditions = open_results("smoke", TINY, results.store.folder, name).conditions
+    write_records(results.store, conditions)
     opened = open_results("smoke", TINY, results.store.folder, name)
     assert set(opened.runs["schedule_milestones"].dropna()) == {"[0.3]", "[0.6, 0.8]"}
     assert explore.linked(opened).to_dict()["datasets"]["runs"]
-    given = {"scale": "smoke", "overrides": TINY, "build": str(results.store.folder)}
-    shown, _ = run_chapter("09_own.ipynb", **given, study=name)
-    tables = [one for one in shown if one["kind"] == "table"]
-    assert {cell for row in tables[0]["rows"] for cell in row} >= {"[0.3]", "[0.6, 0.8]"}
+    shown = run_chapter("09_own.ipynb", results.store.folder, overrides=TINY, study=name)
+    best, *_ = shown.tables.values()
+    assert {cell for row in best["rows"] for cell in row} >= {"[0.3]", "[0.6, 0.8]"}
 
 
 def test_a_setting_that_a_scale_says_can_be_varied(results):
@@ -215,8 +214,6 @@ def test_grid_in_a_cell_trains_and_keeps_it(results, made_up, capsys):
 # The chapter
 # ---------------------------------------------------------------------------------------------
 
-CIFAR10 = ["data={name: cifar10, train_size: 60, validation_size: 50, test_size: 200}"]
-
 
 @pytest.mark.parametrize(
     ("varied", "seeds", "rows"),
@@ -231,40 +228,29 @@ def test_the_chapter_shows_any_grid(tmp_path, varied, seeds, rows):
     store.write(make_data_record("cifar10"))
     results = open_results("smoke", CIFAR10, tmp_path)
     opened = grids.open_study(results, grids.make_grid(results, START, varied, seeds))
-    given = {"scale": "smoke", "overrides": CIFAR10, "build": str(tmp_path)}
-    empty, _ = run_chapter("09_own.ipynb", **given)
-    assert empty[-1]["text"] == "The best setting is pending."
-    for condition in opened.conditions:
-        store.write(make_record(condition))
-    shown, _ = run_chapter("09_own.ipynb", **given)
-    tables = {c["number"]: c["rows"] for c in shown if c["kind"] == "table"}
-    assert [len(tables[n]) for n in ("O1", "O2", "O3")] == [
-        rows, sum(map(len, varied.values())), rows - 1,
-    ]  # fmt: skip
-    assert all(c["drawn"] for c in shown if c["kind"] == "figure")
+    empty = run_chapter("09_own.ipynb", tmp_path, overrides=CIFAR10)
+    assert empty.contents[-1]["text"] == "The best setting is pending."
+    write_records(store, opened.conditions)
+    shown = run_chapter("09_own.ipynb", tmp_path, overrides=CIFAR10)
+    best, means, pairs = (shown.tables[number]["rows"] for number in ("O1", "O2", "O3"))
+    assert (len(best), len(means), len(pairs)) == (rows, sum(map(len, varied.values())), rows - 1)
+    assert all(figure["drawn"] for figure in shown.figures.values())
     column = len(varied) + 3  # test accuracy
     runs = opened.reread().runs
     known = {f"{runs['test_top1'].max():.2f}"}
     if len(seeds) == 1:
-        assert known <= {row[column] for row in tables["O1"]}
-    adjusted = [float(row[-1].removeprefix("< ")) for row in tables["O3"]]
-    assert all(
-        p >= float(row[-2].removeprefix("< "))
-        for p, row in zip(adjusted, tables["O3"], strict=True)
-    )
-    assert shown[-1]["text"].startswith("Best on validation: ")
+        assert known <= {row[column] for row in best}
+    for *_, p, adjusted in pairs:
+        assert float(adjusted.removeprefix("< ")) >= float(p.removeprefix("< "))
+    assert shown.contents[-1]["text"].startswith("Best on validation: ")
 
 
-def show(folder, study, **given):
-    """The tables and the last sentence of an own study's page, all of its runs recorded."""
+def show(folder, study):
+    """What an own study's page shows, all of its runs recorded."""
     results = open_results("smoke", CIFAR10, folder, study)
     results.store.write(make_data_record("cifar10"))
-    for condition in results.conditions:
-        results.store.write(make_record(condition))
-    given |= {"scale": "smoke", "overrides": CIFAR10, "build": str(folder), "study": study}
-    shown, _ = run_chapter("09_own.ipynb", **given)
-    said = [content["text"] for content in shown if content["kind"] == "text"]
-    return {c["number"]: c["rows"] for c in shown if c["kind"] == "table"}, said
+    write_records(results.store, results.conditions)
+    return run_chapter("09_own.ipynb", folder, overrides=CIFAR10, study=study)
 
 
 def test_the_chapter_shows_all_stages_of_a_study(tmp_path):
@@ -277,22 +263,25 @@ def test_the_chapter_shows_all_stages_of_a_study(tmp_path):
         "  rates: {title: Rates, from: {stage: sizes, runs: [1]}, "
         "list: [{label: quick, learning_rate: 0.01}]}\n"
     )
-    tables, said = show(tmp_path, str(study))
-    assert said[0].endswith("5 of 5 runs are recorded. It varies: Batch (8, 16); LR (0.001, 0.01). "
-                            "Up to 2 seeds of each.")  # fmt: skip
-    assert sorted((row[0], row[1], row[3]) for row in tables["O1"]) == [
+    shown = show(tmp_path, str(study))
+    assert shown.said[0].endswith(
+        "5 of 5 runs are recorded. It varies: Batch (8, 16); LR (0.001, 0.01). "
+        "Up to 2 seeds of each."
+    )
+    assert sorted((row[0], row[1], row[3]) for row in shown.tables["O1"]["rows"]) == [
         ("", "16", "2"), ("", "8", "2"), ("quick", "16", "1"),
     ]  # fmt: skip
-    assert "start" not in said[-1]
+    assert "start" not in shown.said[-1]
 
 
 def test_the_chapter_knows_what_a_grids_start_has_of_a_dotted_setting(tmp_path):
     results = open_results("smoke", CIFAR10, tmp_path)
     varied = {"data.test_size": [100, 200], "protocol.shuffle": [True, False]}
-    tables, _ = show(tmp_path, grids.make_grid(results, START, varied, seeds=42))
-    assert sorted(row[:2] for row in tables["O1"]) == [
+    tables = show(tmp_path, grids.make_grid(results, START, varied, seeds=42)).tables
+    assert sorted(row[:2] for row in tables["O1"]["rows"]) == [
         ["100", "False"], ["100", "True"], ["200", "False"], ["200", "True"],
     ]  # fmt: skip
-    starts = [row for row in tables["O3"] if row[2] == "start"]
+    pairs = tables["O3"]["rows"]
+    starts = [row for row in pairs if row[2] == "start"]
     assert all(row[:2] == ["200", "True"] for row in starts)
-    assert {row[-1] == "–" for row in tables["O3"]} == {True, False}  # of other test images
+    assert {row[-1] == "–" for row in pairs} == {True, False}  # of other test images

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from chapters import run_chapter
-from conftest import make_record
+from conftest import make_record, write_records
 
 from cifarlib.analysis import judges
 from cifarlib.report import front
@@ -25,8 +25,7 @@ def recorded(tmp_path_factory):
 
 def test_a_claim_is_judged_on_the_papers_own_budget_alone(recorded):
     folder, run = recorded
-    shown, _ = run_chapter("04_stage3.ipynb", scale="lite", build=str(folder))
-    claims = {content["id"]: content for content in shown if content["kind"] == "claim"}
+    claims = run_chapter("04_stage3.ipynb", folder, scale="lite").verdicts
     judged = claims["best-accuracy"]
     assert judged["verdict"] == "pending"
     assert judged["reason"] == judges.UNDECIDABLE
@@ -40,10 +39,9 @@ def test_until_seeds_of_its_budget_are_recorded_those_of_a_smaller_one_judge_a_c
     lite = open_results("lite", [], folder.with_name("seeds") / "lite")
     full = RecordStore(folder.with_name("seeds") / "full")
     full.write(make_record(open_results("full", [], full.folder).find("stage2-improved", 13)))
-    for condition in lite.beyond.select("lowered-rate"):
-        lite.store.write(make_record(condition))
-    shown, _ = run_chapter("04_stage3.ipynb", scale="lite", build=str(lite.store.folder))
-    judged = next(content for content in shown if content.get("id") == "best-accuracy")
+    write_records(lite.store, lite.beyond.select("lowered-rate"))
+    shown = run_chapter("04_stage3.ipynb", lite.store.folder, scale="lite")
+    judged = shown.verdicts["best-accuracy"]
     assert judged["verdict"] == "did not hold"
     assert "(σ̂ of 2 seeds at a smaller budget)" in judged["reason"]
     assert not judged["provisional"]
@@ -75,11 +73,10 @@ def test_the_first_screen_says_how_far_the_papers_accuracies_come_out_again(
     recorded, said, tmp_path
 ):
     full = open_results("full", [], tmp_path / "full")
-    for run in recorded:
-        full.store.write(make_record(full.find("stage1-base", run)))
-    shown, _ = run_chapter("06_claims.ipynb", scale="lite", build=str(tmp_path / "lite"))
-    answers = {content["id"]: content["text"] for content in shown if content["kind"] == "answer"}
-    assert answers["answer-6"].startswith(said)
+    write_records(full.store, (full.find("stage1-base", run) for run in recorded))
+    shown = run_chapter("06_claims.ipynb", tmp_path / "lite", scale="lite")
+    answer = shown.verdicts["answer-6"]["text"]
+    assert answer.startswith(said)
     if recorded:
         said = "points from the paper's; 3 of 8 runs recorded so far, one seed each."
-        assert answers["answer-6"].endswith(said)
+        assert answer.endswith(said)
