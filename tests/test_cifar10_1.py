@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SET_TINY, TINY, make_provenance, make_record, tiny_conditions, tiny_store
-from test_training import make_inputs
+from trainings import make_inputs
 
 from cifarlib import cli, paths
 from cifarlib.errors import DataError, RecordError

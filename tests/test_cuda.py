@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DEADLINE, make_record, tiny_conditions, tiny_store
-from test_optimizers import MUON
-from test_training import DAA2, SGD, change, make_inputs, short_run
+from trainings import DAA2, MUON, SGD, change, make_inputs, short_run
 
 from cifarlib import paths, training
 from cifarlib.config import ModelConfig

@@ -2,21 +2,11 @@
 
 import pytest
 import torch
-from test_training import SGD, change, short_run
 from torch import nn
+from trainings import MUON, change, short_run
 
 from cifarlib.models import build_model
 from cifarlib.optimizers import ChainedOptimizer, Muon, build_optimizer, orthogonalize, set_rate
-
-MUON = {
-    "name": "muon",
-    "momentum": 0.6,
-    "nesterov": True,
-    "steps": 3,
-    "normalized": True,
-    "rest": {**SGD, "nesterov": True},
-    "rest_factor": 0.5,
-}
 
 
 @pytest.fixture(scope="module")
