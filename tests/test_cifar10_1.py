@@ -135,16 +135,21 @@ def archived() -> bytes:
         (LABEL_FILE, saved(np.arange(2000) % 10 - 1), "labels from -1 to 8 instead of"),
     ],
 )
-def test_other_files_are_refused_in_one_sentence(file, content, told, tmp_path, capsys):
-    path = write_set(tmp_path / "set") / file
+def test_other_files_are_refused_in_one_sentence(file, content, told, tmp_path):
+    path = write_set(tmp_path) / file
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(DataError, match=told) as refusal:
-        read_images(tmp_path / "set")
+        read_images(tmp_path)
     assert str(refusal.value).startswith(str(path))
     assert cifar10_1.SOURCE in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_generalise_says_which_file_is_missing(tmp_path, capsys):
     command = ["generalise", *SET_TINY, "--out", str(tmp_path), "--folder", str(tmp_path / "set")]
     assert cli.main(command) == 2
-    assert capsys.readouterr().err == f"cifarlib: {refusal.value}\n"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"cifarlib: {tmp_path / 'set' / IMAGE_FILE} cannot be read")
 
 
 # ---------------------------------------------------------------------------------------------
