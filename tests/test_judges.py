@@ -164,6 +164,10 @@ def test_nearly_all_allows_for_some():
     assert judges.nearly_all(pairs, 0, NOISE).verdict == "not distinguishable"
     below = stats.paired(frame.assign(test_top1=0.0), frame, ["row"])
     assert judges.nearly_all(below, 1, NOISE).verdict == "did not hold"
+    table.loc[0, "a"] = math.nan
+    waits = judges.all_above(table, ["d"], ["a"])
+    assert (waits.verdict, waits.reason) == ("pending", "Not all runs are recorded: 1 missing.")
+    assert judges.all_above(table, ["c"], ["b"]).verdict == "held"  # which are complete
     assert judges.nearly_all(pairs, 1, None).verdict == "pending"
     assert judges.nearly_all(pairs, 5, NOISE).verdict == "not tested"  # all may be below
 

@@ -246,7 +246,10 @@ def all_above(table: pd.DataFrame, above: Sequence[object], below: Sequence[obje
 
     The pair of columns least in favour, that of the largest p, decides and is shown.
     """
-    if waiting := _wait(stats.estimate(table.dropna().mean(axis=1), "runs"), ()):
+    table = table[[*above, *below]]
+    known = table.dropna()
+    missing = len(table) - len(known)
+    if waiting := _wait(stats.estimate(known.iloc[:, 0], "runs", missing=missing), ()):
         return waiting
     found = {
         (one, other): stats.estimate(table[one] - table[other], "runs")
