@@ -46,7 +46,32 @@ def test_noise_floor_pools_the_variance_within_settings():
     assert (noise.df, noise.settings) == (3, 2)
     assert noise.sd in noise.interval
     assert noise.difference() == pytest.approx(scipy_stats.t.ppf(0.975, 3) * 2**0.5 * noise.sd)
+    assert stats.noise_floor(runs, by=["stage"]).df == 5
     assert stats.noise_floor(runs.query("name == 'z'")) is None
+    assert stats.noise_floor(runs.assign(test_top1=5.0)) is None
+
+
+NOISE = stats.Noise(1.5, 18, 2, stats.Interval(1, 2))
+
+
+def test_outcome_of_fewer_than_three_seeds_has_the_error_of_the_noise():
+    runs = pd.DataFrame({"run_id": list("abc"), "test_top1": [60.0, 62.0, 64.0]})
+    for seeds in (1, 2):
+        found = stats.outcome(runs[:seeds], noise=NOISE).estimate
+        assert (found.mean, found.n, found.df) == (59 + seeds, seeds, 18)
+        assert found.error == pytest.approx(1.5 / math.sqrt(seeds))
+    assert stats.outcome(runs, noise=NOISE).estimate == stats.estimate(runs["test_top1"])
+    assert stats.outcome(runs[:1]).estimate.error is None
+    assert stats.outcome(runs).runs == ("a", "b", "c")
+    assert not stats.outcome(runs[:1].assign(test_top1=0.0), noise=NOISE).estimate.identical
+
+
+def test_outcome_counts_pending_runs_and_leaves_out_diverged_ones():
+    runs = pd.DataFrame({
+        "test_top1": [60.0, None, None], "state": ["recorded", "pending", "diverged"],
+    })  # fmt: skip
+    found = stats.outcome(runs, noise=NOISE).estimate
+    assert (found.n, found.missing) == (1, 1)
 
 
 def grid(*values, name="r", **columns):
@@ -68,6 +93,17 @@ def test_contrast_with_two_noises_is_welchs():
     assert stats.contrast(first, second, noise=(noises[0], None)).estimate.error is None
     same = stats.contrast(first, second, noise=noises[1]).estimate
     assert (same.df, same.error) == (2, pytest.approx(noises[1].sd * math.sqrt(2)))
+
+
+def test_contrast_is_taken_seed_by_seed():
+    first = pd.DataFrame({"seed": [1, 2, 3], "test_top1": [17.0, 19.0, 18.0]})
+    second = pd.DataFrame({"seed": [3, 2, 1], "test_top1": [12.0, 10.0, 9.0]})
+    found = stats.contrast(first, second, noise=NOISE).estimate
+    assert found == stats.estimate([8.0, 9.0, 6.0])  # three have a spread of their own
+    two = stats.contrast(first[:2], second, noise=NOISE).estimate
+    assert (two.mean, two.n, two.error) == (8.5, 2, pytest.approx(1.5 * math.sqrt(2 / 2)))
+    pending = stats.contrast(first.assign(test_top1=[17.0, None, 18.0]), second).estimate
+    assert (pending.n, pending.missing) == (2, 1)
 
 
 def test_paired_takes_differences_of_equal_settings():
@@ -95,16 +131,17 @@ def test_paired_counts_pending_pairs_and_leaves_out_diverged_ones():
     pairs = stats.paired(more, other, ["batch", "decay"])
     assert pairs.difference.tolist() == [1, 2, 3]
     assert (pairs.estimate.missing, pairs.estimate.n) == (1, 3)
+    half = pd.concat([one, grid(1, 2, None, 4, seed=2)])  # one seed diverged, the other is to come
+    assert stats.paired(half, other, ["batch", "decay"]).estimate.missing == 1
 
 
 def test_paired_is_never_surer_than_the_noise_of_seeds():
-    noise = stats.Noise(1.5, 18, 2, stats.Interval(1, 2))
     alike = grid(1.0, 1.1, 0.9, 1.0), grid(0, 0, 0, 0), ["batch", "decay"]
-    found = stats.paired(*alike, noise=noise).estimate
+    found = stats.paired(*alike, noise=NOISE).estimate
     assert (found.error, found.df) == (pytest.approx(1.5 * math.sqrt(2 / 4)), 18)
     assert found.say() == "4 matched pairs, seed noise 1.50 points (σ̂ of 20 runs of 2 settings)"
     wide = grid(-9, 9, -8, 8), grid(0, 0, 0, 0), ["batch", "decay"]
-    assert stats.paired(*wide, noise=noise).estimate == stats.paired(*wide).estimate
+    assert stats.paired(*wide, noise=NOISE).estimate == stats.paired(*wide).estimate
 
 
 def test_paired_refuses_frames_that_share_no_row():
@@ -122,6 +159,24 @@ def test_mcnemar_is_exact():
     assert stats.mcnemar(first, first).p == 1
 
 
+def test_mcnemar_names_the_better_network_where_it_is_shown():
+    one, other = np.arange(40) < 30, np.arange(40) < 10
+    said = stats.mcnemar(one, other).say("a", "b")
+    assert said.startswith("Of these two trained networks a is better: a is right")
+    assert "(+50.00 points, p < 0.001" in said
+    assert "networks b is better: a is right on 0 of 40" in stats.mcnemar(other, one).say("a", "b")
+    assert "neither is shown to be better" in stats.mcnemar(one, one).say("a", "b")
+
+
+def test_two_proportions_is_statsmodels_test_of_their_difference():
+    from statsmodels.stats.proportion import proportions_ztest
+
+    _, p = proportions_ztest([8997, 8940], [10_000, 10_000])
+    assert stats.two_proportions(89.97, 89.4, 10_000) == pytest.approx(p)
+    assert stats.two_proportions(89.4, 89.97, 10_000) == pytest.approx(p)
+    assert stats.two_proportions(100, 100, 50) == 1
+
+
 def test_bootstrap_images_holds_the_difference():
     random = np.random.default_rng(0)
     first, second = random.random(2000) < 0.7, random.random(2000) < 0.6
@@ -136,6 +191,7 @@ def test_adjust_knows_holm_and_false_discoveries_and_skips_missing():
     )
     assert stats.adjust([0.01, 0.04, 0.03], "fdr") == pytest.approx([0.03, 0.04, 0.04])
     assert np.isnan(stats.adjust([math.nan])).all()
+    assert stats.adjust([0.6, 0.7]).tolist() == [1, 1]
 
 
 def test_slope_is_least_squares():
@@ -144,6 +200,8 @@ def test_slope_is_least_squares():
     assert (found.mean, found.error) == pytest.approx((theirs.slope, theirs.stderr))
     assert found.df == 3
     assert stats.slope([0, 1], [0, 1]).error is None
+    assert stats.slope([0, 1, 2], [0, 1, 2]).error is None  # no residual
+    assert math.isnan(stats.slope([1, 1, 1], [0, 1, 2]).mean)
     assert stats.slope(x, [1, 2, 2, 4, None]).missing == 1
     noise = stats.Noise(2.0, 5, 1, stats.Interval(1, 3))
     known = stats.slope(x, y, noise=noise)
@@ -218,13 +276,21 @@ def test_omega_is_the_share_without_noise_and_its_interval_covers_it():
         shares = stats.variance_explained(grid, "test_top1", names)
         found = stats.omega(shares, "learning_rate")
         more = stats.omega(shares, "learning_rate", "batch_size")
+        decay = stats.omega(shares, "learning_rate", "weight_decay")
         hits += 100 * 25 / total in found.interval()
         excess += 100 * (25 - 9) / total in more.interval()
     assert (found.n, found.df) == (32, 24)
+    assert (shares["error_df"]["weight_decay"], decay.df) == (31, 24)  # the smaller of the two
     assert found.mean == shares["omega"]["learning_rate"]
     assert more.mean == pytest.approx(found.mean - shares["omega"]["batch_size"])
     assert hits >= 90
     assert excess >= 90
+
+
+def test_shares_below_0_are_said_to_be_0():
+    shares = pd.DataFrame({"omega": {"learning_rate": 59.4, "weight_decay": -0.7}})
+    said = stats.say_shares(shares, ["learning_rate", "weight_decay"])
+    assert said == "learning rate 59, weight decay 0 %"
 
 
 def test_means_have_half_of_students_interval():
@@ -255,5 +321,6 @@ def test_a_pair_is_odd_where_it_lies_more_than_twice_as_far_apart_as_any_other()
     frame["test_top1"] = [50.0, 51.0, 60.0, 62.0, 23.0, 40.0]
     two, apart, most = stats.odd_pair(frame, ["rate"])
     assert (list(two["run"]), apart, most) == ([4, 5], 17.0, 2.0)
-    assert stats.odd_pair(frame[:4].assign(test_top1=[50.0, 51.0, 60.0, 61.5]), ["rate"]) is None
+    assert stats.odd_pair(frame[:4], ["rate"]) is None  # twice as far, not more
+    assert stats.odd_pair(frame[:2], ["rate"]) is None
     assert stats.odd_pair(frame.assign(test_top1=[*frame["test_top1"][:5], None]), ["rate"]) is None
