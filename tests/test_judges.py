@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student_t
 
 from cifarlib.analysis import calibration, judges
 from cifarlib.analysis import statistics as stats
@@ -102,7 +103,10 @@ def test_best_beats_every_other_one():
     scores = {26: 80.0, 1: 70.0, 2: 75.0}
     assert judges.best(scores, 26, NOISE).verdict == "held"
     assert judges.best(scores, 1, NOISE).verdict == "did not hold"
-    assert judges.best(scores | {2: 79.5}, 26, NOISE).verdict == "not distinguishable"
+    close = judges.best(scores | {2: 79.5}, 26, NOISE)
+    assert close.verdict == "not distinguishable"
+    assert "1 of 3; 1 other cannot be distinguished from it by the noise" in close.reason
+    assert "3 of 3; 0 others cannot be" in judges.best(scores, 1, NOISE).reason  # both are better
     alone = judges.best(scores, 26, None)
     assert (alone.verdict, alone.ours) == ("pending", "run 26: 80.0 %")
     assert alone.reason == "Run 26 is number 1 of 3. One seed: not decidable."
@@ -118,6 +122,24 @@ def test_best_uses_the_seeds_there_are():
     single = judges.best({1: 80.5, 2: 79.5}, 1, NOISE)
     assert judges.best(scores, 1, NOISE).p < single.p
     assert judges.best({1: 80.5}, 1, NOISE).verdict == "not tested"  # all others diverged
+    assert judges.best(scores | {2: [79.0]}, 1, NOISE).n == 1  # of the setting with the fewest
+
+
+def test_best_is_a_test_of_two_means_with_as_many_seeds_as_each_has():
+    found = judges.best({1: [80.0, 81.0, 80.4, 80.6], 2: 80.0}, 1, NOISE)
+    error = NOISE.sd * math.sqrt(1 / 4 + 1)
+    assert found.p == pytest.approx(2 * student_t.sf(0.5 / error, NOISE.df))
+
+
+def test_several_differences_need_every_p_to_be_small_and_one_to_be_large_by_holm():
+    decided = {
+        (0.024, 0.01): ("held", 0.048),
+        (0.026, 0.01): ("not distinguishable", 0.052),
+        (0.98, 0.5): ("not distinguishable", 0.08),  # one of two: doubled
+        (0.99, 0.5): ("did not hold", 0.04),
+    }
+    for more, (verdict, p) in decided.items():
+        assert judges._decide(np.array(more)) == (verdict, pytest.approx(p))
 
 
 def test_largest_allows_for_the_noise_of_the_largest():
@@ -141,6 +163,10 @@ def test_all_above_needs_every_pair_of_columns():
     assert judges.all_above(table, ["d"], ["c"]).verdict == "not distinguishable"
     assert judges.all_above(table[:1], ["d"], ["a"]).verdict == "pending"
     assert judges.all_above(table[:0], ["d"], ["a"]).verdict == "pending"
+    table.loc[0, "a"] = math.nan
+    waits = judges.all_above(table, ["d"], ["a"])
+    assert (waits.verdict, waits.reason) == ("pending", "Not all runs are recorded: 1 missing.")
+    assert judges.all_above(table, ["c"], ["b"]).verdict == "held"  # which are complete
 
 
 def test_all_above_shows_the_pair_that_decides():
@@ -164,12 +190,23 @@ def test_nearly_all_allows_for_some():
     assert judges.nearly_all(pairs, 0, NOISE).verdict == "not distinguishable"
     below = stats.paired(frame.assign(test_top1=0.0), frame, ["row"])
     assert judges.nearly_all(below, 1, NOISE).verdict == "did not hold"
-    table.loc[0, "a"] = math.nan
-    waits = judges.all_above(table, ["d"], ["a"])
-    assert (waits.verdict, waits.reason) == ("pending", "Not all runs are recorded: 1 missing.")
-    assert judges.all_above(table, ["c"], ["b"]).verdict == "held"  # which are complete
     assert judges.nearly_all(pairs, 1, None).verdict == "pending"
     assert judges.nearly_all(pairs, 5, NOISE).verdict == "not tested"  # all may be below
+
+
+@pytest.mark.parametrize(
+    ("decides", "verdict", "times"),  # one-sided p values count as often as there were choices
+    [(1.8, "held", 2), (1.6, "not distinguishable", 2),
+     (-2.2, "did not hold", 4), (-1.6, "not distinguishable", 4)],
+)  # fmt: skip
+def test_nearly_all_is_corrected_for_the_choice_of_those_that_may_be_below(decides, verdict, times):
+    frame = pd.DataFrame({"row": range(5), "test_top1": [9.0, 9.0, 9.0, decides, -9.0]})
+    pairs = stats.paired(frame, frame.assign(test_top1=0.0), ["row"])
+    found = judges.nearly_all(pairs, 1, NOISE)
+    p = student_t.sf(abs(decides) / (NOISE.sd * math.sqrt(2)), NOISE.df)
+    assert (found.verdict, found.p) == (verdict, pytest.approx(2 * times * p))
+    clear = 3 + (decides > 0)
+    assert found.reason.startswith(f"{clear} of 5 are above 0")
 
 
 def test_every_part_must_hold():
@@ -183,12 +220,16 @@ def test_every_part_must_hold():
     barely = judges.Judgement("did not hold", p=0.03, n=6)
     assert judges.every({"a": barely}).verdict == "did not hold"
     both = judges.every({"a": barely, "b": held})  # one of two: Holm's method doubles its p
-    assert (both.verdict, both.p) == ("not distinguishable", 0.06)
+    assert (both.verdict, both.p, both.n) == ("not distinguishable", 0.06, 3)
+    assert judges.every({"a": judges.Judgement("did not hold", p=0.6), "b": held}).p == 1
+    assert judges.every({"a": held, "b": judges.not_tested("Equal.")}).verdict == "not tested"
     counted = judges.every({"a": judges.fact(False, "diverged"), "b": held})  # no test, so no p
     assert (counted.verdict, counted.p) == ("did not hold", None)
     none = judges.every({"a": missing, "b": missing})
     assert (none.verdict, none.ours) == ("pending", "–")
     assert none.reason == "None of its 2 parts can be judged yet."
+    one = judges.every({"a": judges.pending(judges.UNDECIDABLE, ours="+3.0 points"), "b": missing})
+    assert (one.verdict, one.ours) == ("pending", "a +3.0 points; b –")
 
 
 def test_explains_more_tells_a_large_share_from_a_small_one():
@@ -206,6 +247,10 @@ def test_explains_more_tells_a_large_share_from_a_small_one():
 def test_explains_more_needs_a_complete_grid_that_varies_and_leaves_noise():
     grid = calibration.simulate_grid(np.random.default_rng(5), {"learning_rate": 9})
     first, *rest = calibration.LEVELS
+    lost = grid.assign(state="recorded")
+    lost.loc[3, ["state", "test_top1"]] = "diverged", math.nan
+    found = judges.explains_more(lost, "test_top1", [first], rest)
+    assert (found.verdict, found.n) == ("held", 31)  # without its partner, too
     full = grid.query("augmentation == 0 and batch_size == 0")
     few = judges.explains_more(full, "test_top1", [first], ["weight_decay"])
     assert (few.verdict, few.reason[:12]) == ("not distinguishable", "Too few runs")
