@@ -161,7 +161,7 @@ def test_a_run_beside_itself_is_said_to_be_one(results):
 def test_results_of_the_second_study_know_the_papers_runs(results):
     second = open_results("smoke", TINY, results.store.folder, "beyond")
     assert (explore.tabulate(second)["stage"] != "own").all()
-    for name in STUDY:
+    for name in (STUDY[0], STUDY[-1]):
         assert explore.find_run(second, name).run_id == explore.find_run(results, name).run_id
 
 
