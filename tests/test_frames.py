@@ -100,10 +100,22 @@ def test_predictions_have_no_labels_of_another_data_set(results, tmp_path):
     assert elsewhere.predictions(record.run_id).correct is None
 
 
-def test_describe_takes_a_stage_a_frame_and_conditions(results):
+def test_describe_says_what_stands_behind_a_stage_a_frame_and_conditions(results):
     conditions = results.select("stage1-daa1")
     said = results.describe("stage1-daa1")
     assert said == results.describe(conditions)
     assert said == results.describe(results.runs.query("stage == 'stage1-daa1'"))
     assert said.startswith("32 of 32 runs; one seed (42); ")
+    assert "not CIFAR-10" in said
+    assert "epoch chosen on the validation set" in said
     assert results.describe("interpolation").startswith("0 of 6 runs")
+
+
+def test_describe_names_the_sets_and_seeds_of_its_own_runs(tmp_path):
+    results = open_results("smoke", (), tmp_path, "beyond")
+    conditions = results.select("protocol-ablation")
+    said = results.describe(conditions)
+    assert "0 of 50 runs; up to 5 seeds a setting" in said
+    assert "epoch chosen on the test or validation set" in said
+    write_records(results.store, conditions[:1])
+    assert "1 of 50 runs; one seed (42)" in results.reread().describe(conditions)

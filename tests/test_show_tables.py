@@ -2,36 +2,15 @@
 
 import base64
 import csv
-import dataclasses
 import re
 from urllib.parse import unquote
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from conftest import make_data_record, make_record
 
 from cifarlib.formatting import fixed, signed
 from cifarlib.report import show
-from cifarlib.runs.results import open_results
-from cifarlib.runs.store import RecordStore
-from cifarlib.study import STUDIES
-
-
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("complete")
-    store = RecordStore(folder)
-    store.write(make_data_record("synthetic"))
-    for condition in open_results("smoke", [], folder).conditions:
-        store.write(make_record(condition))
-    return open_results("smoke", [], folder)
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory):
-    return open_results("smoke", [], tmp_path_factory.mktemp("empty"))
-
 
 FRAME = pd.DataFrame(
     {
@@ -167,29 +146,10 @@ def test_a_figure_is_the_same_bytes_twice_with_its_alternative_text():
     assert plt.get_fignums() == []
 
 
-def test_a_caption_says_what_stands_behind(complete, empty):
-    said = complete.describe(complete.select("stage1-base", optimizer="sgd"))
-    assert "12 of 12 runs; one seed (42)" in said
-    assert "not CIFAR-10" in said
-    assert "epoch chosen on the validation set" in said
-    assert "0 of 2 runs" in empty.describe(empty.select("stage1-long"))
-
-
-def test_a_caption_names_the_sets_and_seeds_of_its_own_runs(tmp_path):
-    results = open_results("smoke", (), tmp_path, STUDIES["beyond"])
-    conditions = results.select("protocol-ablation")
-    said = results.describe(conditions)
-    assert "0 of 50 runs; up to 5 seeds a setting" in said
-    assert "epoch chosen on the test or validation set" in said
-    one = {conditions[0].run_id: make_record(conditions[0])}
-    said = dataclasses.replace(results, records=one).describe(conditions)
-    assert "1 of 50 runs; one seed (42)" in said
-
-
 def test_a_cell_of_links_leads_to_places_in_the_report():
     places = (("Table C3", "table-C3"), ("Figure <5>", "figure-5"))
     frame = pd.DataFrame({"Claim": ["so it is"], "See": [show.Links(places)]})
-    shown = show.table(frame, "C2", "Ledger")
+    shown = show.table(frame, "C2", "Claims")
     assert '<a href="#table-C3">Table C3</a>' in shown.html
     assert '<a href="#figure-5">Figure &lt;5&gt;</a>' in shown.html
     assert shown.content["rows"] == [["so it is", "Table C3, Figure <5>"]]
