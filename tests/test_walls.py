@@ -58,14 +58,6 @@ def test_cifarlib_itself_loads_nothing():
     assert set(run_python(program).split()) <= {"cifarlib", "time"}
 
 
-@pytest.mark.integration
-def test_python_m_cifarlib_is_the_command():
-    command = [sys.executable, "-m", "cifarlib", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "cifarlib sweep" in done.stdout
-
-
 WRITTEN = """
 import importlib, os, pathlib, sys
 root, *names = sys.argv[1:]
