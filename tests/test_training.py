@@ -3,8 +3,12 @@
 That it computes what a plain PyTorch loop does is in ``test_reference.py``.
 """
 
+import copy
 import io
+import itertools
 import math
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from trainings import DAA2, MUON, SGD, change, make_inputs, short_run
 
 from cifarlib import data, metrics, training
 from cifarlib.config import RunConfig
-from cifarlib.errors import DataError
+from cifarlib.errors import DataError, RunError
 from cifarlib.models import build_model
 from cifarlib.runs.inputs import load_inputs, normalization
 from cifarlib.runs.schema import to_result
@@ -58,23 +62,23 @@ def test_the_first_published_loss_is_8_23():
 
 def test_a_run_learns_and_says_what_came_out(base):
     inputs = make_inputs(train=48, validation=20, test=20)
-    changes = {"batch_size": 16, "evaluation": {"train_every": 1, "test_every": 2}}
-    run = change(base, epochs=4, **changes)
+    changes = {"batch_size": 16, "evaluation": {"train_every": 3, "test_every": 2}}
+    run = change(base, epochs=5, **changes)
     seen = []
     fitted = fit(run, inputs, CPU, on_batch=seen.append)
     result = to_result(fitted.result)  # as a record holds it, which a validator checks
     history, chosen = result.history, result.chosen
-    assert history.epochs == 4
-    assert seen == [16, 16, 16] * 4
-    assert history.learning_rate == (None, 0.001, 0.001, 0.001, 0.001)
+    assert history.epochs == 5
+    assert seen == [16, 16, 16] * 5
+    assert history.learning_rate == (None, *[0.001] * 5)
     assert history.training_loss[0] is None
-    assert history.training_loss[4] < history.training_loss[1]
-    due = {0, 2, 4} | set(chosen.values())
-    assert {e for e in range(5) if history.test.top1[e] is not None} == due
+    assert history.training_loss[5] < history.training_loss[1]
+    due = {0, 2, 4, 5} | set(chosen.values())  # the last, too
+    assert {e for e in range(6) if history.test.top1[e] is not None} == due
     validation = history.validation
-    for epoch in range(5):
+    for epoch in range(6):
         assert validation.top1[epoch] <= validation.top2[epoch] <= validation.top3[epoch]
-    assert chosen["last"] == 4
+    assert chosen["last"] == 5
     assert validation.top1[chosen["validation"]] == max(validation.top1[1:])
     # At the chosen epochs every set is evaluated, whatever is due.
     for rule in ("validation", "test"):
@@ -201,6 +205,14 @@ def test_cuda_agrees_with_the_cpu():
     assert ours == pytest.approx(fit(base, inputs, CPU).result.history.training_loss[1:], rel=0.05)
 
 
+def test_resolve_device_takes_a_gpu_where_there_is_one_and_no_other_name():
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    assert training.resolve_device("auto") == torch.device(there)
+    assert training.resolve_device("cpu") == CPU
+    with pytest.raises(RunError, match="there is no device 'tpu'; use auto, cpu or cuda"):
+        training.resolve_device("tpu")
+
+
 # -- one ranking, and runs that diverge --------------------------------------------------------
 
 
@@ -241,36 +253,61 @@ def test_tied_logits_are_ranked_by_class_in_every_count():
     assert confidence[0] == pytest.approx(0.1)
 
 
-def lose_weights(run: training.Run, epoch: int) -> None:
-    """Spoil a run's weights when an epoch begins, as too large a step does."""
-    train = run._train_epoch
+def lose_weights(epoch: int, *, late: bool = False):
+    """Begin a run whose weights are spoilt by an epoch's first or last step, as too large a one."""
 
-    def spoiled(number, on_batch):
-        if number == epoch:
-            with torch.no_grad():
-                run.model.fc.weight.fill_(math.nan)
-        return train(number, on_batch)
-
-    run._train_epoch = spoiled
-
-
-@pytest.mark.parametrize(("lost", "trained", "chosen"), [(3, 3, {1, 2}), (1, 1, {1})])
-def test_a_run_that_diverges_ends_and_its_lost_epochs_are_never_best(
-    inputs, base, lost, trained, chosen
-):
-    def begin(*arguments):
+    def begin(*arguments) -> training.Run:
         run = training.Run(*arguments)
-        lose_weights(run, lost)
+        train = run._train_epoch
+
+        def spoiled(number, on_batch):
+            loss = train(number, on_batch) if late else None
+            if number == epoch:
+                with torch.no_grad():
+                    run.model.fc.weight.fill_(math.nan)
+            return train(number, on_batch) if loss is None else loss
+
+        run._train_epoch = spoiled
         return run
 
-    fitted = fit(change(base, epochs=5), inputs, CPU, begin=begin)
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("lost", "selection", "chosen"), [(3, "validation", {1, 2}), (1, "test", {1})]
+)
+def test_a_run_that_diverges_ends_and_its_lost_epochs_are_never_best(
+    inputs, base, lost, selection, chosen
+):
+    seldom = {"train_every": 9, "test_every": 9}
+    run = change(base, epochs=5, evaluation=seldom, protocol__selection=selection)
+    fitted = fit(run, inputs, CPU, begin=lose_weights(lost))
     history = fitted.result.history
     assert fitted.result.diverged
-    assert history.epochs == trained
+    assert history.epochs == lost
     assert history.training_loss[-1] is None
     assert history.validation.loss[-1] is None
-    assert fitted.result.chosen["validation"] in chosen
+    assert None not in (history.train.top1[-1], history.test.top1[-1])  # the last is evaluated
+    assert fitted.result.chosen[selection] in chosen
     assert fitted.result.predictions.epoch in chosen
+
+
+def test_a_run_whose_last_step_loses_the_weights_diverged(inputs, base):
+    """Its training loss is finite, its validation loss is not."""
+    fitted = fit(change(base, epochs=2), inputs, CPU, begin=lose_weights(2, late=True))
+    history = fitted.result.history
+    assert history.training_loss[2] is not None
+    assert history.validation.loss[2] is None
+    assert fitted.result.diverged
+    assert fitted.result.chosen["validation"] == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "kept"),
+    [(0.123456789, 0.1234568), (math.nan, None), (-math.inf, None), (None, None)],
+)
+def test_losses_are_kept_to_7_digits_where_they_are_finite(loss, kept):
+    assert training._finite(loss) == kept
 
 
 def test_a_lost_epoch_loses_to_a_finite_one_of_lower_accuracy(inputs, base, monkeypatch):
@@ -290,6 +327,20 @@ def test_a_lost_epoch_loses_to_a_finite_one_of_lower_accuracy(inputs, base, monk
     run.measure(2, loss=2.0)
     assert run.history["validation"]["top1"][1:] == [9, 10]
     assert run.best["validation"]["epoch"] == 1
+
+
+def test_timing_adds_up_over_epochs_and_over_the_parts_of_a_resumed_run(inputs, base, monkeypatch):
+    """By clocks that show a second more at each look."""
+    clock, processor = itertools.count(), itertools.count()
+    looks = {"perf_counter": partial(next, clock), "process_time": partial(next, processor)}
+    monkeypatch.setattr(training, "time", SimpleNamespace(**looks))
+    run = change(base, progressive_dropping=0.5)  # 16, 12 and 8 images
+    states = []
+    whole = fit(run, inputs, CPU, on_epoch=lambda state: states.append(copy.deepcopy(state)))
+    assert (whole.timing.train_s, whole.timing.images_per_s) == (3, (16 + 12 + 8) / 3)
+    assert whole.timing.cpu_s == whole.timing.train_s + whole.timing.evaluation_s
+    assert len(states) == 2  # none after the last epoch
+    assert fit(run, inputs, CPU, state=states[0]).timing == whole.timing
 
 
 def test_processor_time_is_counted(inputs, base):
