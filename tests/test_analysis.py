@@ -226,7 +226,7 @@ def test_variance_explained_is_statsmodels_type_two():
     assert ours["share"].sum() == pytest.approx(100)
 
 
-def test_runs_that_differ_in_weight_decay_alone_are_no_two_observations():
+def test_variance_explained_takes_two_weight_decays_as_one_observation():
     from scipy.stats import ttest_rel
 
     grid = calibration.simulate_grid(np.random.default_rng(1), {"learning_rate": 0.2})
@@ -245,7 +245,7 @@ def test_runs_that_differ_in_weight_decay_alone_are_no_two_observations():
     assert set(found["n"]) == {32}
 
 
-def test_seeds_are_observations_of_their_own_and_a_run_without_its_partner_is_none():
+def test_variance_explained_counts_seeds_and_leaves_out_runs_without_a_partner():
     grid = calibration.simulate_grid(np.random.default_rng(1), {"learning_rate": 5})
     names = list(calibration.LEVELS)
     seeds = pd.concat([grid.assign(seed=42), grid.assign(seed=43)])
@@ -258,7 +258,7 @@ def test_seeds_are_observations_of_their_own_and_a_run_without_its_partner_is_no
     assert set(alone["n"]) == {31}
 
 
-def test_a_grid_that_its_factors_fill_leaves_nothing_to_tell_the_noise_from():
+def test_variance_explained_has_no_noise_where_the_factors_fill_the_grid():
     grid = calibration.simulate_grid(np.random.default_rng(1), {"learning_rate": 5})
     grid = grid.query("augmentation == 0 and batch_size == 0")
     shares = stats.variance_explained(grid, "test_top1", ["learning_rate", "weight_decay"])
@@ -287,7 +287,7 @@ def test_omega_is_the_share_without_noise_and_its_interval_covers_it():
     assert excess >= 90
 
 
-def test_shares_below_0_are_said_to_be_0():
+def test_say_shares_says_0_for_a_share_below_0():
     shares = pd.DataFrame({"omega": {"learning_rate": 59.4, "weight_decay": -0.7}})
     said = stats.say_shares(shares, ["learning_rate", "weight_decay"])
     assert said == "learning rate 59, weight decay 0 %"
@@ -309,14 +309,14 @@ def test_means_have_half_of_students_interval():
     ]  # fmt: skip
 
 
-def test_noise_is_of_seeds_where_one_setting_has_them_else_of_runs():
+def test_noise_floor_says_seeds_of_one_setting_and_runs_of_several():
     runs = pd.DataFrame({"stage": "s", "name": list("aabb"), "test_top1": [50.0, 51, 60, 61]})
     sd = "0.71 points"
     assert stats.noise_floor(runs).say() == f"seed noise {sd} (σ̂ of 4 runs of 2 settings)"
     assert stats.noise_floor(runs[:2]).say() == f"seed noise {sd} (σ̂ of 2 seeds)"
 
 
-def test_a_pair_is_odd_where_it_lies_more_than_twice_as_far_apart_as_any_other():
+def test_odd_pair_lies_more_than_twice_as_far_apart_as_any_other():
     frame = pd.DataFrame({"run": range(6), "rate": [1, 1, 2, 2, 3, 3]})
     frame["test_top1"] = [50.0, 51.0, 60.0, 62.0, 23.0, 40.0]
     two, apart, most = stats.odd_pair(frame, ["rate"])

@@ -264,7 +264,7 @@ def test_colours_switch_and_are_remembered(open_page):
 @pytest.mark.parametrize(
     ("scheme", "rules"), [("light", ALL), ("light", REGION), ("dark", CONTRAST)]
 )
-def test_nothing_stands_in_the_way_of_assistive_technology(open_page, scheme, rules):
+def test_axe_finds_no_barrier_to_assistive_technology(open_page, scheme, rules):
     page = open_page(scheme=scheme)
     page.evaluate("""() => {
         for (const kind of ["run", "source", "all-runs"])
@@ -321,7 +321,7 @@ def test_without_javascript_nothing_is_missing(open_page):
     assert "Train it again: cifarlib verify --run " in run.inner_text()
 
 
-def test_it_prints_on_paper(open_page, tmp_path):
+def test_the_page_prints_on_paper(open_page, tmp_path):
     from pypdf import PdfReader
 
     open_page().pdf(path=tmp_path / "report.pdf", format="A4")

@@ -206,7 +206,7 @@ def test_the_study_past_the_paper_expands_at_every_scale(beyond, scale):
         assert set(seeds) == set(stage.seeds)
 
 
-def test_its_runs_are_the_papers_where_they_are_the_same(beyond, conditions):
+def test_runs_of_the_second_study_are_the_papers_where_they_are_the_same(beyond, conditions):
     known = {c.run_id: c.name for c in conditions}
     full = expand(beyond, load_scale("full", study=beyond))
     shared = {(c.stage, known[c.run_id]) for c in full if c.run_id in known}

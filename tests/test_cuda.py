@@ -123,7 +123,7 @@ def assert_close_in_bf16(one, other, nudged):
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("name", STEPS)
-def test_twenty_updates_equal_torchs(base, name, decay):
+def test_update_equals_torchs_over_twenty_steps(base, name, decay):
     run = change(base, optimizer=STEPS[name], weight_decay=decay, learning_rate=0.01)
     kept = MOMENTS[run.optimizer.name]
     generator = torch.Generator().manual_seed(3)
@@ -288,7 +288,7 @@ def test_a_lane_keeps_few_programs(base, inputs):
         ({"model__name": "resnet18"}, False),
     ],
 )
-def test_what_lies_in_tensors_makes_no_other_kind(base, changes, same):
+def test_kind_of_is_the_same_for_settings_that_lie_in_tensors(base, changes, same):
     assert (kind_of(change(base, **changes)) == kind_of(base)) is same
 
 
@@ -463,7 +463,7 @@ def test_graphs_are_left_out_where_the_environment_says_so(base, monkeypatch, wa
         assert lane.execution(base) == execution  # as the run's record says it
 
 
-def test_a_wrong_word_for_graphs_is_one_sentence(monkeypatch):
+def test_a_wrong_value_of_cifarlib_graphs_is_one_sentence(monkeypatch):
     monkeypatch.setenv("CIFARLIB_GRAPHS", "no")
     with pytest.raises(ConfigError, match="CIFARLIB_GRAPHS is 'no'; set it to 0"):
         lanes.graphs_are_wanted()
@@ -660,7 +660,7 @@ def on_cuda(inputs):
     return training.Inputs(*sets, inputs.mean, inputs.std)
 
 
-def test_drift_is_told_from_a_fault(base, inputs):
+def test_drift_of_a_fault_exceeds_that_of_rounding(base, inputs):
     """Of the tolerance itself: rounding passes, another learning rate does not."""
     run = change(base, precision="bf16", optimizer=SGD)
     expected = fit(run, inputs, CPU).result

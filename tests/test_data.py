@@ -228,7 +228,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tiny, server):
     assert_nothing_is_left()
 
 
-def test_a_missing_page_and_a_missing_network_are_told_apart(tiny, server):
+def test_download_distinguishes_a_missing_page_from_a_missing_network(tiny, server):
     with pytest.raises(DataError, match="404 Client Error: Not Found"):
         data.download(url=f"{server['url']}/missing", progress=False)
     with pytest.raises(DataError, match="Connection refused; check the network"):

@@ -55,7 +55,7 @@ def test_runs_that_are_missing_have_settings_and_no_outcome(results):
     ]  # fmt: skip
 
 
-def test_runs_in_training_are_told_from_pending_ones(results):
+def test_runs_in_training_are_running_and_not_pending(results):
     from cifarlib.runs.locks import lock
 
     name = results.conditions[-1].run_id

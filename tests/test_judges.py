@@ -77,7 +77,7 @@ def test_equal_holds_inside_a_margin_only():
     assert judges.equal([5.0, 5.1, 4.9], 1.0).verdict == "did not hold"
 
 
-def test_a_run_that_diverged_keeps_no_claim_pending():
+def test_judges_wait_for_no_run_that_diverged():
     """Nothing more comes of it: the others are judged, and it is not the best."""
     grid = pd.DataFrame(
         [
@@ -131,7 +131,7 @@ def test_best_is_a_test_of_two_means_with_as_many_seeds_as_each_has():
     assert found.p == pytest.approx(2 * student_t.sf(0.5 / error, NOISE.df))
 
 
-def test_several_differences_need_every_p_to_be_small_and_one_to_be_large_by_holm():
+def test_decide_needs_every_p_to_be_small_and_to_refute_one_large_by_holm():
     decided = {
         (0.024, 0.01): ("held", 0.048),
         (0.026, 0.01): ("not distinguishable", 0.052),
@@ -209,7 +209,7 @@ def test_nearly_all_is_corrected_for_the_choice_of_those_that_may_be_below(decid
     assert found.reason.startswith(f"{clear} of 5 are above 0")
 
 
-def test_every_part_must_hold():
+def test_every_needs_each_part_to_hold():
     held, failed = judges.positive([1.0, 1.1, 0.9]), judges.positive([-9.0, -9.1, -8.9])
     open_, missing = judges.positive([1.0, -1.0, 0.2]), judges.pending("No run is recorded.")
     assert judges.every({"a": held, "b": held}).verdict == "held"

@@ -33,7 +33,7 @@ def open_mixed(folder, *changes, overrides=()):
         [{"device": "a processor"}, {"device": "another"}],
     ],
 )
-def test_these_belong_together(tmp_path, changes):
+def test_find_mixtures_finds_none_in_records_that_belong_together(tmp_path, changes):
     results = open_mixed(tmp_path, *changes)
     assert mixed_provenance.find_mixtures(results) == []
     mixed_provenance.refuse_undeclared(results)

@@ -67,7 +67,7 @@ def test_data_on_the_page_are_their_record(results, soup):
     assert cells(soup, "II")[3][6] == f"{results.data.resized['bilinear'].std[1]:.6f}"
 
 
-def test_the_ledger_has_the_verdict_that_each_claims_chapter_shows(report, soup):
+def test_the_table_of_claims_has_the_verdict_that_each_claims_chapter_shows(report, soup):
     shown = read_verdicts(report / "notebooks")
     shown = shown[shown["kind"] == "claim"].set_index("id")
     rows = cells(soup, "C2")

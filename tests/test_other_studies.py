@@ -41,7 +41,7 @@ def pick_pending(opened):
     return next(c for c in others["beyond"].conditions if c.run_id not in told | {recorded.run_id})
 
 
-def test_only_recorded_runs_are_kept_and_none_of_the_papers(opened):
+def test_narrow_keeps_only_recorded_runs_and_none_of_the_papers(opened):
     kept = narrow(opened)["beyond"].conditions
     assert {c.run_id for c in kept} == {opened[2].run_id}
     pending, papers = pick_pending(opened), opened[0].conditions[3]
@@ -49,7 +49,7 @@ def test_only_recorded_runs_are_kept_and_none_of_the_papers(opened):
     assert {c.run_id for c in shown} == {opened[2].run_id, pending.run_id}
 
 
-def test_joined_studies_have_the_records_of_both(opened):
+def test_join_has_the_records_of_both_studies(opened):
     results, _, recorded = opened
     joined = other_studies.join(results, narrow(opened))
     assert set(joined.records) == {results.conditions[0].run_id, recorded.run_id}

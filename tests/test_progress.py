@@ -186,7 +186,7 @@ def test_what_a_lost_worker_trained_is_left_to_do_again(tmp_path):
     shown.close()
 
 
-def test_the_longest_runs_go_first():
+def test_makespan_begins_with_the_longest_runs():
     assert progress.makespan([3, 1, 2, 4], 1) == 10
     assert progress.makespan([3, 1, 2, 4], 2) == 5  # 4 and 1, 3 and 2
     assert progress.makespan([3, 1, 2, 4], 8) == 4

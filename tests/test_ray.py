@@ -102,7 +102,7 @@ def sweep_on(cluster, conditions, store: RecordStore, **settings) -> tuple[execu
 
 
 def workers_of(node) -> list[psutil.Process]:
-    """The processes of a node that carry out tasks."""
+    """The processes of a node that run tasks."""
     (raylet,) = node.all_processes["raylet"]
     return psutil.Process(raylet.process.pid).children(recursive=True)
 
@@ -117,7 +117,7 @@ def lose(cluster, node) -> None:
 
 
 def is_on(node, name: str) -> bool:
-    """Whether a node carries out a task."""
+    """Whether a node runs a task."""
     titles = []
     for process in workers_of(node):
         with contextlib.suppress(psutil.Error):

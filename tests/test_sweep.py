@@ -186,7 +186,7 @@ def test_a_whole_checkpoint_that_does_not_fit_is_not_taken_up(tmp_path, state, r
 
 
 @pytest.mark.parametrize("kind", ["data", "network"])
-def test_a_description_is_made_by_one_sweep_alone(tmp_path, monkeypatch, kind):
+def test_run_job_describes_once_where_two_sweeps_want_it(tmp_path, monkeypatch, kind):
     """While another makes it: busy. Once it is there: nothing to do. Leftovers go."""
     store, made, said = RecordStore(tmp_path), [], queue.SimpleQueue()
     connection = SimpleNamespace(send=said.put)
@@ -361,7 +361,7 @@ def test_the_first_seed_of_every_run_comes_before_a_second(tmp_path):
     ]
 
 
-def test_a_run_made_in_slices_equals_one_made_at_once(swept, tmp_path, conditions):
+def test_train_in_slices_gives_the_record_of_one_at_once(swept, tmp_path, conditions):
     """Each slice is out of time after its first epoch; the record is the same."""
     store, condition = tiny_store(tmp_path), conditions[2]
     arguments = condition.config, store, Settings("cpu", 1, None, time.monotonic()), lambda _: None
@@ -609,7 +609,9 @@ def test_a_second_try_has_half_the_workers(tmp_path):
         (RuntimeError("shapes differ"), "failed"),
     ],
 )
-def test_want_of_memory_is_told_from_a_fault(tmp_path, monkeypatch, conditions, error, kind):
+def test_run_job_distinguishes_a_lack_of_memory_from_a_fault(
+    tmp_path, monkeypatch, conditions, error, kind
+):
     def train(*arguments, **settings):
         raise error
 
@@ -724,7 +726,7 @@ def test_lanes_are_workers_of_one_process(in_lanes, tmp_path):
     assert len({process for given in trained_by(store).values() for process in given}) == 1
 
 
-def test_whoever_kills_the_lanes_process_is_found(in_lanes, tmp_path):
+def test_sweep_finds_the_run_that_kills_the_process_of_its_lanes(in_lanes, tmp_path):
     """What trained beside it is trained again, in processes of its own."""
     store = tiny_store(tmp_path)
     chosen = with_seeds(GOOD, DIES)
@@ -740,7 +742,7 @@ def test_whoever_kills_the_lanes_process_is_found(in_lanes, tmp_path):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_one_worker_a_core_and_several_lanes_for_a_gpu(tmp_path, monkeypatch):
+def test_choose_workers_gives_one_a_core_and_several_lanes_to_a_gpu(tmp_path, monkeypatch):
     def choose(device: str, threads: int | None = None) -> tuple[int, int]:
         executor = executors.LocalExecutor(RecordStore(tmp_path), device, None, threads)
         return executor.workers, executor.threads
@@ -761,7 +763,7 @@ def test_one_worker_a_core_and_several_lanes_for_a_gpu(tmp_path, monkeypatch):
 # ---------------------------------------------------------------------------------------------
 
 
-def test_a_data_set_is_described_from_its_images(tmp_path, monkeypatch):
+def test_describe_dataset_follows_from_the_images(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     labels = np.arange(100) % 10
     images = Images(random.integers(0, 256, (100, 3, 32, 32), dtype=np.uint8), labels)

@@ -66,7 +66,7 @@ def share_equal(one: torch.Tensor, other: torch.Tensor) -> float:
 # -- random numbers ---------------------------------------------------------------------------
 
 
-def test_distributions():
+def test_draws_have_the_distributions_that_are_configured():
     count = 100_000
     draws = draw(count, DAA2)
     rotated = draws.angles[draws.angles != 0]
@@ -81,7 +81,7 @@ def test_distributions():
     assert (torch.corrcoef(values) - torch.eye(4)).abs().max() < 0.02
 
 
-def test_a_kind_of_draw_does_not_depend_on_the_others():
+def test_draws_of_one_kind_do_not_depend_on_the_others():
     one, other = draw(100, DAA1), draw(100, DAA2)
     assert torch.equal(one.top, other.top)
     assert torch.equal(one.flip, other.flip)

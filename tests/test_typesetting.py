@@ -93,7 +93,7 @@ def test_a_long_table_goes_on_with_its_head_on_the_next_page():
     assert all("Run Test" in " ".join(page.split()) for page in pages)
 
 
-def test_none_stands_above_its_predecessor():
+def test_tables_and_figures_stay_in_their_order():
     # A high one goes to the foot of its page; the next one would have room above it.
     tables = [shown(show_table(number, rows)) for number, rows in (("IV", 15), ("V", 2), ("VI", 2))]
     figures = [shown(show_figure(number=f"{n}", height=5 if n == 1 else 1)) for n in (1, 2, 3)]
@@ -293,12 +293,12 @@ def test_verdicts_are_summed_up(results):
         assert words in text_of(pdf)
 
 
-def test_the_same_records_give_the_same_bytes(whole):
+def test_the_same_records_give_the_same_pdf(whole):
     cells = ["# One\n\n$x$", shown(show_table()), shown(show_figure()), shown({"image/png": PNG})]
     assert set_pdf(*cells, front=whole) == set_pdf(*cells, front=whole)
 
 
-def test_it_is_accessible_and_carries_its_fonts(whole):
+def test_the_pdf_is_accessible_and_carries_its_fonts(whole):
     reader = read(set_pdf("# One", shown(show_table()), shown(show_figure()), front=whole))
     root = reader.trailer["/Root"]
     assert root["/MarkInfo"]["/Marked"]

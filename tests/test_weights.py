@@ -50,7 +50,7 @@ def trained(base, tmp_path_factory) -> tuple[RecordStore, RunRecord]:
 
 
 def averaged(config: RunConfig) -> RunConfig:
-    """In bf16, evaluated by averaged weights, from the last epoch, with flips told apart."""
+    """In bf16, evaluated by averaged weights, from the last epoch, with flips counted."""
     return config.model_copy(
         update={
             "precision": "bf16",
@@ -126,7 +126,7 @@ def kept() -> KeptWeights:
     return KeptWeights({"fc.weight": values}, (0.5, 0.4, 0.3), (0.25, 0.24, 0.23))
 
 
-def test_what_was_written_is_read(kept, tmp_path):
+def test_read_weights_gives_what_was_written(kept, tmp_path):
     path = tmp_path / "weights" / "0123.pt"
     write_weights(path, kept)
     found = read_weights(path)
@@ -143,7 +143,7 @@ def test_weights_of_another_run_are_refused(kept, tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"run_id": "0123"}, {1, 2}, eval])
-def test_no_code_and_nothing_else_is_read_from_a_file(content, tmp_path):
+def test_read_weights_refuses_code_and_other_content(content, tmp_path):
     buffer = io.BytesIO()
     torch.save(content, buffer)
     raw = buffer.getvalue()
