@@ -12,13 +12,14 @@ import sys
 import threading
 import tomllib
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import packages_distributions
 
 import numpy as np
 import pytest
 import torch
 from conftest import DEADLINE, make_record, tiny_conditions, tiny_store
-from trainings import DAA2, MUON, SGD, change, make_inputs, short_run
+from trainings import DAA2, MUON, SGD, change, make_inputs, on_cuda, short_run
 
 from cifarlib import paths, training
 from cifarlib.config import ModelConfig
@@ -477,18 +478,13 @@ def test_a_wrong_value_of_cifarlib_graphs_is_one_sentence(monkeypatch):
 def test_lanes_side_by_side_decide_no_result(base, inputs):
     runs = [change(base, seed=seed, dropout=0.2, epochs=1) for seed in (1, 2, 3)]
     alone = [fit_in(make_lane(), run, inputs).result for run in runs]
-    turn, together = threading.Lock(), [None] * 3
+    turn = threading.Lock()
 
-    def work(index):
-        lane = Lane(CPU, turn, graphs=False)
-        together[index] = fit_in(lane, runs[index], inputs).result
+    def work(run):
+        return fit_in(Lane(CPU, turn, graphs=False), run, inputs).result
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
-    assert together == alone
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, runs)) == alone
 
 
 def test_room_is_given_in_the_order_of_asking():
@@ -652,14 +648,6 @@ def test_a_gpu_machine_needs_few_packages():
     )
 
 
-def on_cuda(inputs):
-    def move(images):
-        return training.ImageSet(images.images.cuda(), images.labels.cuda())
-
-    sets = (move(inputs.train), move(inputs.validation), move(inputs.test))
-    return training.Inputs(*sets, inputs.mean, inputs.std)
-
-
 def test_drift_of_a_fault_exceeds_that_of_rounding(base, inputs):
     """Of the tolerance itself: rounding passes, another learning rate does not."""
     run = change(base, precision="bf16", optimizer=SGD)
@@ -725,19 +713,15 @@ def test_lanes_of_graphs_side_by_side_equal_single_ones(base):
     ]
     alone = [fit_in(Lane(device, threading.Lock(), graphs=True), r, inputs).result for r in runs]
     nudged = [fit(run, inputs, device, begin=NudgedRun).result for run in runs]
-    card, results = Card(device, 80e9, graphs=True), {}
+    card = Card(device, 80e9, graphs=True)
 
     def work(run):
         with card.lane(run) as lane:
-            results[run.seed] = fit_in(lane, run, inputs).result
+            return fit_in(lane, run, inputs).result
 
-    threads = [threading.Thread(target=work, args=(run,)) for run in runs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
-    for run, single, other in zip(runs, alone, nudged, strict=True):
-        assert_close_in_bf16(results[run.seed], single, other)
+    with ThreadPoolExecutor(4) as pool:
+        for found, single, other in zip(pool.map(work, runs), alone, nudged, strict=True):
+            assert_close_in_bf16(found, single, other)
 
 
 @needs_cuda

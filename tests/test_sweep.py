@@ -10,10 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -671,17 +672,10 @@ def test_a_worker_that_never_looks_up_dies_with_its_sweep(tmp_path):
 def test_two_sweeps_share_the_work(made_up, tmp_path):
     store = tiny_store(tmp_path)
     chosen = with_seeds(*range(MEETS_ANOTHER, MEETS_ANOTHER + 6))
-    outcomes = []
-
-    def one():
-        outcomes.append(sweep.sweep(chosen, store, device="cpu", workers=1, threads=1))
-
-    pair = [threading.Thread(target=one) for _ in range(2)]
-    for thread in pair:
-        thread.start()
-    for thread in pair:
-        thread.join(DEADLINE)
-    assert [outcome.failed for outcome in outcomes] == [{}, {}]
+    one = partial(sweep.sweep, chosen, store, device="cpu", workers=1, threads=1)
+    with ThreadPoolExecutor(2) as pool:
+        pair = [pool.submit(one), pool.submit(one)]
+    assert [sweeping.result().failed for sweeping in pair] == [{}, {}]
     trained = [line.split()[1] for line in (tmp_path / "trained.log").open()]
     assert sorted(trained) == sorted(c.run_id for c in chosen)
     assert results(store, chosen) == [make_record(c).result for c in chosen]

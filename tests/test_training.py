@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trainings import DAA2, MUON, SGD, change, make_inputs, short_run
+from trainings import DAA2, MUON, SGD, change, make_inputs, on_cuda, short_run
 
 from cifarlib import data, metrics, training
 from cifarlib.config import RunConfig
@@ -23,7 +23,7 @@ from cifarlib.models import build_model
 from cifarlib.runs.inputs import load_inputs, normalization
 from cifarlib.runs.schema import to_result
 from cifarlib.study import expand, load_scale, load_study
-from cifarlib.training import ImageSet, Inputs, fit
+from cifarlib.training import fit
 
 pytestmark = pytest.mark.integration
 
@@ -192,16 +192,8 @@ def test_a_resumed_run_is_bit_identical(inputs, base, options):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_cuda_agrees_with_the_cpu():
     inputs, base = make_inputs(), short_run()
-    device = torch.device("cuda")
-    there = Inputs(
-        *(
-            ImageSet(s.images.to(device), s.labels.to(device))
-            for s in (inputs.train, inputs.validation, inputs.test)
-        ),
-        inputs.mean,
-        inputs.std,
-    )
-    ours = fit(base, there, device).result.history.training_loss[1:]
+    there = fit(base, on_cuda(inputs), torch.device("cuda"))
+    ours = there.result.history.training_loss[1:]
     assert ours == pytest.approx(fit(base, inputs, CPU).result.history.training_loss[1:], rel=0.05)
 
 

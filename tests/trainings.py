@@ -39,6 +39,13 @@ def make_inputs(train=96, validation=40, test=50):
     return Inputs(images(train), images(validation), images(test), mean, std)
 
 
+def on_cuda(inputs: Inputs) -> Inputs:
+    """The same inputs on the GPU."""
+    sets = (inputs.train, inputs.validation, inputs.test)
+    moved = (ImageSet(images.images.cuda(), images.labels.cuda()) for images in sets)
+    return Inputs(*moved, inputs.mean, inputs.std)
+
+
 def short_run() -> RunConfig:
     """Run 30 of the base search (AdamW, 0.001, 0.0001), shortened, in fp32."""
     scale = load_scale("smoke", ["precision=fp32", "epochs.30=3", "seeds=[1]"])
