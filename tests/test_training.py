@@ -94,6 +94,24 @@ def test_a_run_learns_and_says_what_came_out(base):
     assert fitted.timing.train_s > 0
 
 
+@pytest.mark.parametrize(("selection", "shown"), [("validation", 1), ("test", 2)])
+def test_every_set_is_evaluated_at_the_epoch_of_each_rule(base, monkeypatch, selection, shown):
+    """Validation accuracy is highest after epoch 1, test accuracy after epoch 2."""
+    counts = {10: iter([0, 9, *[1] * 9]), 12: iter([0, 1, 9, *[1] * 9])}  # by images of the set
+    monkeypatch.setattr(
+        metrics,
+        "top_k_correct",
+        lambda _, labels: (next(counts.get(len(labels), itertools.repeat(1))),) * 3,
+    )
+    seldom = {"train_every": 9, "test_every": 1}
+    run = change(base, evaluation=seldom, protocol__selection=selection)
+    fitted = fit(run, make_inputs(train=16, validation=10, test=12), CPU)
+    assert fitted.result.chosen == {"validation": 1, "test": 2, "last": 3}
+    assert None not in fitted.result.history.train.top1
+    assert fitted.result.predictions.epoch == shown
+    assert fitted.result.predictions.last_layer == fitted.weights["fc.weight"].tolist()
+
+
 # -- the switches of the two protocols --------------------------------------------------------
 
 
