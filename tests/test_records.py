@@ -58,6 +58,7 @@ def test_a_record_comes_back_as_it_was_written(store, conditions):
     data = make_data_record("synthetic")
     store.write(data)
     assert store.read_data("synthetic") == data
+    assert path.stat().st_mode & 0o777 == 0o644  # for others to read
     assert data.labels.tolist() == [i % 10 for i in range(2000)]
     assert store.read_data("cifar10") is store.read_run("0123456789abcdef") is None
 
@@ -136,6 +137,19 @@ def test_a_folder_that_cannot_be_is_a_record_error(tmp_path, record):
     assert store.read_run(record.run_id) is None
     with pytest.raises(RecordError, match="cannot be written"):
         store.write(record)
+
+
+def test_a_folder_in_place_of_a_record_is_damage_and_can_be_set_aside(store, record):
+    path = store.run_path(record.run_id)
+    path.mkdir(parents=True)
+    with pytest.raises(RecordError, match="a folder stands where the file"):
+        store.write(record)
+    assert list(store.runs.iterdir()) == [path]
+    with pytest.raises(RecordError, match=r"cannot be read \(Is a directory") as caught:
+        store.read_run(record.run_id)
+    store.set_aside(path, caught.value)  # which refuses what is unreadable at this moment only
+    store.write(record)
+    assert store.read_run(record.run_id) == record
 
 
 def test_leftovers_of_killed_processes_are_removed(store, record):
