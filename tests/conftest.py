@@ -179,16 +179,20 @@ def _where(due: list[bool], values: list) -> tuple:
     return tuple(value if now else None for now, value in zip(due, values, strict=True))
 
 
-def rewrite(store, record, change):
-    """Let a record be changed in its file by someone who puts the digest right, too."""
+def forge(record, change) -> bytes:
+    """A record after a change to its JSON by someone who puts the digest right, too."""
     content = json.loads(encode(record))
     del content["digest"]
     change(content)
     content["digest"] = files._digest(content)
+    return json.dumps(content).encode()
+
+
+def rewrite(store, record, change):
+    """Put a forged record of a run in place."""
     path = store.run_path(record.run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
+    path.write_bytes(forge(record, change))
 
 
 def make_provenance(**changed) -> Provenance:
