@@ -444,6 +444,19 @@ def make_verdicts(*verdicts, kind="claim", **values):
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def render_page(told, *html, name="06_claims.ipynb"):
+    """The parsed page of a report whose only chapter shows some HTML."""
+    from bs4 import BeautifulSoup
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+    from cifarlib.report import notebooks, page
+
+    outputs = [new_output("display_data", data={"text/html": text}) for text in html]
+    cells = [new_code_cell("show()", outputs=[output]) for output in outputs]
+    notebook = new_notebook(cells=[new_markdown_cell("# A title"), *cells])
+    return BeautifulSoup(page.make_page(notebooks.join([(name, notebook)]), told), "html.parser")
+
+
 def assemble(executed, output, told=None):
     """Write the page of executed notebooks, without the rest of a report.
 

@@ -4,16 +4,12 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from bs4 import BeautifulSoup
-from conftest import make_record, make_verdicts
-from nbformat.v4 import new_code_cell as code
-from nbformat.v4 import new_markdown_cell, new_notebook, new_output
+from conftest import make_record, make_verdicts, render_page
 
 import cifarlib as cl
 from cifarlib import paper
 from cifarlib.paper import tables as published
-from cifarlib.report import assembly as report
-from cifarlib.report import front, notebooks
+from cifarlib.report import front
 from cifarlib.report.verdicts import COLUMNS
 from cifarlib.runs import provenance
 from cifarlib.runs.results import open_results
@@ -31,13 +27,7 @@ def begun(tmp_path_factory):
 
 def show(told, *html):
     """The title page as it stands in a report whose only chapter shows some HTML."""
-    cells = [new_markdown_cell("# A title")]
-    cells += [
-        code("show()", outputs=[new_output("display_data", data={"text/html": text})])
-        for text in html
-    ]
-    notebook = notebooks.join([("06_claims.ipynb", new_notebook(cells=cells))])
-    return BeautifulSoup(report.make_page(notebook, told), "html.parser").select_one("header.front")
+    return render_page(told, *html).select_one("header.front")
 
 
 def test_verdicts_are_counted_and_the_first_claims_named(begun):

@@ -2,14 +2,11 @@
 
 import pandas as pd
 import pytest
-from bs4 import BeautifulSoup
-from conftest import SET_TINY, TINY, make_record, tiny_conditions
-from nbformat.v4 import new_markdown_cell, new_notebook
+from conftest import SET_TINY, TINY, make_record, render_page, tiny_conditions
 
 from cifarlib import cli
 from cifarlib.errors import ReportError
-from cifarlib.report import assembly as report
-from cifarlib.report import front, notebooks
+from cifarlib.report import front
 from cifarlib.runs import mixed_provenance
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
@@ -79,9 +76,8 @@ def test_the_report_says_so_in_one_line(tmp_path, capsys):
 def test_a_declared_mixture_is_on_the_title_page(tmp_path):
     results = open_mixed(tmp_path, {}, {"dirty": True}, overrides=["mixed=[dirty]"])
     mixed_provenance.refuse_undeclared(results)
-    notebook = notebooks.join([("01_data.ipynb", new_notebook(cells=[new_markdown_cell("# A")]))])
-    page = report.make_page(notebook, front.describe(results, ""))
-    banner = BeautifulSoup(page, "html.parser").select_one("header [aria-label='Mixed records']")
+    page = render_page(front.describe(results, ""))
+    banner = page.select_one("header [aria-label='Mixed records']")
     assert "1 run is with uncommitted changes" in banner.get_text()
 
 

@@ -1,13 +1,10 @@
 """Runs of studies past the paper's: listed in the report where they are recorded or shown."""
 
 import pytest
-from bs4 import BeautifulSoup
-from conftest import SET_TINY, TINY, make_record
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from conftest import SET_TINY, TINY, make_record, render_page
 
 from cifarlib import cli, paths
-from cifarlib.report import assembly as report
-from cifarlib.report import front, notebooks
+from cifarlib.report import front
 from cifarlib.runs import other_studies
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
@@ -81,10 +78,7 @@ def test_the_page_has_every_run_that_it_shows(opened):
     others = narrow(opened, {pending.run_id})
     told = front.describe(results, OPTIONS, others=others)
     links = "".join(f'<a href="#run-{c.run_id}">it</a>' for c in (recorded, pending))
-    output = new_output("display_data", data={"text/html": f"<p>{links}</p>"})
-    cells = [new_markdown_cell("# Past it"), new_code_cell("show()", outputs=[output])]
-    notebook = notebooks.join([("08_beyond.ipynb", new_notebook(cells=cells))])
-    soup = BeautifulSoup(report.make_page(notebook, told), "html.parser")
+    soup = render_page(told, f"<p>{links}</p>", name="08_beyond.ipynb")
     fold = soup.find(id=f"run-{recorded.run_id}")
     assert "another processor" in fold.get_text()
     assert "--study beyond" in fold.select_one(".again code").get_text()
