@@ -105,9 +105,8 @@ def test_rows_of_the_recipe_name_what_was_trained(full):
     stages = ("recipe-whole", "recipe-30", "recipe-200")
     configs = {c.settings["label"]: c.config for c in results.select(*stages)}
     for row, config in zip(rows, configs.values(), strict=True):
-        assert (f"cutout of {config.augmentation.cutout} pixels" in row[0]) == bool(
-            config.augmentation.cutout
-        )
+        cutout = config.augmentation.cutout
+        assert (f"cutout of {cutout} pixels" in row[0]) == bool(cutout)
         assert row[2] == str(config.epochs)
 
 

@@ -106,9 +106,8 @@ def test_damaged_inputs_are_refused_and_nothing_is_written(tmp_path, capsys):
                     missing = name == "diff" and path == record  # on both sides
                     assert cli.main(commands[name]) == (0 if missing else 2)
                     told = capsys.readouterr()
-                    assert len(told.err.splitlines()) == (
-                        4 if missing else 1
-                    )  # two folders, no page
+                    lines = 4 if missing else 1  # of two folders: damage, and no page
+                    assert len(told.err.splitlines()) == lines
                     assert str(path) in told.err + told.out
             assert list(tmp_path.rglob("*.zip")) == []
             taken = [second.run_id] if path == record else []  # the good one of the two

@@ -73,9 +73,8 @@ def test_the_extra_for_tests_installs_every_other():
 
 
 def test_constraints_are_pins_for_every_platform():
-    assert [
-        line for line in CONSTRAINTS if not re.fullmatch(r"[\w.-]+==[\w.]+", line)
-    ] == []  # none of one platform
+    others = [line for line in CONSTRAINTS if not re.fullmatch(r"[\w.-]+==[\w.]+", line)]
+    assert others == []
 
 
 def test_the_conda_environment_is_the_same(environment):
@@ -104,10 +103,8 @@ def test_documents_name_commands_and_targets_that_exist(name):
     assert commands | targets
     known = cli._parser().format_help()
     assert [command for command in commands if f"    {command}" not in known] == []
-    made = set(
-        re.findall(r"^([a-z]+):", (paths.ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
-    )
-    assert targets <= made
+    makefile = (paths.ROOT / "Makefile").read_text(encoding="utf-8")
+    assert targets <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
 
 
 # ---------------------------------------------------------------------------------------------

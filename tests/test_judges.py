@@ -81,13 +81,10 @@ def test_judges_wait_for_no_run_that_diverged():
     """Nothing more comes of it: the others are judged, and it is not the best."""
     grid = pd.DataFrame(
         [
-            {"rate": rate, "batch": batch, "seed": 42, "run_id": f"{rate}{batch}", "test_top1": top}
-            for rate, tops in enumerate(
-                [(50.0, 51.0, 50.5), (60.0, 61.0, 60.7), (70.0, 71.0, None)]
-            )
-            for batch, top in enumerate(tops)
+            {"rate": n // 3, "batch": n % 3, "seed": 42, "run_id": f"{n // 3}{n % 3}"}
+            for n in range(9)
         ]
-    )
+    ).assign(test_top1=[50.0, 51.0, 50.5, 60.0, 61.0, 60.7, 70.0, 71.0, None])
     for state, verdict in (("pending", "pending"), ("diverged", "held")):
         ended = grid["test_top1"].notna()
         runs = grid.assign(state=ended.map({True: "recorded", False: state}))

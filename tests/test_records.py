@@ -325,10 +325,7 @@ def blank(content, split: str, epoch: int) -> None:
         (lambda c: nested(c, "result", "chosen").update(best=1), "is no valid record"),
         (lambda c: nested(c, *HISTORY, "test", "top1").pop(), "columns of one length"),
         (lambda c: nested(c, *HISTORY, "test")["top2"].__setitem__(-1, 11), "counts of its images"),
-        (
-            lambda c: nested(c, *HISTORY, "learning_rate").pop(),
-            "histories of one length|at least 2",
-        ),
+        (lambda c: nested(c, *HISTORY, "learning_rate").pop(), "histories of one|at least 2"),
         (lambda c: lengthen(c), "no more epochs than were configured"),
         (lambda c: nested(c, "result", "chosen").update(validation=2), "epochs that were trained"),
         (lambda c: nested(c, "result", "chosen").pop("validation"), "epoch for each rule"),
@@ -339,10 +336,7 @@ def blank(content, split: str, epoch: int) -> None:
         (lambda c: add(c, "train", -100), "greater than or equal to 0"),
         (lambda c: add(c, "test", 1), "as many packed predictions as test images|as in the conf"),
         (lambda c: nested(c, *PREDICTIONS).update(test_classes="AAAA"), "as many packed"),
-        (
-            lambda c: nested(c, *PREDICTIONS).update(test_classes="//////8="),
-            "packed predictions as",
-        ),
+        (lambda c: nested(c, *PREDICTIONS).update(test_classes="//////8="), "predictions as in"),
         (lambda c: nested(c, *PREDICTIONS).update(test_confidence=""), "as many packed"),
         (lambda c: nested(c, *PREDICTIONS).update(last_layer="AAAA"), "last layer of 10 rows"),
         (lambda c: blank(c, "validation", 0), "a validation accuracy after every epoch"),

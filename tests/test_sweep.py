@@ -430,13 +430,9 @@ def test_the_command_begins_nothing_that_cannot_end(tmp_path, capfd):
     store = tiny_store(tmp_path)
     arguments = ["sweep", "--stage", "stage1-long", "--out", str(tmp_path), "--device", "cpu"]
     assert cli.main([*arguments, *SET_TINY, "--budget", "0.001s"]) == 0
-    assert (
-        capfd.readouterr()
-        .err.splitlines()[-1]
-        .startswith(
-            "the budget of 0.001s is used: 0 done, 0 stopped on the way, 2 not begun, about "
-        )
-    )
+    said = capfd.readouterr().err.splitlines()[-1]
+    used = "the budget of 0.001s is used: 0 done, 0 stopped on the way, 2 not begun, about "
+    assert said.startswith(used)
     assert store.run_ids() == []
 
 
