@@ -195,6 +195,12 @@ def rewrite(store, record, change):
     path.write_bytes(forge(record, change))
 
 
+def diverge(content) -> None:
+    """Change a record's JSON to that of a run that diverged, for ``rewrite``."""
+    content["result"]["history"]["training_loss"][-1] = None
+    content["result"]["diverged"] = True
+
+
 def make_provenance(**changed) -> Provenance:
     """Where a made-up record says it comes from."""
     known = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from chapters import CIFAR10, run_chapter
-from conftest import make_data_record, make_record, rewrite, write_records
+from conftest import diverge, make_data_record, make_record, rewrite, write_records
 
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
@@ -22,11 +22,6 @@ def executed(tmp_path_factory):
     results = open_results("smoke", CIFAR10, folder)
     write_records(store, results.select(*STAGES))
     lost = results.find("stage1-daa1", 1)
-
-    def diverge(content):
-        content["result"]["history"]["training_loss"][-1] = None
-        content["result"]["diverged"] = True
-
     rewrite(store, make_record(lost), diverge)
     shown = run_chapter("02_stage1.ipynb", folder, overrides=CIFAR10)
     return open_results("smoke", CIFAR10, folder), shown.verdicts

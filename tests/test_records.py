@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import (
     TINY,
+    diverge,
     forge,
     make_data_record,
     make_network_record,
@@ -18,7 +19,7 @@ from conftest import (
     write_records,
 )
 
-from cifarlib import config
+from cifarlib import config, paths
 from cifarlib.config import ENGINE, run_id
 from cifarlib.errors import ConfigError, RecordError, UnreadableError
 from cifarlib.runs import schema, sweep
@@ -385,17 +386,14 @@ def test_records_of_older_engines_can_still_be_read(store, conditions):
 
 def test_a_diverged_run_has_no_accuracy_but_its_course(store, conditions):
     record = make_record(conditions[0])
-
-    def diverge(content):
-        nested(content, *HISTORY, "training_loss")[-1] = None
-        content["result"]["diverged"] = True
-
     rewrite(store, record, diverge)
     results = open_results("smoke", TINY, store.folder)
     lost = results.diverged[record.run_id]
     assert (results.records, results.every_record) == ({}, {lost.run_id: lost})
     assert lost.accuracy("test") is None
     assert lost.accuracy("test", epoch=1) == record.accuracy("test", epoch=1)
+    assert results.predictions(record.run_id) is None
+    assert set(results.curves["run_id"]) == {record.run_id}
     row = results.runs.iloc[0]
     assert (row["state"], row["time_s"] > 0) == ("diverged", True)
     assert row[["epoch", "train_top1", "test_top3", "gap"]].isna().all()
@@ -446,12 +444,14 @@ def test_what_cannot_be_set_aside_is_said(store, record):
 def test_results_hold_what_is_recorded_and_name_what_is_damaged(store, conditions):
     write_records(store, conditions[:3])
     store.run_path(conditions[2].run_id).write_bytes(b"")
-    store.data_path("synthetic").write_bytes(b"{}")
+    for path in (store.data_path("synthetic"), store.network_path):
+        path.write_bytes(b"{}")
     results = open_results("smoke", TINY, store.folder)
     assert results.conditions == conditions
     assert list(results.records) == [c.run_id for c in conditions[:2]]
-    assert results.data is None
-    assert len(results.faults) == 2
+    assert results.data is results.network is None
+    assert len(results.faults) == 3
+    assert repr(results) == f"<Results of scale smoke: 2 of 120 runs in {store.folder}>"
     assert results.record(conditions[0]) == make_record(conditions[0])
     assert results.record(conditions[2]) is None
 
@@ -463,6 +463,37 @@ def test_a_condition_is_found_by_the_papers_run_number(store):
     assert results.find("stage2-dropout", 9, dropout=0.5).config.dropout == 0.5
     with pytest.raises(ConfigError, match="no run 37"):
         results.find("stage1-base", 37)
+
+
+def test_absolute_takes_the_papers_own_budget_where_all_of_its_runs_have_ended(tmp_path):
+    """A run that diverged has ended."""
+    full = open_results("full", build=tmp_path / "full")
+    first, second = map(make_record, full.select("stage1-long"))
+    full.store.write(first)
+    for scale in ("lite", "full"):
+        lite = open_results("lite", build=tmp_path / "lite")
+        chosen, runs = lite.absolute("stage == 'stage1-long'")
+        assert chosen.scale_name == scale
+        assert sorted(runs["run_id"]) == sorted(c.run_id for c in chosen.select("stage1-long"))
+        rewrite(full.store, second, diverge)
+
+
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [
+        ("seeds=[1]", "corrected"),
+        ("protocol=published", "published"),
+        ("protocol.shuffle=false", "custom"),
+    ],
+)
+def test_results_name_the_protocol_of_their_scale(store, override, name):
+    assert open_results("smoke", [override], store.folder).protocol == name
+
+
+def test_results_of_a_scales_file_stand_in_the_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    opened = open_results(paths.PARAMS / "smoke.yaml")
+    assert (opened.scale_name, opened.store.folder) == ("smoke", tmp_path / "smoke")
 
 
 def test_the_reported_epoch_follows_the_protocol(record):

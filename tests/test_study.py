@@ -353,7 +353,7 @@ def test_an_edited_study_changes_nothing_of_the_papers(recorded, unedited, tmp_p
 def test_conditions_of_ones_own_do_not_count_as_the_papers(tmp_path):
     results = open_results("lite", LITE, tmp_path, write(tmp_path, add_rate))
     assert results.runs["name"].nunique() == 120
-    assert len(results.conditions) > 120
+    assert len(results.known) == len(results.conditions) > 120
 
 
 def test_what_the_study_leaves_out_is_pending_and_can_be_named(tmp_path):
@@ -364,6 +364,12 @@ def test_what_the_study_leaves_out_is_pending_and_can_be_named(tmp_path):
     assert condition == results.find("stage1-daa1", 13)
     assert condition in results.known
     assert results.runs.query("stage == 'stage1-daa1'")["state"].eq("pending").sum() == 32
+
+
+def test_stages_are_the_papers_also_where_the_study_leaves_one_out(tmp_path):
+    whole = open_results("lite", LITE, tmp_path).stages
+    results = open_results("lite", LITE, tmp_path, write(tmp_path, drop_stage))
+    assert results.stages == whole | {"interpolation": "interpolation"}  # by its name
 
 
 def test_a_condition_of_ones_own_is_trained_by_its_name(tmp_path, made_up, capsys):
