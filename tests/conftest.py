@@ -21,7 +21,7 @@ import torch
 from faults import InlineExecutor
 from golden import compare
 
-from cifarlib import paths
+from cifarlib import paths, training
 from cifarlib.config import DATASETS, ENGINE, SPLITS, run_id
 from cifarlib.errors import DataError
 from cifarlib.runs import executors, locks, sweep, worker
@@ -322,6 +322,7 @@ def serve_made_up(connections, folder, settings):
         return record
 
     worker.train = train
+    training.resolve_device = lambda name: torch.device("cpu")
     worker.serve(connections, folder, settings)
 
 

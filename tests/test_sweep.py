@@ -744,8 +744,21 @@ def test_choose_workers_gives_one_a_core_and_several_lanes_to_a_gpu(tmp_path, mo
     assert choose("cuda") == (LANES, 8)
     monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
     assert choose("auto") == (LANES, 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert choose("auto") == (8, 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(Path, "exists", lambda path: False)
     assert choose("auto") == (8, 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a CUDA device")
+@pytest.mark.usefixtures("forked")
+def test_no_run_falls_back_to_the_processor_in_a_process_that_others_share(tmp_path, monkeypatch):
+    """Such as where a driver is installed, but a torch without CUDA."""
+    monkeypatch.setattr(executors, "uses_cuda", lambda device: True)
+    chosen = tiny_conditions("stage1-daa1/7", "stage1-daa1/13")
+    with pytest.raises(CifarlibError, match="torch finds none here; use --device cpu"):
+        sweep.sweep(chosen, tiny_store(tmp_path), workers=2)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -212,10 +212,12 @@ class LocalExecutor(Executor):
         extras.require("torch", "torchvision")  # once, before every worker process fails for it
         super().__init__(*arguments)
         self.pool: list[_Worker] = []
-        self.one_process = uses_cuda(self.device)
+        self.one_process = self.device == "cuda"
 
     def choose_workers(self, workers: int | None, threads: int | None) -> tuple[int, int]:
-        if uses_cuda(self.device):
+        # By name: runs of one process that fell back to the CPU would share torch's generator.
+        self.device = "cuda" if uses_cuda(self.device) else "cpu"
+        if self.device == "cuda":
             return workers or LANES, threads or cores()
         threads = threads or 1
         return workers or max(1, cores() // threads), threads
@@ -223,9 +225,9 @@ class LocalExecutor(Executor):
     @property
     def share(self) -> int:  # type: ignore[override]
         """On the processor, what its cores could carry, even if there are fewer workers."""
-        return (
-            self.workers if uses_cuda(self.device) else max(self.workers, cores() // self.threads)
-        )
+        if self.device == "cuda":
+            return self.workers
+        return max(self.workers, cores() // self.threads)
 
     def hand_out(self) -> None:
         self._fit_pool()

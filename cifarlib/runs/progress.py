@@ -147,7 +147,9 @@ def learn_prices(records: Iterable[RunRecord], store: RecordStore, device: str =
 
 def uses_cuda(device: str) -> bool:
     """Whether ``auto``, ``cpu`` or ``cuda`` means a CUDA device here, told without torch."""
-    return device == "cuda" or (device == "auto" and Path("/dev/nvidiactl").exists())
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    found = not hidden and Path("/dev/nvidiactl").exists()
+    return device == "cuda" or (device == "auto" and found)
 
 
 def makespan(seconds: Iterable[float], machines: int) -> float:
