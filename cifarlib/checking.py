@@ -8,7 +8,6 @@ import json
 import os
 import re
 import stat
-import types
 import typing
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pydantic
 import yaml
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 from cifarlib import paths
 from cifarlib.errors import ConfigError, UnreadableError
@@ -252,21 +252,19 @@ def _field_names(model: type[BaseModel], location: list[str]) -> set[str]:
     """The keys that the models at a place know; a union's tag in the place is passed over."""
     models = {model}
     for part in location:
-        inner = set()
-        for candidate in models:
-            for name, field in candidate.model_fields.items():
-                if part == (field.alias or name):
-                    inner |= _models_in(field.annotation)
-        models = inner or models
-    return {field.alias or name for m in models for name, field in m.model_fields.items()}
+        inner = (fields[part].annotation for fields in map(_fields, models) if part in fields)
+        models = set().union(*map(_models_in, inner)) or models
+    return set().union(*map(_fields, models))
+
+
+def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
 def _models_in(annotation: Any) -> set[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
-    if isinstance(annotation, types.GenericAlias | types.UnionType) or typing.get_args(annotation):
-        return set().union(*(_models_in(part) for part in typing.get_args(annotation)), set())
-    return set()
+    return set().union(*map(_models_in, typing.get_args(annotation)))
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
