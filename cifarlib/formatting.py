@@ -8,20 +8,15 @@ Formatter = Callable[[float], str]
 
 def fixed(decimals: int) -> Formatter:
     """Formats a number with a true minus: 12.3, −0.4."""
-
-    def form(value: float) -> str:
-        text = f"{value:.{decimals}f}"
-        return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
-
-    return form
+    return lambda value: f"{value:z.{decimals}f}".replace("-", "−")
 
 
 def signed(decimals: int) -> Formatter:
     """Formats a difference: +1.2, −0.4, 0.0."""
 
     def form(value: float) -> str:
-        text = f"{value:+.{decimals}f}".replace("-", "−")
-        return text[1:] if float(f"{value:.{decimals}f}") == 0 else text
+        text = f"{value:+z.{decimals}f}"
+        return text[1:] if float(text) == 0 else text.replace("-", "−")
 
     return form
 
