@@ -154,9 +154,6 @@ def download(
     if not info.real:
         return find(name)
     target = Path(root) / info.folder if root else _locate(info)[0] or paths.DATA / info.folder
-    with contextlib.suppress(DataError):
-        verify(info, target)
-        return target
     return _put(info, target, lambda folder: _fetch(info, folder, url, md5, progress))
 
 
@@ -202,9 +199,6 @@ def install(name: str, root: Path, read: Callable[[str], bytes]) -> Path:
         for file in info.files:
             (folder / file).write_bytes(read(file))
 
-    with contextlib.suppress(DataError):
-        verify(info, target)
-        return target
     return _put(info, target, write)
 
 
@@ -214,8 +208,12 @@ DAY = 24 * 3600  # s
 def _put(info: DatasetInfo, target: Path, write: Callable[[Path], None]) -> Path:
     """Let a function write a data set's files into a new folder; verified, they move into place.
 
-    Of several processes at once, one's result stays. What a killed one left is removed a day later.
+    A good copy there is left alone. Of several processes at once, one's result stays. What a killed
+    one left is removed a day later.
     """
+    with contextlib.suppress(DataError):
+        verify(info, target)
+        return target
     place = target if target.is_dir() else target.parent
     try:
         place.mkdir(parents=True, exist_ok=True)
