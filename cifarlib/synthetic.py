@@ -15,7 +15,8 @@ import numpy as np
 
 from cifarlib.config import DATASETS
 
-CLASSES = DATASETS["synthetic"].classes
+INFO = DATASETS["synthetic"]
+CLASSES = INFO.classes
 
 BATCH_IMAGES = 2000
 SIDE = 32  # pixels
@@ -26,16 +27,15 @@ CONTRAST = (16, 100)  # grey levels between a shape and its background, least an
 DARK = 15  # % of the shapes are darker than their background
 NOISE = (20, 100)  # in 256ths of ``_Random.noise``: standard deviation 8 to 41 grey levels
 
-FILES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5")
-
 
 def write(folder: Path) -> None:
     """Write all files of the data set into a new folder."""
     folder.mkdir()
-    for number, name in enumerate((*FILES, "test_batch")):
+    files = [*INFO.train_files, *INFO.test_files]
+    for number, name in enumerate(files):
         images, labels = draw(BATCH_IMAGES, stream=number)
         content = {
-            b"batch_label": f"generated batch {number + 1} of {len(FILES) + 1}".encode(),
+            b"batch_label": f"generated batch {number + 1} of {len(files)}".encode(),
             b"labels": labels.tolist(),
             b"data": images.tobytes(),  # plain bytes: an array's pickle differs between NumPys
             b"filenames": [
