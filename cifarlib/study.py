@@ -224,7 +224,7 @@ def load_study(study: Path | str | None = None) -> Study:
             "cifarlib's repository; clone it and run the command there"
         )
     content = read_yaml(path)
-    if isinstance(content, dict) and path not in STUDIES.values():
+    if path not in STUDIES.values():
         content = {"presets": {}, "defaults": load_study("beyond").defaults} | content
         if isinstance(content["presets"], dict):
             content["presets"] = merge_presets(content["presets"])
@@ -273,14 +273,13 @@ def split_overrides(overrides: str | typing.Sequence[str]) -> tuple[str, ...]:
 
 
 def load_scale(
-    name: str, overrides: str | typing.Sequence[str] = (), study: Study | None = None
+    name: str, overrides: typing.Sequence[str] = (), study: Study | None = None
 ) -> Scale:
     """Read and check a scale by name, or by the path of a YAML file.
 
     ``overrides`` are ``key=value`` strings with dotted keys, ``data.train_size=2000``; values
     are YAML. ``protocol`` may be the name of a preset of ``study``.
     """
-    overrides = split_overrides(overrides)
     study = study or load_study()
     path = Path(name) if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
     if not path.is_file():
@@ -448,7 +447,7 @@ def _stage_points(
     study: Study,
     name: str,
     paper: "_Paper",
-    exact: dict[str, Any] | None = None,
+    exact: dict[str, Any],
     visited: tuple[str, ...] = (),
 ) -> list[_Point]:
     """The conditions of a stage; ``exact`` is what it says for one scale alone."""
@@ -484,7 +483,6 @@ def _stage_points(
             for run in stage.from_.runs
             for point in points
         ]
-    exact = exact or {}
     if name in paper.stages:
         return [paper.place(study, name, settings, exact) for _, settings, _ in found]
     return [
@@ -506,7 +504,7 @@ def _bases(
     if source in paper.stages:
         bases = {point.run: study.defaults | point.settings for point in paper.points(source)}
     if source in study.stages:
-        for point in _stage_points(study, source, paper, visited=(*visited, name)):
+        for point in _stage_points(study, source, paper, {}, (*visited, name)):
             bases[point.run] = point.settings
     if missing := [run for run in reference.runs if run not in bases]:
         raise ConfigError(
