@@ -392,18 +392,17 @@ def _check_study(options: Options) -> int:
     results = _open(options)
     if str(options.study).endswith((".yaml", ".yml")):
         place(results.store.folder, Path(options.study).stem, "rename the file")
-    state = results.store.state
     prices = learn_prices(results.every_record.values(), results.store)
     for stage in results.study.stages:
         print(f"{stage}: {results.title(stage)}")
         for condition in {c.run_id: c for c in results.conditions if c.stage == stage}.values():
             done = "recorded" if condition.run_id in results.every_record else ""
-            left = prices.left({condition.run_id: condition.config}, state)
+            left = prices.left({condition.run_id: condition.config}, results.store)
             cost = done or f"about {duration(left)}"
             print(f"  {condition.name}, seed {condition.config.seed}: {cost}")
     runs = {c.run_id: c.config for c in results.conditions}
     missing = {name: c for name, c in runs.items() if name not in results.every_record}
-    left = prices.left(missing, state)
+    left = prices.left(missing, results.store)
     print(f"{len(runs)} runs, {len(missing)} of them to train: about {duration(left)}")
     return 0
 

@@ -122,7 +122,7 @@ def test_complete_shows_what_another_process_trains(results, capsys):
 def test_a_person_sees_a_bar_for_each_running_run(results, monkeypatch):
     monkeypatch.setattr("cifarlib.runs.display.is_watched", lambda: True)
     jobs = [RunJob(c.run_id, c.name, c.config) for c in results.select(LONG)]
-    shown = Display(jobs, 0, Prices(), 2, 1.0, results.store.state)
+    shown = Display(jobs, 0, Prices(), 2, 1.0, results.store)
     shown.advance(jobs[0], 20)
     shown.epoch(jobs[0], 1, 31.25)
     (bar,) = shown.bars.values()

@@ -10,7 +10,7 @@ from cifarlib import models
 from cifarlib.config import ModelConfig
 from cifarlib.runs import locks, progress
 from cifarlib.runs.display import Display
-from cifarlib.runs.store import RecordStore
+from cifarlib.runs.store import DIGEST_BYTES, EPOCH_BYTES, RecordStore
 from cifarlib.runs.worker import DescribeJob, RunJob
 
 
@@ -44,7 +44,7 @@ def test_what_a_checkpoint_holds_is_not_paid_again(tmp_path, epoch, left):
     (condition,) = tiny_conditions("stage1-long/9")
     (whole,) = progress.status([condition], store)
     store.state.mkdir(parents=True)
-    head = bytes(progress.DIGEST_BYTES) + epoch.to_bytes(progress.EPOCH_BYTES, "big")
+    head = bytes(DIGEST_BYTES) + epoch.to_bytes(EPOCH_BYTES, "big")
     (store.state / f"{condition.run_id}.pt").write_bytes(head)
     (rest,) = progress.status([condition], store)
     assert rest.seconds_left == pytest.approx(left * whole.seconds_left)
@@ -154,10 +154,10 @@ def test_durations_are_said_as_a_person_does(seconds, text):
 
 def test_a_sweep_says_at_once_what_it_does_before_the_first_run(tmp_path, capsys):
     jobs = [DescribeJob("data set cifar10", "cifar10"), DescribeJob("residual network")]
-    Display(jobs, 0, progress.Prices(), 1, 1, tmp_path).close()
+    Display(jobs, 0, progress.Prices(), 1, 1, RecordStore(tmp_path)).close()
     said = capsys.readouterr().err.splitlines()
     assert said[-1].endswith("may take a minute: data set cifar10, residual network")
-    Display([], 0, progress.Prices(), 1, 1, tmp_path).close()
+    Display([], 0, progress.Prices(), 1, 1, RecordStore(tmp_path)).close()
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -165,7 +165,7 @@ def test_a_sweep_says_at_once_what_it_does_before_the_first_run(tmp_path, capsys
 def test_what_is_left_follows_the_sweeps_own_pace(tmp_path, spent, left):
     conditions = tiny_conditions("stage1-long/9", "stage1-long/13")
     jobs = [RunJob(c.run_id, c.name, c.config) for c in conditions]
-    shown = Display(jobs, 0, progress.Prices(), 1, 1.0, tmp_path)
+    shown = Display(jobs, 0, progress.Prices(), 1, 1.0, RecordStore(tmp_path))
     priced = shown.seconds_left()
     config = jobs[0].config
     shown.images[jobs[0].run_id] = config.epochs * config.data.train_size  # half of the work
@@ -177,7 +177,7 @@ def test_what_is_left_follows_the_sweeps_own_pace(tmp_path, spent, left):
 def test_what_a_lost_worker_trained_is_left_to_do_again(tmp_path):
     (condition,) = tiny_conditions("stage1-long/9")
     job = RunJob(condition.run_id, condition.name, condition.config)
-    shown = Display([job], 0, progress.Prices(), 1, 1.0, tmp_path)
+    shown = Display([job], 0, progress.Prices(), 1, 1.0, RecordStore(tmp_path))
     priced = shown.seconds_left()
     shown.advance(job, condition.config.data.train_size)
     assert shown.seconds_left() < priced

@@ -25,7 +25,6 @@ from cifarlib import cli, data
 from cifarlib.config import DATASETS
 from cifarlib.errors import DataError, RunError
 from cifarlib.runs import checkpoints, executors, progress, ray_executor, sweep, worker
-from cifarlib.runs.progress import checkpoint_epoch
 from cifarlib.runs.ray_executor import RayExecutor, gpu_share
 from cifarlib.runs.ray_node import Desk, serve_task
 from cifarlib.runs.store import RecordStore
@@ -213,7 +212,7 @@ def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_p
         if left := [*store.state.iterdir()]:
             break
     (checkpoint,) = left  # and no lock
-    epoch = checkpoint_epoch(checkpoint)
+    epoch = store.checkpoint_epoch(checkpoint.stem)
     at_border = f"{long.name}: stopped after epoch {epoch} of 500, its checkpoint is kept"
     too_busy = f"{long.name}: stopped within an epoch"  # whose node was too slow to say so in time
     assert said[-1] in (at_border, too_busy)
@@ -225,7 +224,7 @@ def test_a_sweep_in_slices_ends_in_time_and_goes_on_here_or_there(cluster, tmp_p
             conditions, store, device="cpu", threads=1, workers=1, deadline=deadline
         )
     assert (outcome.stopped, outcome.left) == ([long.name], [other.name])
-    assert checkpoint_epoch(checkpoint) > epoch
+    assert store.checkpoint_epoch(checkpoint.stem) > epoch
 
 
 @needs_ray

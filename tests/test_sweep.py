@@ -61,7 +61,7 @@ from cifarlib.runs import (
 )
 from cifarlib.runs.budget import BORDER, Budget
 from cifarlib.runs.executors import LANES, Outcome
-from cifarlib.runs.progress import Prices, checkpoint_epoch, parse_budget
+from cifarlib.runs.progress import Prices, parse_budget
 from cifarlib.runs.provenance import of_this_process
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import SAFETY, Checkpointer, OutOfTimeError, RunJob, Settings
@@ -318,7 +318,7 @@ def begin(path: Path, epoch: int, state=None) -> None:
     owner = path.with_stem(state["run_id"]) if "run_id" in state else path
     checkpoints.write_checkpoint(owner, state | {"history": history})
     owner.replace(path)
-    assert checkpoint_epoch(path) == epoch
+    assert RecordStore(path.parent.parent).checkpoint_epoch(path.stem) == epoch
 
 
 def test_without_a_budget_jobs_are_taken_as_they_come(tmp_path):
@@ -369,7 +369,7 @@ def test_train_in_slices_gives_the_record_of_one_at_once(swept, tmp_path, condit
     for epoch in (1, 2):
         with pytest.raises(worker.OutOfTimeError, match=f"stopped after epoch {epoch} of 3"):
             worker.train(*arguments)
-        assert checkpoint_epoch(store.state / f"{condition.run_id}.pt") == epoch
+        assert store.checkpoint_epoch(condition.run_id) == epoch
     record = worker.train(*arguments)
     assert record.result == swept[0].read_run(condition.run_id).result
     assert (record.provenance.resumed, record.provenance.changes) == (2, ())

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 
-from cifarlib.runs.progress import Prices, checkpoint_epoch
+from cifarlib.runs.progress import Prices
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import SAFETY, Job, RunJob
 
@@ -62,7 +62,7 @@ class Budget:
         """
         if not isinstance(job, RunJob):
             return 0.0, 0.0, 0
-        done = checkpoint_epoch(self.store.state / f"{job.run_id}.pt")
+        done = self.store.checkpoint_epoch(job.run_id)
         slower = SAFETY * self.share
         epoch = slower * self.prices.seconds(job.config) / job.config.epochs
         return slower * self.prices.rest(job.config, done), epoch, done

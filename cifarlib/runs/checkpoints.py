@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib.checking import read_bytes
-from cifarlib.runs.progress import DIGEST_BYTES, EPOCH_BYTES
 from cifarlib.runs.schema import Provenance
-from cifarlib.runs.store import RecordStore, unreadable, write_atomically
+from cifarlib.runs.store import DIGEST_BYTES, EPOCH_BYTES, RecordStore, unreadable, write_atomically
 
 SALT = b"checkpoint 2"  # of the digest
 PARTS = {"model", "optimizer", "history", "best", "seconds", "resumed"}  # of a run's state

@@ -7,15 +7,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from cifarlib.config import RunConfig
 from cifarlib.runs.parameters import find_shell
-from cifarlib.runs.progress import Prices, checkpoint_epoch, duration
+from cifarlib.runs.progress import Prices, duration
 from cifarlib.runs.schema import RunRecord
+from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import Job, Record, RunJob
 
 SETTLED = 60.0  # s after which a sweep's own pace tells what is left
@@ -46,13 +46,13 @@ class Display:
         prices: Prices,
         workers: int,
         slowness: float,
-        state: Path,
+        store: RecordStore,
     ):
         runs = [job for job in jobs if isinstance(job, RunJob)]
         self.finished, self.total = finished, finished + len(runs)
         self.prices, self.slowness = prices, slowness
         self.left = {job.run_id: job.config for job in runs}
-        self.state = state
+        self.store = store
         self.images: Counter[str] = Counter()  # trained, by run id; here and by earlier sweeps
         for job in runs:
             self._count_images(job)
@@ -145,7 +145,7 @@ class Display:
         self.bar.set_description_str(f"{self.finished} of {self.total} runs, about {left} left")
 
     def _count_images(self, job: RunJob) -> None:
-        epochs = checkpoint_epoch(self.state / f"{job.run_id}.pt")
+        epochs = self.store.checkpoint_epoch(job.run_id)
         self.images[job.run_id] = epochs * job.config.data.train_size
 
     def _find_bar(self, job: RunJob) -> Any:

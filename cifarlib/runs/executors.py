@@ -101,7 +101,7 @@ class Executor(abc.ABC):
         checkpoints = self.checkpoint_every != 0
         self.budget = Budget(deadline, self.store, prices, self.share, checkpoints, self.lag)
         slowness = self.share / self.workers
-        self.display = Display(jobs, len(records), prices, self.workers, slowness, self.store.state)
+        self.display = Display(jobs, len(records), prices, self.workers, slowness, self.store)
         try:
             while True:
                 self.hand_out()

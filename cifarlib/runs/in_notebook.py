@@ -15,14 +15,7 @@ from cifarlib.runs.executors import Outcome
 from cifarlib.runs.locks import held
 from cifarlib.runs.other_studies import list_conditions
 from cifarlib.runs.parameters import TRAINING, check_injected
-from cifarlib.runs.progress import (
-    checkpoint_epoch,
-    cores,
-    duration,
-    learn_prices,
-    parse_budget,
-    uses_cuda,
-)
+from cifarlib.runs.progress import cores, duration, learn_prices, parse_budget, uses_cuda
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore
@@ -60,9 +53,9 @@ def complete(
         said += f"recorded yet; to train {what} takes {cost}."
         if not results.store.runs.is_dir():
             said += f" There are no records in {results.store.folder.absolute()}."
-        state, running = results.store.state, held(results.store.state)
+        running = held(results.store.state)
         if elsewhere := [
-            f"{c.name} (epoch {checkpoint_epoch(state / f'{c.run_id}.pt')} of {c.config.epochs})"
+            f"{c.name} (epoch {results.store.checkpoint_epoch(c.run_id)} of {c.config.epochs})"
             for c in missing
             if c.run_id in running
         ]:
@@ -113,7 +106,7 @@ def _estimate(
     device: str,
 ) -> str:
     prices = learn_prices(records.values(), store, device)
-    seconds = prices.left({c.run_id: c.config for c in conditions}, store.state)
+    seconds = prices.left({c.run_id: c.config for c in conditions}, store)
     known = {(c.config.model.name, c.config.precision) for c in conditions} <= prices.rates.keys()
     source = "recorded runs" if known else "the usual speed of such a machine"
     return f"about {duration(seconds)}, estimated from {source}"
@@ -160,7 +153,7 @@ def sweep_in_cell(
                 datasets=datasets,
             )
     except KeyboardInterrupt:
-        epochs = [checkpoint_epoch(store.state / f"{c.run_id}.pt") for c in conditions]
+        epochs = [store.checkpoint_epoch(c.run_id) for c in conditions]
         kept = [f"epoch {epoch}" for epoch in epochs if epoch]
         what, verb = ("checkpoint", "is") if len(kept) == 1 else ("checkpoints", "are")
         said = f"The {what} of {say_list(kept)} {verb} kept. " if kept else ""

@@ -109,7 +109,7 @@ def _merge_record(
     if old is None or (prefer == "theirs" and _content(old) != _content(new)):
         write_atomically(ours.runs / file, encode(new))
         if isinstance(new, RunRecord):
-            (ours.state / f"{new.run_id}.pt").unlink(missing_ok=True)  # of use no more
+            ours.checkpoint_path(new.run_id).unlink(missing_ok=True)  # of use no more
 
 
 def _read(store: RecordStore, file: str) -> Record | None:

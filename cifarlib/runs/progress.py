@@ -9,25 +9,13 @@ from pathlib import Path
 from statistics import median
 
 from cifarlib import paths
-from cifarlib.checking import cut, open_file
+from cifarlib.checking import cut
 from cifarlib.config import FORWARD_GFLOP, RunConfig
 from cifarlib.errors import ConfigError
 from cifarlib.runs.locks import held
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore
 from cifarlib.study import Condition
-
-DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with
-
-
-def checkpoint_epoch(path: Path) -> int:
-    """The epoch that a checkpoint claims to stand at, unchecked; 0 where there is none."""
-    try:
-        with open_file(path) as file:
-            head = file.read(DIGEST_BYTES + EPOCH_BYTES)
-    except OSError:
-        return 0
-    return int.from_bytes(head[DIGEST_BYTES:], "big")
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ def status(conditions: Sequence[Condition], store: RecordStore) -> list[StageSta
     rows = []
     for stage, members in stages.items():
         missing = {c.run_id: c.config for c in members if c.run_id not in paid}
-        left = prices.left(missing, store.state)
+        left = prices.left(missing, store)
         paid |= missing.keys()
         done = sum(c.run_id in records for c in members)
         running = sum(c.run_id in locked and c.run_id not in records for c in members)
@@ -128,12 +116,9 @@ class Prices:
         """The same for what is left of a run of which some epochs are done."""
         return self.seconds(config) * max(0.0, 1 - epochs / config.epochs)
 
-    def left(self, runs: Mapping[str, RunConfig], state: Path) -> float:
-        """The same for runs by their ids, on from the checkpoints in a folder."""
-        return sum(
-            self.rest(config, checkpoint_epoch(state / f"{name}.pt"))
-            for name, config in runs.items()
-        )
+    def left(self, runs: Mapping[str, RunConfig], store: RecordStore) -> float:
+        """The same for runs by their ids, on from the checkpoints in a build folder."""
+        return sum(self.rest(config, store.checkpoint_epoch(run)) for run, config in runs.items())
 
 
 def learn_prices(records: Iterable[RunRecord], store: RecordStore, device: str = "auto") -> Prices:

@@ -142,7 +142,7 @@ class RayExecutor(Executor):
         border = self.budget.last_border
         end = None if border is None else time.time() + border - time.monotonic()
         settings = Settings("cuda" if gpus else "cpu", self.threads, self.checkpoint_every, end)
-        checkpoint = self.store.state.absolute() / f"{job.path(self.store).stem}.pt"
+        checkpoint = self.store.checkpoint_path(job.path(self.store).stem).absolute()
         remove_leftovers(checkpoint)
         task = self.do_on_node.options(
             name=job.name, num_cpus=self.threads, num_gpus=gpus, max_retries=RETRIES,

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pydantic
 
-from cifarlib.checking import Strict, list_folder, parse_json, read_bytes
+from cifarlib.checking import Strict, list_folder, open_file, parse_json, read_bytes
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.config import digest as _digest
 from cifarlib.errors import RecordError, UnreadableError
 from cifarlib.runs.locks import lock
 from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, RunRecord
+
+DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with; kept weights have the first
 
 AnyRecord = typing.TypeVar("AnyRecord", bound=Strict)
 
@@ -123,6 +125,19 @@ class RecordStore:
         """Where a data set's record stands."""
         return self.runs / f"data-{DATASETS[dataset].fingerprint}.json"
 
+    def checkpoint_path(self, run_id: str) -> Path:
+        """Where a run's checkpoint stands while it is trained."""
+        return self.state / f"{run_id}.pt"
+
+    def checkpoint_epoch(self, run_id: str) -> int:
+        """The epoch that a run's checkpoint claims to be at, unchecked; 0 where there is none."""
+        try:
+            with open_file(self.checkpoint_path(run_id)) as file:
+                head = file.read(DIGEST_BYTES + EPOCH_BYTES)
+        except OSError:
+            return 0
+        return int.from_bytes(head[DIGEST_BYTES:], "big")
+
     def weights_path(self, run_id: str) -> Path:
         """Where a run's weights stand, if they were kept."""
         return self.state / "weights" / f"{run_id}.pt"
@@ -192,12 +207,10 @@ class RecordStore:
 
     def clear_state(self, run_id: str) -> None:
         """Remove a recorded run's checkpoint, last error and lock, which say nothing any more."""
-        checkpoint, error, locked = (
-            self.state / f"{run_id}.{e}" for e in ("pt", "error.txt", "lock")
-        )
+        locked = self.state / f"{run_id}.lock"
         with contextlib.suppress(OSError, RecordError):
-            checkpoint.unlink(missing_ok=True)
-            error.unlink(missing_ok=True)
+            self.checkpoint_path(run_id).unlink(missing_ok=True)
+            (self.state / f"{run_id}.error.txt").unlink(missing_ok=True)
             if locked.exists():
                 with lock(locked):  # which removes it, unless somebody holds it
                     pass

@@ -17,9 +17,8 @@ from cifarlib.checking import read_bytes
 from cifarlib.errors import RecordError
 from cifarlib.models import build_model, last_layer
 from cifarlib.runs.schema import RunRecord
-from cifarlib.runs.store import unreadable, write_atomically
+from cifarlib.runs.store import DIGEST_BYTES, unreadable, write_atomically
 
-DIGEST_BYTES = 32  # what a file begins with
 CONTENT = b"weights 1"  # what the digest says that it holds
 
 Channels = tuple[float, float, float]

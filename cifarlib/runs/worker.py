@@ -274,7 +274,7 @@ def train(
 
     device = training.resolve_device(settings.device)
     name = run_id(config)
-    checkpoint = store.state / f"{name}.pt"
+    checkpoint = store.checkpoint_path(name)
     for path in (checkpoint, store.run_path(name), store.weights_path(name)):
         remove_leftovers(path)
     made_by = provenance.of_this_process(
