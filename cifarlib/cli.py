@@ -416,7 +416,7 @@ def _why(options: Options) -> int:
 
 def _explain(condition: Condition, results: Results) -> str:
     """Whether a condition has its record, else in what the nearest record differs."""
-    title = f"{condition.name} (seed {condition.config.seed}) is run {condition.run_id}"
+    title = f"{condition.seeded_name} is run {condition.run_id}"
     if results.store.read_run(condition.run_id):
         return f"{title}: recorded in {results.store.run_path(condition.run_id)}"
     if condition.config.model.initialization == "imagenet":

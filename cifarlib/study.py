@@ -174,6 +174,11 @@ class Condition:
     run_id: str
     name: str  # stage1-daa1/13; of one's own: stage1-daa1/batch_size=64,learning_rate=0.003
 
+    @property
+    def seeded_name(self) -> str:
+        """“stage1-daa1/13 (seed 42)”."""
+        return f"{self.name} (seed {self.config.seed})"
+
 
 STUDIES = {"study": paths.STUDY, "beyond": paths.BEYOND}
 """The studies that ``params/`` holds: the paper's conditions, and those that go past them."""

@@ -66,7 +66,7 @@ def generalise(results: Results, folder: Path, *, device: str = "auto") -> Itera
             "these runs are of a generated stand-in set, whose classes are not CIFAR-10.1's; "
             "add --set data.name=cifar10, or name a scale on CIFAR-10"
         )
-    names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.known)}
+    names = {c.run_id: c.seeded_name for c in reversed(results.known)}
     for run_id, record in results.records.items():
         path, weights = shift_path(store, run_id), store.weights_path(run_id)
         known = None

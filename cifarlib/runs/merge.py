@@ -64,7 +64,7 @@ def merge(results: Results, folders: Sequence[Path], *, prefer: Side | None = No
         if folder.resolve() == ours.folder.resolve():
             raise ConfigError(f"{folder} is the folder to merge into; name others")
     merged = Merged()
-    names = {c.run_id: f"{c.name} (seed {c.config.seed})" for c in reversed(results.known)}
+    names = {c.run_id: c.seeded_name for c in reversed(results.known)}
     for theirs in map(RecordStore, folders):
         for path in list_folder(theirs.runs, ".json"):
             _merge_record(path.name, ours, theirs, names, prefer, merged)

@@ -84,8 +84,8 @@ def _take_stock(
     seeds = list(dict.fromkeys(c.config.seed for c in conditions))
     runs: dict[str, RunJob] = {}
     for condition in sorted(conditions, key=lambda c: seeds.index(c.config.seed)):
-        seed = f" (seed {condition.config.seed})" if len(seeds) > 1 else ""
-        run = RunJob(condition.run_id, condition.name + seed, condition.config, keep_weights)
+        name = condition.seeded_name if len(seeds) > 1 else condition.name
+        run = RunJob(condition.run_id, name, condition.config, keep_weights)
         runs.setdefault(run.run_id, run)
     records = []
     for run in runs.values():

@@ -122,8 +122,7 @@ def verify(
                 checked.append(compare(condition, results, trained[run]))
             else:
                 name, stored = condition.name, results.every_record[run].accuracy("test")
-                seeded = f"{name} (seed {condition.config.seed})"
-                reason = reasons.get(name) or reasons.get(seeded, "it did not end")
+                reason = reasons.get(name) or reasons.get(condition.seeded_name, "it did not end")
                 checked.append(Checked(name, run, "not trained", reason, stored))
         for one in checked:
             if keep_weights and one.verdict == "identical":
