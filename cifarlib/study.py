@@ -384,13 +384,18 @@ def change(study: Study, base: Condition, settings: typing.Mapping[str, Any]) ->
     Presets have the names of ``study``; a dotted key, ``protocol.shuffle``, changes one field of a
     group. All else, epochs and seed included, stays as it is run. Raises ``ConfigError``.
     """
-    settings = {key: getattr(value, "item", lambda v=value: v)() for key, value in settings.items()}
+    settings = {key: to_python(value) for key, value in settings.items()}
     name = describe_change(base.name, settings)
     content = base.config.model_dump(mode="json")
     for key, value in sorted(settings.items(), key=lambda item: item[0].count(".")):
         _assign(content, key.split("."), _preset(study, key, value), name)  # presets come first
     config = validate(RunConfig, content, name)
     return Condition("own", None, base.settings | settings, settings, config, run_id(config), name)
+
+
+def to_python(value: Any) -> Any:
+    """A number of NumPy as Python's own; any other value as it is."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def describe_change(base: str, settings: typing.Mapping[str, Any]) -> str:

@@ -33,6 +33,7 @@ from cifarlib.study import (
     kept_studies,
     load_study,
     merge_presets,
+    to_python,
 )
 
 HEAD = "# Made by cifarlib: a study in the format of params/study.yaml, to be changed at will.\n"
@@ -101,7 +102,7 @@ def plain_values(values: Any) -> list[Any]:
     """A list, tuple, array or single value as a list of plain values."""
     values = values.tolist() if hasattr(values, "tolist") else values
     values = list(values) if isinstance(values, list | tuple | range) else [values]
-    return [getattr(value, "item", lambda v=value: v)() for value in values]
+    return [to_python(value) for value in values]
 
 
 def _name(start: str, settings: Mapping[str, Any]) -> str:
