@@ -259,15 +259,6 @@ class History:
     validation: SetHistory
     test: SetHistory
 
-    @property
-    def epochs(self) -> int:
-        """Epochs trained."""
-        return len(self.learning_rate) - 1
-
-    def split(self, name: SplitName) -> SetHistory:
-        """The history of one of the three sets."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
-
 
 @dataclass(frozen=True)
 class Predictions:

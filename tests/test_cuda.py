@@ -78,8 +78,8 @@ def assert_close(one, other, tolerance=1e-3):
     losses = one.history.training_loss[1:], other.history.training_loss[1:]
     assert losses[0] == pytest.approx(losses[1], rel=tolerance)
     for name in ("train", "validation", "test"):
-        pairs = zip(one.history.split(name).loss, other.history.split(name).loss, strict=True)
-        for mine, theirs in pairs:
+        mine_and_theirs = (getattr(result.history, name).loss for result in (one, other))
+        for mine, theirs in zip(*mine_and_theirs, strict=True):
             assert (mine is None) == (theirs is None)
             assert mine is None or mine == pytest.approx(theirs, rel=tolerance)
 
@@ -100,7 +100,7 @@ def drift(one, other) -> np.ndarray:
     """The largest relative difference of two results' losses, up to each epoch."""
     pairs = [(one.history.training_loss, other.history.training_loss)]
     for name in ("train", "validation", "test"):
-        pairs.append((one.history.split(name).loss, other.history.split(name).loss))
+        pairs.append(tuple(getattr(result.history, name).loss for result in (one, other)))
     ours, theirs = np.array(pairs, dtype=float).transpose(1, 0, 2)
     return np.maximum.accumulate(np.nanmax(abs(ours - theirs) / theirs, axis=0))
 
