@@ -14,9 +14,9 @@ from tqdm import tqdm
 from cifarlib.config import RunConfig
 from cifarlib.runs.parameters import find_shell
 from cifarlib.runs.progress import Prices, duration
-from cifarlib.runs.schema import RunRecord
+from cifarlib.runs.schema import Record, RunRecord
 from cifarlib.runs.store import RecordStore
-from cifarlib.runs.worker import Job, Record, RunJob
+from cifarlib.runs.worker import Job, RunJob
 
 SETTLED = 60.0  # s after which a sweep's own pace tells what is left
 SILENT = 60.0  # s after which a line tells of an epoch, where no run has ended and no bar is shown

@@ -15,10 +15,9 @@ from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs.cifar10_1 import ShiftRecord, read_shift
 from cifarlib.runs.provenance import name_commit
 from cifarlib.runs.results import Results
-from cifarlib.runs.schema import DataRecord, NetworkRecord, Provenance, RunRecord
+from cifarlib.runs.schema import Provenance, Record, RunRecord
 from cifarlib.runs.store import RecordStore, encode, write_atomically
 
-Record = RunRecord | DataRecord | NetworkRecord | ShiftRecord
 Side = Literal["ours", "theirs"]
 
 
@@ -100,19 +99,20 @@ def _merge_record(
         merged.taken.append(name)
     elif _content(old) == _content(new):
         merged.equal.append(name)
+        return
     else:
         (merged.decided if prefer else merged.conflicts).append(
             f"{name}: {f'kept {prefer}' if prefer else 'conflict, nothing changed'}\n"
             f"  ours:   {_describe(old.provenance)}\n"
             f"  theirs: {_describe(new.provenance)}, in {theirs.folder}"
         )
-    if old is None or (prefer == "theirs" and _content(old) != _content(new)):
+    if old is None or prefer == "theirs":
         write_atomically(ours.runs / file, encode(new))
         if isinstance(new, RunRecord):
             ours.checkpoint_path(new.run_id).unlink(missing_ok=True)  # of use no more
 
 
-def _read(store: RecordStore, file: str) -> Record | None:
+def _read(store: RecordStore, file: str) -> Record | ShiftRecord | None:
     """The record of a file name; None where it is not there, or of an engine or data unknown."""
     kind, _, name = Path(file).stem.rpartition("-")
     datasets = {info.fingerprint: dataset for dataset, info in DATASETS.items()}
@@ -128,7 +128,7 @@ def _read(store: RecordStore, file: str) -> Record | None:
     return None
 
 
-def _content(record: Record) -> dict[str, object]:
+def _content(record: Record | ShiftRecord) -> dict[str, object]:
     """What a record says, whenever and wherever it was made."""
     return record.model_dump(exclude={"timing", "provenance"})
 

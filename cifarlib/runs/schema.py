@@ -412,3 +412,7 @@ class NetworkRecord(Strict):
     def flops(self) -> int:
         """Floating-point operations of one image's forward pass."""
         return sum(layer.flops for layer in self.layers)
+
+
+Record = RunRecord | DataRecord | NetworkRecord
+"""What a sweep makes."""

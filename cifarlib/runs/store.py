@@ -20,7 +20,7 @@ from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.config import digest as _digest
 from cifarlib.errors import RecordError, UnreadableError
 from cifarlib.runs.locks import lock
-from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, RunRecord
+from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, Record, RunRecord
 
 DIGEST_BYTES, EPOCH_BYTES = 32, 4  # what a checkpoint begins with; kept weights have the first
 
@@ -147,7 +147,7 @@ class RecordStore:
         """Where the residual network's record stands."""
         return self.runs / "network-residual.json"
 
-    def write(self, record: RunRecord | DataRecord | NetworkRecord) -> Path:
+    def write(self, record: Record) -> Path:
         """Put a record in place; raises ``RecordError`` where that is impossible."""
         match record:
             case RunRecord():

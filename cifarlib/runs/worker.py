@@ -22,7 +22,7 @@ from cifarlib.errors import CifarlibError, UnavailableError
 from cifarlib.runs import provenance
 from cifarlib.runs.checkpoints import Aside, read_checkpoint, write_checkpoint
 from cifarlib.runs.locks import lock
-from cifarlib.runs.schema import DataRecord, NetworkRecord, Provenance, RunRecord, to_record
+from cifarlib.runs.schema import DataRecord, NetworkRecord, Provenance, Record, RunRecord, to_record
 from cifarlib.runs.store import RecordStore, remove_leftovers
 
 LEAST_WORK = 5.0  # s of training that are worth a checkpoint
@@ -62,7 +62,6 @@ class DescribeJob:
 
 
 Job = RunJob | DescribeJob
-Record = RunRecord | DataRecord | NetworkRecord
 
 
 @dataclass(frozen=True)
