@@ -96,8 +96,12 @@ def test_every_note_under_a_table_names_the_mixture_behind_it(tmp_path):
 def test_a_note_counts_further_seeds_that_stand_in_a_frame(tmp_path):
     results = open_mixed(tmp_path, {})
     of_paper, further = results.known[0], results.beyond.select("noise-floor")[1]
-    note = results.describe(pd.DataFrame({"run_id": [of_paper.run_id, further.run_id]}))
-    assert note.startswith("1 of 2 runs;")
+    shown = pd.DataFrame({"run_id": [of_paper.run_id, further.run_id]})
+    assert results.describe(shown).startswith("1 of 2 runs;")
+    results.store.write(make_record(further, dirty=True))
+    note = open_results("smoke", TINY, tmp_path).describe(shown)
+    assert note.startswith("2 of 2 runs;")
+    assert f"1 run is with uncommitted changes ({further.name})" in note
 
 
 def test_one_declaration_does_not_cover_another(tmp_path):

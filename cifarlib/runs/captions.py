@@ -2,11 +2,13 @@
 
 import typing
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from cifarlib.checking import suggest
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
+from cifarlib.formatting import say_count
 from cifarlib.runs.mixed_provenance import find_mixtures
 from cifarlib.study import Condition
 
@@ -36,7 +38,7 @@ def describe(
     ]
     seeds = sorted({c.config.seed for c in recorded or conditions})
     parts = [
-        f"{len(records)} of {total} runs" if total != 1 else f"{len(records)} of 1 run",
+        f"{len(records)} of {say_count(total, 'run')}",
         f"one seed ({seeds[0]})" if len(seeds) == 1 else f"up to {len(seeds)} seeds a setting",
         f"{_name_data(results.scale.data.name)}: {' training and '.join(sizes)} test images",
     ]
@@ -50,7 +52,8 @@ def describe(
     sets = {c.config.protocol.selection for c in conditions} or {results.scale.protocol.selection}
     if chosen:
         parts.append(f"accuracies at the epoch chosen on the {' or '.join(sorted(sets))} set")
-    mixed = find_mixtures(results, {record.run_id for record in records})
+    behind = {record.run_id: record for record in records}
+    mixed = find_mixtures(replace(results, conditions=recorded, records=behind, diverged={}))
     return " ".join(["; ".join(parts) + ".", *(f"Mixed: {found.sentence}" for found in mixed)])
 
 

@@ -7,7 +7,7 @@ git. A scale that means it says so: ``mixed: [device_class, dirty]``.
 """
 
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cifarlib.errors import ReportError
@@ -40,18 +40,14 @@ class Mixture:
     sentence: str  # how many runs have what, and the fewer by name
 
 
-def find_mixtures(results: "Results", among: Collection[str] | None = None) -> list[Mixture]:
-    """In what a report's records differ though they should not; nothing where all is well.
-
-    ``among`` are the ids of the runs to look at, all of them unless given.
-    """
+def find_mixtures(results: "Results") -> list[Mixture]:
+    """In what records differ though they should not; nothing where all is well."""
     names = {c.run_id: c.name for c in reversed(results.known)}
     found = []
     for kind, (title, say) in KINDS.items():
         groups: dict[str, list[str]] = {}
         for run, record in results.every_record.items():
-            if among is None or run in among:
-                groups.setdefault(say(record), []).append(run)
+            groups.setdefault(say(record), []).append(run)
         ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
         if len(ordered) > 1:
             counts = ", ".join(
