@@ -42,6 +42,12 @@ def test_a_grid_has_every_combination_beside_its_start(results):
     assert [c.run_id for c in same] == [start.run_id]  # which is not trained twice
 
 
+@pytest.mark.parametrize("seeds", [0, np.array([0])])
+def test_a_grid_of_one_seed_may_have_the_seed_0(results, seeds):
+    opened = grids.open_study(results, grids.make_grid(results, START, {"dropout": [0.3]}, seeds))
+    assert {c.config.seed for c in opened.conditions} == {0}
+
+
 def test_a_grid_of_a_stage_with_settings_for_a_scale_has_them(tmp_path):
     results = open_results("lite", (), tmp_path, "beyond")
     base = results.select("recipe-30")[0]

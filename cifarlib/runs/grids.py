@@ -132,9 +132,8 @@ def _describe(
     settings = next(alike, base).settings  # without what the stage says for this scale alone
     epochs = {value: value for value in grid.get("epochs", []) if isinstance(value, int)}
     own = {results.scale_name: study.epochs_at(results.scale_name) | epochs}
-    shared = ({"seeds": plain_values(seeds)} if seeds else {}) | (
-        {"at": at} if any(at.values()) else {}
-    )
+    listed = plain_values(seeds)
+    shared = ({"seeds": listed} if listed else {}) | ({"at": at} if any(at.values()) else {})
     first = {"title": f"{base.name}, from which the grid starts", "fixed": dict(settings)}
     varied = {"from": {"stage": f"{name}-start", "runs": [1]}, "grid": grid}
     title = {"title": f"{base.name} with other values of {', '.join(grid)}"}
