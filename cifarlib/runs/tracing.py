@@ -3,6 +3,8 @@
 The module is traced symbolically (torch.fx), so that what is reported is what is executed.
 """
 
+import copy
+
 import torch
 from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,14 +20,10 @@ def trace(model: nn.Module, image: tuple[int, int, int]) -> tuple[Layer, ...]:
     Operations that are no module (an addition, a flattening) are layers, too, named after the
     module that executes them. The model's mode and weights stay as they are.
     """
+    model = copy.deepcopy(model).eval()
     tracer = _Tracer(fx.GraphModule(model, _Leaves().trace(model)))
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            tracer.run(torch.zeros(1, *image, device=next(model.parameters()).device))
-    finally:
-        model.train(training)
+    with torch.no_grad():
+        tracer.run(torch.zeros(1, *image))
     return tuple(tracer.layers)
 
 
