@@ -4,6 +4,7 @@ The report counts and asks for the runs of the paper's study alone; those of the
 with them, so that every number leads to its run.
 """
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +26,9 @@ def open_others(
     out: a scale file of one's own need not say what the epochs of every study become.
     """
     found = {}
-    for name in [*STUDIES, *own]:
-        if name != PAPER:
-            try:
-                found[name] = open_results(scale, overrides, build, name)
-            except ConfigError:
-                continue
+    for name in [name for name in (*STUDIES, *own) if name != PAPER]:
+        with contextlib.suppress(ConfigError):
+            found[name] = open_results(scale, overrides, build, name)
     return found
 
 
@@ -40,12 +38,9 @@ def list_conditions(results: Results) -> Iterator[tuple[Study, Condition]]:
         yield results.study, condition
     others = STUDIES | kept_studies(results.store.folder)
     for path in [path for name, path in others.items() if name != PAPER or not results.paper]:
-        try:
+        with contextlib.suppress(ConfigError):
             study = load_study(path)
-            conditions = expand(study, results.scale_for(study))
-        except ConfigError:
-            continue
-        yield from ((study, condition) for condition in conditions)
+            yield from ((study, c) for c in expand(study, results.scale_for(study)))
 
 
 def find_condition(results: Results, name: str) -> tuple[Study, Condition]:
