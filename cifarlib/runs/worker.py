@@ -143,7 +143,7 @@ def run_job(job: Job, store: RecordStore, connection: Any, settings: Settings) -
             if held:
                 remove_leftovers(path)
                 record = job.read(store) or _make(job, store, settings, connection.send)
-                store.clear_state(path.stem)  # of a sweep, perhaps, that died behind its record
+                store.clear_state(path.stem)  # of this run, or of one that died behind its record
         # After the lock's end, so that no lock file stays behind a run that is said to be done.
         connection.send(Message("done", record=record) if held else Message("busy"))
     except OutOfTimeError as error:
@@ -274,7 +274,7 @@ def train(
     device = training.resolve_device(settings.device)
     name = run_id(config)
     checkpoint = store.checkpoint_path(name)
-    for path in (checkpoint, store.run_path(name), store.weights_path(name)):
+    for path in (checkpoint, store.weights_path(name)):
         remove_leftovers(path)
     made_by = provenance.of_this_process(
         device.type,
@@ -312,7 +312,6 @@ def train(
         kept = KeptWeights(fitted.weights, inputs.mean, inputs.std)
         write_weights(store.weights_path(name), kept)
     store.write(record)
-    store.clear_state(name)
     return record
 
 
