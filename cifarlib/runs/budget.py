@@ -25,7 +25,6 @@ class Budget:
     ):
         self.store, self.prices, self.checkpoints = store, prices, checkpoints
         self.share = share  # workers that have the machine together
-        self.is_limited = deadline is not None
         self.last_border: float | None = None  # by when a worker should have left its run
         self.end = float("inf")  # when whatever still runs is stopped
         if deadline is not None:  # ``lag`` is what ending runs takes longer than on this machine

@@ -314,7 +314,7 @@ class LocalExecutor(Executor):
     def _end(self, worker: _Worker) -> None:
         with contextlib.suppress(OSError):
             worker.connection.send(None)
-        worker.process.join(timeout=1 if self.budget.is_limited else 5)
+        worker.process.join(timeout=5 if self.budget.last_border is None else 1)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
