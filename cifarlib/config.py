@@ -22,6 +22,9 @@ ENGINE = 3
 IMAGE_SIZE = 224
 """Pixels after the crop in the paper's stage 3."""
 
+Channels = tuple[float, float, float]
+"""A value of each colour channel: red, green, blue."""
+
 SplitName = Literal["train", "validation", "test"]
 SPLITS: Final = ("train", "validation", "test")
 

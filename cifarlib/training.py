@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cifarlib import metrics, resampling, schedules, transforms
-from cifarlib.config import SPLITS, RunConfig, SplitName, images_in_epoch, steps_by_epoch
+from cifarlib.config import SPLITS, Channels, RunConfig, SplitName, images_in_epoch, steps_by_epoch
 from cifarlib.convolution import use_matrix_products
 from cifarlib.errors import RunError
 from cifarlib.models import ResidualNetwork, build_model, last_layer, whiten_stem
@@ -54,8 +54,8 @@ class Inputs:
     train: ImageSet
     validation: ImageSet
     test: ImageSet
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
 
 
 # ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cifarlib import resampling
-from cifarlib.config import ResizeConfig
+from cifarlib.config import Channels, ResizeConfig
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,7 @@ def cut_out(images: Tensor, centres: Tensor, size: int) -> Tensor:
 
 
 def normalize(
-    images: Tensor,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
-    *,
-    channels_last: bool = False,
+    images: Tensor, mean: Channels, std: Channels, *, channels_last: bool = False
 ) -> Tensor:
     """(pixel / 255 − mean) / std of each channel: uint8 (b, 3, h, w) → float32 of that shape.
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 
 from cifarlib import data, resampling
-from cifarlib.config import SPLITS, DataConfig, ResizeConfig, RunConfig
+from cifarlib.config import SPLITS, Channels, DataConfig, ResizeConfig, RunConfig
 from cifarlib.paper.tables import read_normalization
 from cifarlib.training import ImageSet, Inputs
 
@@ -28,10 +28,7 @@ def load_inputs(config: RunConfig, device: torch.device) -> Inputs:
     return Inputs(**_image_sets(config.data, device), mean=mean, std=std)
 
 
-Constants = tuple[tuple[float, float, float], tuple[float, float, float]]
-
-
-def normalization(config: RunConfig) -> Constants:
+def normalization(config: RunConfig) -> tuple[Channels, Channels]:
     """Mean and standard deviation of each channel, of pixels scaled to 0–1.
 
     ``published`` are the constants of Listing 4. ``computed`` are those of all training images
@@ -43,7 +40,7 @@ def normalization(config: RunConfig) -> Constants:
 
 
 @lru_cache
-def computed_statistics(dataset: str, resize: ResizeConfig | None) -> Constants:
+def computed_statistics(dataset: str, resize: ResizeConfig | None) -> tuple[Channels, Channels]:
     """True channel statistics of a data set's training images, as a run without augmentation
     sees them."""
     images = data.load(dataset)[0].images

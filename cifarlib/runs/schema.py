@@ -18,7 +18,7 @@ import pydantic
 from pydantic import Field
 
 from cifarlib.checking import Strict
-from cifarlib.config import DATASETS, ENGINE, SPLITS, RunConfig, SplitName, run_id
+from cifarlib.config import DATASETS, ENGINE, SPLITS, Channels, RunConfig, SplitName, run_id
 
 if typing.TYPE_CHECKING:
     from cifarlib import training
@@ -337,8 +337,8 @@ def to_record(config: RunConfig, fitted: "training.Fitted", provenance: Provenan
 class Statistics(Strict):
     """Mean and standard deviation of each colour channel, of pixels scaled to 0–1."""
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
 
 
 class DataRecord(Strict):

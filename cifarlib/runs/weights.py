@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from cifarlib.checking import read_bytes
+from cifarlib.config import Channels
 from cifarlib.errors import RecordError
 from cifarlib.models import build_model, last_layer
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import DIGEST_BYTES, unreadable, write_atomically
 
 CONTENT = b"weights 1"  # what the digest says that it holds
-
-Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
