@@ -65,7 +65,7 @@ def _unpack_state(raw: bytes, name: str) -> dict[str, Any]:
     try:  # weights_only: no code comes from a file
         buffer = io.BytesIO(content[EPOCH_BYTES:])
         state = torch.load(buffer, map_location="cpu", weights_only=True)
-        owner = state.pop("run_id", name)  # checkpoints of earlier versions do not say
+        owner = state.pop("run_id")
         if "provenance" in state:
             state["provenance"] = Provenance.model_validate(state["provenance"])
     except MemoryError:
