@@ -57,6 +57,13 @@ class DatasetInfo:
         return self.train_files | self.test_files | self.meta_files
 
     @property
+    def sizes(self) -> dict[SplitName, int]:
+        """Images of each set where all are used; validation has a tenth of the training images."""
+        held_out = self.train_images // 10
+        train = self.train_images - held_out
+        return {"train": train, "validation": held_out, "test": self.test_images}
+
+    @property
     def fingerprint(self) -> str:
         """What the data are, in 12 hexadecimal digits: a hash over every file's MD5."""
         return digest(self.files)[:12]
@@ -132,15 +139,9 @@ class DataConfig(Strict):
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> "DataConfig":
-        info = DATASETS[self.name]
-        validation = info.train_images // 10
-        for field, largest in (
-            ("train_size", info.train_images - validation),
-            ("validation_size", validation),
-            ("test_size", info.test_images),
-        ):
-            if getattr(self, field) > largest:
-                raise ValueError(f"{field} of {self.name} is at most {largest}")
+        for split, largest in DATASETS[self.name].sizes.items():
+            if getattr(self, f"{split}_size") > largest:
+                raise ValueError(f"{split}_size of {self.name} is at most {largest}")
         return self
 
 

@@ -37,6 +37,7 @@ from cifarlib.checking import (
 from cifarlib.config import (
     DATASETS,
     IMAGE_SIZE,
+    SPLITS,
     DataConfig,
     EvaluationConfig,
     PlateauSchedule,
@@ -152,11 +153,9 @@ class Scale(Strict):
     @property
     def reduced(self) -> bool:
         """Whether this is less than the paper's budget: fewer images or epochs, smaller images."""
-        info = DATASETS[self.data.name]
-        held_out = info.train_images // 10
-        sizes = (self.data.train_size, self.data.validation_size, self.data.test_size)
+        sizes = {split: getattr(self.data, f"{split}_size") for split in SPLITS}
         return (
-            sizes != (info.train_images - held_out, held_out, info.test_images)
+            sizes != DATASETS[self.data.name].sizes
             or any(published != ours for published, ours in self.epochs.items())
             or self.image_size != IMAGE_SIZE
         )
