@@ -129,12 +129,12 @@ class Muon(torch.optim.Optimizer):
         parameters: Iterable[nn.Parameter],
         *,
         lr: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
-        nesterov: bool = True,
-        steps: int = 5,
-        normalized: bool = False,
-        dtype: torch.dtype = torch.float32,
+        weight_decay: float,
+        momentum: float,
+        nesterov: bool,
+        steps: int,
+        normalized: bool,
+        dtype: torch.dtype,
     ):
         self.dtype = dtype  # of the matrix products
         settings = {"momentum": momentum, "nesterov": nesterov, "steps": steps}

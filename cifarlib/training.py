@@ -163,7 +163,7 @@ class Feed:
 # ---------------------------------------------------------------------------------------------
 
 
-def _shift(batch: Tensor, by: int, mirrored: bool = False) -> Tensor:
+def _shift(batch: Tensor, by: int, mirrored: bool) -> Tensor:
     """Images (n, 3, h, w) shifted diagonally by a pixel, their borders reflected."""
     padded = nn.functional.pad(batch, (1, 1, 1, 1), mode="reflect")
     height, width = batch.shape[2:]
