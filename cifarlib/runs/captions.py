@@ -10,13 +10,13 @@ from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
 from cifarlib.formatting import say_count
 from cifarlib.runs.mixed_provenance import find_mixtures
+from cifarlib.runs.schema import RunRecord
 from cifarlib.study import Condition
 
 if typing.TYPE_CHECKING:
     import pandas as pd
 
     from cifarlib.runs.results import Results
-    from cifarlib.runs.schema import RunRecord
 
 
 def describe(
@@ -57,7 +57,7 @@ def describe(
     return " ".join(["; ".join(parts) + ".", *(f"Mixed: {found.sentence}" for found in mixed)])
 
 
-def _find(results: "Results", shown: Any) -> tuple[list[Condition], dict[str, "RunRecord"]]:
+def _find(results: "Results", shown: Any) -> tuple[list[Condition], dict[str, RunRecord]]:
     """The conditions shown, and the records behind them: of a frame, the second study's, too."""
     if isinstance(shown, str):
         if shown not in (names := {*results.stages, *results.study.stages}):

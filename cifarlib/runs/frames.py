@@ -4,7 +4,6 @@ Accuracies are in %, differences in percentage points, times in seconds. A run w
 (pending, running or diverged) has its settings and NA.
 """
 
-import typing
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cifarlib.config import SPLITS
+from cifarlib.config import SPLITS, SplitName
 from cifarlib.data import stratified_subset
+from cifarlib.runs.schema import DataRecord, RunRecord
 from cifarlib.study import Condition
-
-if typing.TYPE_CHECKING:
-    from cifarlib.config import SplitName
-    from cifarlib.runs.schema import DataRecord, RunRecord
 
 SETTINGS = (
     "model", "resize", "augmentation", "optimizer", "batch_size", "learning_rate", "weight_decay",
@@ -35,7 +31,7 @@ OUTCOMES = (
 
 def tabulate_runs(
     conditions: Iterable[Condition],
-    records: Mapping[str, "RunRecord"],
+    records: Mapping[str, RunRecord],
     *,
     protocol: str = "",
     running: Collection[str] = (),
@@ -76,7 +72,7 @@ def _plain(value: Any) -> Any:
     return str(list(value)) if isinstance(value, list | tuple) else value
 
 
-def _outcomes(record: "RunRecord") -> dict[str, Any]:
+def _outcomes(record: RunRecord) -> dict[str, Any]:
     row: dict[str, Any] = {"trained": record.result.history.epochs, "time_s": record.seconds}
     row["rates"] = len(set(record.result.history.learning_rate[1:]))
     if record.result.diverged:
@@ -91,7 +87,7 @@ def _outcomes(record: "RunRecord") -> dict[str, Any]:
     return row
 
 
-def tabulate_curves(runs: pd.DataFrame, records: Mapping[str, "RunRecord"]) -> pd.DataFrame:
+def tabulate_curves(runs: pd.DataFrame, records: Mapping[str, RunRecord]) -> pd.DataFrame:
     """A row a recorded run, epoch and set: ``rate``, ``loss``, ``top1`` to ``top3``.
 
     Before them stand the columns of ``runs`` that say what was set. ``rate`` is the learning rate
@@ -126,8 +122,8 @@ def tabulate_curves(runs: pd.DataFrame, records: Mapping[str, "RunRecord"]) -> p
 class RunPredictions:
     """What a run says of each test image, from the weights of its reported epoch or its last."""
 
-    record: "RunRecord"
-    data: "DataRecord | None"
+    record: RunRecord
+    data: DataRecord | None
 
     @property
     def classes(self) -> np.ndarray:
@@ -164,11 +160,11 @@ class RunPredictions:
         """Which test images are right, bool (n,); None where the labels are not known."""
         return None if self.labels is None else self.classes == self.labels
 
-    def confusion(self, split: "SplitName") -> np.ndarray:
+    def confusion(self, split: SplitName) -> np.ndarray:
         """Images of a set by true (rows) and predicted class, int (10, 10)."""
         return np.array(self.record.result.predictions.confusion[split])
 
-    def accuracy(self, split: "SplitName") -> float:
+    def accuracy(self, split: SplitName) -> float:
         """Top-1 accuracy in % of these predictions."""
         matrix = self.confusion(split)
         return float(100 * matrix.trace() / matrix.sum())

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cifarlib.errors import ReportError
+from cifarlib.runs.schema import RunRecord
 from cifarlib.study import Kind
 
 if typing.TYPE_CHECKING:
     from cifarlib.runs.results import Results
-    from cifarlib.runs.schema import RunRecord
 
 NAMED = 3  # runs that a sentence names
 DEVICES = {"cpu": "on processors", "cuda": "on GPUs"}
@@ -24,7 +24,7 @@ CHANGES = {
     False: "without uncommitted changes",
     None: "from a copy whose changes nobody can know",
 }
-KINDS: dict[Kind, tuple[str, Callable[["RunRecord"], str]]] = {
+KINDS: dict[Kind, tuple[str, Callable[[RunRecord], str]]] = {
     "engine": ("The engine", lambda record: f"of engine {record.engine}"),
     "data": ("The data", lambda record: f"on data {record.data_fingerprint}"),
     "device_class": ("The kind of device", lambda r: DEVICES[r.provenance.device_class]),
