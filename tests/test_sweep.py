@@ -53,6 +53,7 @@ from cifarlib.runs import (
     checkpoints,
     describe,
     executors,
+    inputs,
     locks,
     provenance,
     sweep,
@@ -772,6 +773,8 @@ def test_describe_dataset_follows_from_the_images(tmp_path, monkeypatch):
     monkeypatch.setattr(
         data, "load", lambda name: (images, Images(images.images[:20], labels[:20]))
     )
+    uncached = inputs.computed_statistics.__wrapped__
+    monkeypatch.setattr(inputs, "computed_statistics", uncached)
     record = describe.describe_dataset("synthetic")
     assert record.class_counts == {"train": (9,) * 10, "validation": (1,) * 10, "test": (2,) * 10}
     scaled = images.images / 255

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cifarlib import data, models, resampling, transforms
+from cifarlib import data, models, transforms
 from cifarlib.config import DATASETS, ENGINE, ModelConfig, ResizeConfig, SplitName
 from cifarlib.paper.tables import read_normalization
-from cifarlib.runs import tracing
+from cifarlib.runs import inputs, tracing
 from cifarlib.runs.provenance import of_this_process
 from cifarlib.runs.schema import FORMAT, DataRecord, NetworkRecord, Statistics, pack, pack_classes
 
@@ -36,13 +36,9 @@ def describe_dataset(dataset: str) -> DataRecord:
             name: tuple(np.bincount(labels, minlength=10).tolist())
             for name, labels in counted.items()
         },
-        statistics=_statistics(*data.channel_statistics(train.images)),
+        statistics=_statistics(dataset),
         resized={
-            method: _statistics(
-                *resampling.resized_statistics(
-                    images, ResizeConfig(size=256, crop=224, method=method)
-                )
-            )
+            method: _statistics(dataset, ResizeConfig(size=256, crop=224, method=method))
             for method in get_args(ResizeConfig.model_fields["method"].annotation)
         },
         test_labels=pack_classes(test.labels.tolist()),
@@ -56,8 +52,9 @@ def describe_dataset(dataset: str) -> DataRecord:
     )
 
 
-def _statistics(mean: Any, std: Any) -> Statistics:
-    return Statistics(mean=tuple(map(float, mean)), std=tuple(map(float, std)))  # type: ignore[arg-type]
+def _statistics(dataset: str, resize: ResizeConfig | None = None) -> Statistics:
+    mean, std = inputs.computed_statistics(dataset, resize)
+    return Statistics(mean=mean, std=std)
 
 
 def _measure_first_loss(images: Any, labels: Any) -> dict[Literal["fan_out", "fan_in"], float]:
@@ -68,11 +65,11 @@ def _measure_first_loss(images: Any, labels: Any) -> dict[Literal["fan_out", "fa
     """
     config = ModelConfig(name="residual", initialization="kaiming")
     model = models.build_model(config, dropout=0.0, seed=42).train()
-    inputs = transforms.normalize(images, *read_normalization()["32"])
+    batch = transforms.normalize(images, *read_normalization()["32"])
     head = models.last_layer(model)
 
     def loss() -> float:
-        value = torch.nn.functional.cross_entropy(model(inputs), labels)
+        value = torch.nn.functional.cross_entropy(model(batch), labels)
         return float(f"{value.item():.5g}")  # digits that do not hang on the processor
 
     with torch.no_grad():
