@@ -469,7 +469,7 @@ def test_loading_the_data_is_not_taken_for_time_of_an_epoch(tmp_path):
         deadline = time.monotonic() + left
         settings = Settings("cpu", 1, None, deadline)
         told = []
-        path, made_by = tmp_path / "run.pt", of_this_process("cpu", 1)
+        path, made_by = tmp_path / "run.pt", of_this_process(1)
         after = Checkpointer(path, condition.config, settings, told.append, made_by)
         after.began -= 60.0
         with pytest.raises(OutOfTimeError) if late else contextlib.nullcontext():

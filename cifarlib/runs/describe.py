@@ -48,7 +48,7 @@ def describe_dataset(dataset: str) -> DataRecord:
         ),
         examples=tuple(_png(train.images[index]) for index in firsts),
         transforms=_show_transforms(images[firsts[7] : firsts[7] + 1]),
-        provenance=of_this_process("cpu", torch.get_num_threads()),
+        provenance=of_this_process(torch.get_num_threads()),
     )
 
 
@@ -112,5 +112,5 @@ def describe_network() -> NetworkRecord:
         model="residual",
         image=image,
         layers=tracing.trace(models.ResidualNetwork(), image),
-        provenance=of_this_process("cpu", torch.get_num_threads()),
+        provenance=of_this_process(torch.get_num_threads()),
     )

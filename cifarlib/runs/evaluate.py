@@ -39,7 +39,7 @@ def evaluate(record: RunRecord, weights: Path, new: NewImages, device: str) -> S
     batches = feed.evaluation(here, "evaluation/test", record.result.predictions.epoch)
     logits = compute_logits(model, batches, config, where)
     classes, confidence = metrics.predictions(logits)
-    card = torch.cuda.get_device_name(where) if where.type == "cuda" else None
+    gpu = torch.cuda.get_device_name(where) if where.type == "cuda" else None
     return ShiftRecord(
         format=FORMAT,
         run_id=record.run_id,
@@ -49,7 +49,7 @@ def evaluate(record: RunRecord, weights: Path, new: NewImages, device: str) -> S
         classes=pack_classes(classes),
         confidence=pack_confidence(confidence),
         right=pack(np.packbits(np.array(classes) == new.labels)),
-        provenance=provenance.of_this_process(where.type, torch.get_num_threads(), card),
+        provenance=provenance.of_this_process(torch.get_num_threads(), gpu),
     )
 
 

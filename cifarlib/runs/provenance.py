@@ -8,7 +8,6 @@ import re
 import subprocess
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from cifarlib import paths
 from cifarlib.checking import cut, read_bytes
@@ -127,18 +126,15 @@ def differences(before: Provenance, after: Provenance) -> list[str]:
     return apart
 
 
-def of_this_process(
-    device_class: str, threads: int, device: str | None = None, **more: Any
-) -> Provenance:
-    """What stands in a record of what this process makes now, on the processor by default."""
+def of_this_process(threads: int, gpu: str | None = None) -> Provenance:
+    """What stands in a record of what this process makes now, on the processor or a GPU by name."""
     head, dirty = commit()
     return Provenance(
         commit=head,
         dirty=dirty,
         versions=versions(),
-        device=device or processor(),
-        device_class=device_class,  # type: ignore[arg-type]
+        device=gpu or processor(),
+        device_class="cuda" if gpu else "cpu",
         threads=threads,
         finished=now(),
-        **more,
     )

@@ -276,11 +276,8 @@ def train(
     checkpoint = store.checkpoint_path(name)
     for path in (checkpoint, store.weights_path(name)):
         remove_leftovers(path)
-    made_by = provenance.of_this_process(
-        device.type,
-        settings.threads,
-        torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-    )
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    made_by = provenance.of_this_process(settings.threads, gpu)
     state = read_checkpoint(checkpoint, store, lambda text: tell(Message("note", text=text)))
     if state is not None:
         made_by = _take_over(state, made_by)
