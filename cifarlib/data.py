@@ -83,10 +83,13 @@ def _info(name: str) -> DatasetInfo:
     return DATASETS[name]
 
 
-def _locate(info: DatasetInfo) -> tuple[Path | None, list[Path]]:
-    """The first place that holds a file of a data set, and all the places looked at."""
-    root = named_folder("CIFAR10_ROOT") if info.real else None
-    places = [*([root, root / info.folder] if root else []), paths.DATA / info.folder]
+def _locate(info: DatasetInfo, root: Path | None = None) -> tuple[Path | None, list[Path]]:
+    """The first place that holds a file of a data set, and all that are looked at; in ``root`` only
+    where it is named."""
+    named = root or (named_folder("CIFAR10_ROOT") if info.real else None)
+    places = [named, named / info.folder] if named else []
+    if not root:
+        places.append(paths.DATA / info.folder)
     try:
         for place in places:
             if any((place / name).is_file() for name in info.files):
@@ -146,15 +149,16 @@ def download(
 ) -> Path:
     """Fetch a data set's archive, check it, and put its files into place; its folder.
 
-    Without ``root`` this mends the copy that ``find`` would use, or makes one in ``data/``. A good
-    copy is left alone. ``progress`` shows a bar; by default where standard error is a terminal.
+    This mends the copy in ``root``, or makes one there; without ``root`` it mends the copy that
+    ``find`` would use, or makes one in ``data/``. A good copy is left alone. ``progress`` shows a
+    bar; by default where standard error is a terminal.
     Raises ``DataError`` when the download or the disk fails; nothing half-done stays behind.
     """
     info = _info(name)
     if not info.real:
         return find(name)
-    target = Path(root) / info.folder if root else _locate(info)[0] or paths.DATA / info.folder
-    return _put(info, target, lambda folder: _fetch(info, folder, url, md5, progress))
+    found, places = _locate(info, root)
+    return _put(info, found or places[-1], lambda folder: _fetch(info, folder, url, md5, progress))
 
 
 def _fetch(info: DatasetInfo, folder: Path, url: str, md5: str, progress: bool | None) -> None:

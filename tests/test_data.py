@@ -203,6 +203,18 @@ def test_a_good_copy_is_left_alone(tiny, server):
     assert data.download(url=f"{server['url']}/missing", progress=False) == folder
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_good_copy_in_a_named_folder_is_left_alone(tiny, server, tmp_path, inside):
+    """Whether that holds the files or the archive's folder; a copy in data/ does not count."""
+    unpack(tiny, paths.DATA)
+    folder = unpack(tiny, tmp_path / "named")
+    root = folder.parent if inside else folder
+    url = f"{server['url']}/missing"
+    assert data.download(root=root, url=url, progress=False) == folder
+    with pytest.raises(DataError, match="404 Client Error"):
+        data.download(root=tmp_path / "empty", url=url, progress=False)
+
+
 def test_a_download_mends_the_copy_that_is_used(tiny, server, tmp_path, monkeypatch):
     unpack(tiny, paths.DATA)
     folder = unpack(tiny, tmp_path / "elsewhere")
