@@ -299,17 +299,18 @@ class LocalExecutor(Executor):
             self.one_process = False
             worker.process.kill()  # if one thread is gone, the others will not do well
         worker.process.join()
-        if worker.job is not None:
-            self.display.drop(worker.job)
-        if worker.job is not None and worker.shares_process:
-            self.waiting.appendleft(worker.job)  # whose fault it was shows with a process for each
-        elif worker.job is not None:
-            code = worker.process.exitcode or 0
-            reason = f"its worker died ({code})"
-            if code < 0:
-                memory = ", as happens where memory runs out" if code == -signal.SIGKILL else ""
-                reason = f"its worker was killed (signal {-code}){memory}"
-            self.try_again(worker.job, reason, reason)
+        if (job := worker.job) is None:
+            return
+        self.display.drop(job)
+        if worker.shares_process:
+            self.waiting.appendleft(job)  # whose fault it was shows with a process for each
+            return
+        code = worker.process.exitcode or 0
+        reason = f"its worker died ({code})"
+        if code < 0:
+            memory = ", as happens where memory runs out" if code == -signal.SIGKILL else ""
+            reason = f"its worker was killed (signal {-code}){memory}"
+        self.try_again(job, reason, reason)
 
     def _end(self, worker: _Worker) -> None:
         with contextlib.suppress(OSError):
