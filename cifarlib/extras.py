@@ -4,13 +4,7 @@ import importlib.util
 
 from cifarlib.errors import MissingPackageError
 
-EXTRAS = {
-    "torch": "train",
-    "torchvision": "train",
-    "ray": "ray",
-    "ipywidgets": "lab",
-    "jupyterlab": "lab",
-}
+EXTRAS = {"torch": "train", "torchvision": "train", "ray": "ray"}
 """Package → the extra of pyproject.toml that installs it."""
 
 

@@ -68,7 +68,7 @@ def test_a_sweep_with_nothing_to_train_needs_no_torch(without_torch, tmp_path):
 
 
 def test_every_extra_package_is_named_with_its_extra():
-    assert "cifarlib[lab]" in str(extras.missing("ipywidgets"))
+    assert "cifarlib[ray]" in str(extras.missing("ray"))
     assert extras.explain(ModuleNotFoundError("", name="torch.nn")).args == (NEEDS_TORCH[10:],)
     assert extras.explain(ModuleNotFoundError("", name="nothing")) is None
 
