@@ -143,33 +143,31 @@ def download(
     name: str = "cifar10",
     root: Path | None = None,
     url: str = CIFAR10_URL,
-    progress: bool | None = None,
     *,
     md5: str = CIFAR10_MD5,
 ) -> Path:
     """Fetch a data set's archive, check it, and put its files into place; its folder.
 
     This mends the copy in ``root``, or makes one there; without ``root`` it mends the copy that
-    ``find`` would use, or makes one in ``data/``. A good copy is left alone. ``progress`` shows a
-    bar; by default where standard error is a terminal.
+    ``find`` would use, or makes one in ``data/``. A good copy is left alone. A bar shows progress
+    where standard error is a terminal.
     Raises ``DataError`` when the download or the disk fails; nothing half-done stays behind.
     """
     info = _info(name)
     if not info.real:
         return find(name)
     found, places = _locate(info, root)
-    return _put(info, found or places[-1], lambda folder: _fetch(info, folder, url, md5, progress))
+    return _put(info, found or places[-1], lambda folder: _fetch(info, folder, url, md5))
 
 
-def _fetch(info: DatasetInfo, folder: Path, url: str, md5: str, progress: bool | None) -> None:
+def _fetch(info: DatasetInfo, folder: Path, url: str, md5: str) -> None:
     """Fetch a data set's files; raises ``DataError`` unless the archive is whole and right."""
     import pooch
     from requests.exceptions import RequestException
     from tqdm import tqdm
 
-    hidden = None if progress is None else not progress
     name = url.rpartition("/")[2]
-    bar = tqdm(total=1, unit="B", unit_scale=True, desc=name, disable=hidden)  # pooch sets total
+    bar = tqdm(total=1, unit="B", unit_scale=True, desc=name, disable=None)  # pooch sets total
     downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=BLOCK, timeout=TIMEOUT)
     unpack = pooch.Untar([f"{info.folder}/{file}" for file in info.files], extract_dir=".")
     pooch.get_logger().setLevel("WARNING")

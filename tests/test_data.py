@@ -175,7 +175,7 @@ def server(monkeypatch):
 def fetch(server, body: bytes, length: int | None = None, md5: str | None = None, **options):
     server["/set.tar.gz"] = (200, body, len(body) if length is None else length)
     md5 = md5 or hashlib.md5(body).hexdigest()
-    return data.download(url=f"{server['url']}/set.tar.gz", md5=md5, progress=False, **options)
+    return data.download(url=f"{server['url']}/set.tar.gz", md5=md5, **options)
 
 
 def assert_nothing_is_left(folder: Path | None = None):
@@ -200,7 +200,7 @@ def test_a_download_is_put_into_place(tiny, server):
 
 def test_a_good_copy_is_left_alone(tiny, server):
     folder = unpack(tiny, paths.DATA)
-    assert data.download(url=f"{server['url']}/missing", progress=False) == folder
+    assert data.download(url=f"{server['url']}/missing") == folder
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -210,9 +210,9 @@ def test_a_good_copy_in_a_named_folder_is_left_alone(tiny, server, tmp_path, ins
     folder = unpack(tiny, tmp_path / "named")
     root = folder.parent if inside else folder
     url = f"{server['url']}/missing"
-    assert data.download(root=root, url=url, progress=False) == folder
+    assert data.download(root=root, url=url) == folder
     with pytest.raises(DataError, match="404 Client Error"):
-        data.download(root=tmp_path / "empty", url=url, progress=False)
+        data.download(root=tmp_path / "empty", url=url)
 
 
 def test_a_download_mends_the_copy_that_is_used(tiny, server, tmp_path, monkeypatch):
@@ -242,11 +242,11 @@ def test_a_download_that_breaks_off_leaves_nothing(tiny, server):
 
 def test_download_distinguishes_a_missing_page_from_a_missing_network(tiny, server):
     with pytest.raises(DataError, match="404 Client Error: Not Found"):
-        data.download(url=f"{server['url']}/missing", progress=False)
+        data.download(url=f"{server['url']}/missing")
     with pytest.raises(DataError, match="Connection refused; check the network"):
-        data.download(url="http://127.0.0.1:9/x", progress=False)
+        data.download(url="http://127.0.0.1:9/x")
     with pytest.raises(DataError, match="No scheme supplied"):
-        data.download(url="nothing", progress=False)
+        data.download(url="nothing")
     assert_nothing_is_left()
 
 
@@ -257,7 +257,7 @@ def test_a_server_that_does_not_answer_is_given_up(tiny, monkeypatch):
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(DataError, match="timed out; check the network"),
     ):
-        data.download(url=f"http://127.0.0.1:{silent.getsockname()[1]}/x", progress=False)
+        data.download(url=f"http://127.0.0.1:{silent.getsockname()[1]}/x")
 
 
 def test_a_destination_that_cannot_be_written_is_named(tiny, server, tmp_path):
