@@ -119,6 +119,8 @@ def test_paired_averages_seeds_and_within_blocks():
     pairs = stats.paired(one, grid(0, 0, 0, 0), ["batch", "decay"], blocks=["batch"])
     assert pairs.difference.tolist() == [2, 3, 4, 5]
     assert (pairs.estimate.mean, pairs.estimate.n) == (3.5, 2)
+    alone = stats.paired(one, grid(0, 0, 0, 0), ["batch", "decay"], blocks="batch")
+    assert alone.estimate == pairs.estimate
 
 
 def test_paired_counts_pending_pairs_and_leaves_out_diverged_ones():

@@ -29,6 +29,13 @@ def test_compare_joins_rows_by_their_settings_and_averages_seeds():
     assert frame.attrs["runs"] == {0: ("c",), 1: ("a", "b"), 2: ("d",)}
 
 
+def test_compare_takes_a_column_as_a_text():
+    frame = compare(PAPER, OURS, on="batch_size", values="test_top1", names="run")
+    pd.testing.assert_frame_equal(
+        frame, compare(PAPER, OURS, on=["batch_size"], values=["test_top1"], names=["run"])
+    )
+
+
 def test_compare_says_what_a_missing_value_is():
     frame = compare(PAPER, OURS.iloc[:-1], on=["batch_size"])
     assert np.isnan(frame["Test", "ours"].iloc[2])

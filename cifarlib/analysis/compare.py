@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from cifarlib.analysis.statistics import run_ids
+from cifarlib.analysis.statistics import list_columns, run_ids
 
 LABELS = {
     "run": "Run",
@@ -36,10 +36,10 @@ WITHOUT_DIFFERENCE = ("epoch", "time_s")  # of different machines, or of no mean
 def compare(
     paper: pd.DataFrame,
     ours: pd.DataFrame,
-    on: Sequence[str],
-    values: Sequence[str] = (),
+    on: str | Sequence[str],
+    values: str | Sequence[str] = (),
     *,
-    names: Sequence[str] = ("run",),
+    names: str | Sequence[str] = ("run",),
 ) -> pd.DataFrame:
     """The paper's rows, and beside each value ours and the difference, ours − paper.
 
@@ -51,10 +51,10 @@ def compare(
     of the setting came to an end; ``attrs["group"]`` is the column by which rows form groups.
     Raises ``ValueError`` for columns that are not there, and where a row would meet two conditions.
     """
-    keys = list(on)
+    keys, values, names = map(list_columns, (on, values, names))
     if not keys:
         raise ValueError("name the columns in which rows meet, such as batch_size")
-    values = list(values) or [name for name in OUTCOMES if name in paper and name in ours]
+    values = values or [name for name in OUTCOMES if name in paper and name in ours]
     if lacking := [key for key in keys if key not in paper or key not in ours]:
         raise ValueError(f"{lacking[0]} is no column of both frames; join on another")
     if paper.duplicated(keys).any():

@@ -260,6 +260,11 @@ def _lost(runs: pd.DataFrame) -> "pd.Series[bool]":
     return runs["state"].eq("diverged") if "state" in runs else pd.Series(False, runs.index)
 
 
+def list_columns(names: str | Sequence[str]) -> list[str]:
+    """Names of columns as a list, which one name alone may stand for, as in pandas."""
+    return [names] if isinstance(names, str) else list(names)
+
+
 def run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
     """The ids of runs, where they have any."""
     return tuple(dict.fromkeys(runs["run_id"])) if "run_id" in runs else ()
@@ -268,10 +273,10 @@ def run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
 def paired(
     first: pd.DataFrame,
     second: pd.DataFrame,
-    on: Sequence[str],
+    on: str | Sequence[str],
     value: str = "test_top1",
     *,
-    blocks: Sequence[str] = (),
+    blocks: str | Sequence[str] = (),
     noise: Noise | None = None,
 ) -> Pairs:
     """The difference of an outcome over pairs of rows that are equal in the columns ``on``.
@@ -282,7 +287,7 @@ def paired(
     then the pair is left out. Where a few differences happen to agree better than seeds of one
     setting do, the standard error is that of the ``noise`` of a single run, if it is given.
     """
-    on = list(on)
+    on, blocks = list_columns(on), list_columns(blocks)
     sides = {}
     for name, side in (("first", first), ("second", second)):
         lost = side.assign(lost=_lost(side)).groupby(on)["lost"].all()
@@ -295,7 +300,7 @@ def paired(
     frame = frame.rename(columns={f"{value}_first": "first", f"{value}_second": "second"})
     frame["difference"] = frame["first"] - frame["second"]
     complete = frame.dropna(subset="difference")
-    means = complete.groupby(list(blocks) or on)["difference"].mean()
+    means = complete.groupby(blocks or on)["difference"].mean()
     missing = int((frame["difference"].isna() & ~lost).sum())
     found = estimate(means, "blocks of pairs" if blocks else "matched pairs", missing=missing)
     if noise and found.error and found.error < (least := noise.sd * math.sqrt(2 / found.n)):

@@ -123,8 +123,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     own = {c.name for c in results.known} - paper
     counts = [f"{len(paper)}"] * bool(paper) + [f"{len(own)} of your own"] * bool(own)
     seeds = say_count(len({c.config.seed for c in results.known}), "seed")
-    info = DATASETS[scale.data.name]
-    images = info.train_images - info.train_images // 10
+    images = DATASETS[scale.data.name].sizes["train"]
     facts = [
         ("Runs done", f"{len(records)} of {len({c.run_id for c in results.known})}"),
         ("Conditions", f"{' and '.join(counts) or 'none'}, {seeds} each"),
@@ -261,11 +260,10 @@ def _stage_rows(results: Results) -> list[dict[str, Any]]:
 
 def _budget(scale: Scale, overrides: Iterable[str]) -> list[tuple[str, str]]:
     info = DATASETS[scale.data.name]
-    held_out = info.train_images // 10
     images = (
-        f"{scale.data.train_size:,} of {info.train_images - held_out:,} training, "
-        f"{scale.data.validation_size:,} of {held_out:,} validation and "
-        f"{scale.data.test_size:,} of {info.test_images:,} test images"
+        f"{scale.data.train_size:,} of {info.sizes['train']:,} training, "
+        f"{scale.data.validation_size:,} of {info.sizes['validation']:,} validation and "
+        f"{scale.data.test_size:,} of {info.sizes['test']:,} test images"
     )
     epochs = [
         f"{published}, as published" if ours == published else f"{ours} for the paper's {published}"
