@@ -102,8 +102,10 @@ def test_best_beats_every_other_one():
     assert judges.best(scores, 1, NOISE).verdict == "did not hold"
     close = judges.best(scores | {2: 79.5}, 26, NOISE)
     assert close.verdict == "not distinguishable"
-    assert "1 of 3; 1 other cannot be distinguished from it by the noise" in close.reason
-    assert "3 of 3; 0 others cannot be" in judges.best(scores, 1, NOISE).reason  # both are better
+    assert "1 of 3; pairwise, 1 other cannot be distinguished from it; seed noise" in close.reason
+    assert (
+        "3 of 3; pairwise, 0 others cannot" in judges.best(scores, 1, NOISE).reason
+    )  # both are better
     alone = judges.best(scores, 26, None)
     assert (alone.verdict, alone.ours) == ("pending", "run 26: 80.0 %")
     assert alone.reason == "Run 26 is number 1 of 3. One seed: not decidable."
@@ -203,7 +205,7 @@ def test_nearly_all_is_corrected_for_the_choice_of_those_that_may_be_below(decid
     p = student_t.sf(abs(decides) / (NOISE.sd * math.sqrt(2)), NOISE.df)
     assert (found.verdict, found.p) == (verdict, pytest.approx(2 * times * p))
     clear = 3 + (decides > 0)
-    assert found.reason.startswith(f"{clear} of 5 are above 0")
+    assert found.reason.startswith(f"{clear} of 5 are individually above 0")
 
 
 def test_every_needs_each_part_to_hold():
