@@ -16,6 +16,7 @@ import pytest
 import reference
 import torch
 import torchvision
+import trainings
 from torch import Tensor
 
 from cifarlib import checking, training
@@ -61,15 +62,7 @@ NESTEROV = {"name": "sgd", "momentum": 0.8, "nesterov": True}
 # With an epsilon of 1e-8, weights whose gradient is 0 but for rounding move by whole steps.
 ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.95, "epsilon": 1e-3}
 ADAMW = ADAM | {"name": "adamw"}
-MUON = {
-    "name": "muon",
-    "momentum": 0.6,
-    "nesterov": True,
-    "steps": 3,
-    "normalized": True,
-    "rest": NESTEROV,
-    "rest_factor": 0.5,
-}
+MUON = trainings.MUON | {"rest": NESTEROV}
 PLAIN_MUON = {"name": "muon", "momentum": 0.9, "nesterov": False, "steps": 2, "rest": ADAMW}
 DAA1 = {"padding": 4, "flip_probability": 0.5}
 DAA2 = DAA1 | {"rotation_degrees": 15.0, "rotation_probability": 0.5}
