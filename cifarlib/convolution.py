@@ -4,8 +4,12 @@ oneDNN's convolutions run near the machine's limit where images are large. On th
 images at a network's end, its weight gradient reaches a few per cent of that; copying the patches
 out (im2col) and one matrix product take a tenth of the time. The sums are the same in another
 order, so this serves bf16 only: in fp32, a run stays PyTorch's own arithmetic.
+
+A processor that cannot multiply bf16 itself converts as it goes, at a quarter of its fp32 rate.
+There the numbers are rounded to bf16 as elsewhere, and multiplied in fp32.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -30,16 +34,25 @@ def use_matrix_products(model: nn.Module) -> None:
             module.__class__ = Convolution
 
 
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for products of bf16; of others than x86, trusted."""
+    known = torch.cpu.get_capabilities()
+    return known["architecture"] != "x86_64" or known["avx512_bf16"] or known["amx_bf16"]
+
+
 class Convolution(nn.Conv2d):
     """A 2-d convolution that, under bf16 autocast on a CPU, chooses its way by shape."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        bias = None if self.bias is None else self.bias.bfloat16()
+        kind = torch.bfloat16 if multiplies_bf16() else torch.float32
+        x = x.bfloat16().contiguous(memory_format=torch.channels_last).to(kind)
+        weight = self.weight.bfloat16().to(kind)
+        bias = None if self.bias is None else self.bias.bfloat16().to(kind)
         with torch.autocast("cpu", enabled=False):
-            x = x.bfloat16().contiguous(memory_format=torch.channels_last)
-            return _Convolve.apply(x, self.weight.bfloat16(), bias, self.stride, self.padding)
+            return _Convolve.apply(x, weight, bias, self.stride, self.padding).bfloat16()
 
 
 class _Convolve(torch.autograd.Function):

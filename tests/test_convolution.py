@@ -45,8 +45,10 @@ def test_values_and_gradients_are_those_of_pytorch(shape, bias):
     )
 
 
+@pytest.mark.parametrize("natively", [True, False])
 @pytest.mark.parametrize("shape", [(64, 64, 17, 3, 1, 1), (256, 256, 5, 3, 2, 1)])
-def test_bf16_loses_no_more_than_onednn(shape):
+def test_bf16_loses_no_more_than_onednn(shape, natively, monkeypatch):
+    monkeypatch.setattr(convolution, "multiplies_bf16", lambda: natively)
     inputs, outputs, size, *geometry = shape
     torch.manual_seed(2)
     exact = nn.Conv2d(inputs, outputs, *geometry).to(memory_format=torch.channels_last)
@@ -73,6 +75,30 @@ def gradients(layer: nn.Module, x: torch.Tensor, autocast: bool) -> list[torch.T
     ahead = torch.randn(out.shape, generator=torch.Generator().manual_seed(3))
     out.backward(ahead.to(out.dtype))
     return [out.detach(), x.grad, layer.weight.grad, layer.bias.grad]
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "natively"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, True),
+        ({"architecture": "arm64", "bf16": True}, True),
+    ],
+)
+def test_a_processor_without_bf16_products_multiplies_in_fp32(capabilities, natively, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert convolution.multiplies_bf16.__wrapped__() == natively
+    monkeypatch.setattr(convolution, "multiplies_bf16", lambda: natively)
+    layer = nn.Conv2d(8, 4, 3).to(memory_format=torch.channels_last)
+    use_matrix_products(layer)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(torch.randn(2, 8, 9, 9, requires_grad=True))
+    assert out.dtype == torch.bfloat16
+    convolve = out.grad_fn if natively else out.grad_fn.next_functions[0][0]
+    assert {saved.dtype for saved in convolve.saved_tensors} == {
+        torch.bfloat16 if natively else torch.float32
+    }
 
 
 @pytest.mark.parametrize("name", ["residual", "resnet18", "densenet121"])
