@@ -465,6 +465,12 @@ def test_a_condition_is_found_by_the_papers_run_number(store):
         results.find("stage1-base", 37)
 
 
+def test_an_unknown_stage_is_no_empty_selection(store):
+    results = open_results("smoke", build=store.folder)
+    with pytest.raises(ConfigError, match="no stage 'stage1-dae1'; did you mean 'stage1-daa1'"):
+        results.select("stage1-base", "stage1-dae1", run=13)
+
+
 def test_absolute_takes_the_papers_own_budget_where_all_of_its_runs_have_ended(tmp_path):
     """A run that diverged has ended."""
     full = open_results("full", build=tmp_path / "full")

@@ -62,7 +62,7 @@ def pending(reason: str, runs: Sequence[str] = (), ours: str = "–") -> Judgeme
     return Judgement("pending", ours, reason=reason, runs=tuple(runs))
 
 
-def not_tested(reason: str, ours: str = "–", runs: Sequence[str] = ()) -> Judgement:
+def not_tested(reason: str, runs: Sequence[str] = (), ours: str = "–") -> Judgement:
     """The treatment did not occur, or the rule is true by construction."""
     return Judgement("not tested", ours, reason=reason, runs=tuple(runs))
 
@@ -156,7 +156,7 @@ def positive(sample: Judged, *, unit: str = " points", decimals: int = 1) -> Jud
     """A difference is above 0: the first setting is better."""
     found, runs = _read(sample)
     if not _wait(found, runs) and found.identical:
-        return not_tested("The runs compared are the same to the image.", f"0{unit}", runs)
+        return not_tested("The runs compared are the same to the image.", runs, f"0{unit}")
     return within(sample, 0, unit=unit, decimals=decimals, claimed="more than 0")
 
 
@@ -329,7 +329,7 @@ def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
     found = pairs.difference.to_numpy()
     m, ours = len(found), f"{(found > 0).sum()} of {len(found)}"
     if m <= allowed:
-        return not_tested(f"All {m} may be below.", ours, pairs.runs)
+        return not_tested(f"All {m} may be below.", pairs.runs, ours)
     if noise is None:
         return pending(UNDECIDABLE, pairs.runs, ours)
     more = np.sort([noise.pair(value).p_above(0) for value in found])
@@ -419,7 +419,7 @@ def _wait_for_grid(grid: pd.DataFrame, outcome: str) -> Judgement | None:
         return pending(f"{known} of {len(grid)} runs are recorded.", stats.run_ids(grid))
     if grid[outcome].nunique() == 1:
         reason = "All outcomes are equal: there is no variance to explain."
-        return not_tested(reason, runs=stats.run_ids(grid))
+        return not_tested(reason, stats.run_ids(grid))
     return None
 
 

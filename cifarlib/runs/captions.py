@@ -5,9 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from cifarlib.checking import suggest
 from cifarlib.config import DATASETS
-from cifarlib.errors import ConfigError
 from cifarlib.formatting import say_count
 from cifarlib.runs.mixed_provenance import find_mixtures
 from cifarlib.runs.schema import RunRecord
@@ -60,8 +58,6 @@ def describe(
 def _find(results: "Results", shown: Any) -> tuple[list[Condition], dict[str, RunRecord]]:
     """The conditions shown, and the records behind them: of a frame, the second study's, too."""
     if isinstance(shown, str):
-        if shown not in (names := {*results.stages, *results.study.stages}):
-            raise ConfigError(f"there is no stage {shown!r}; {suggest(shown, names)}")
         return results.select(shown), results.every_record
     if not hasattr(shown, "columns"):
         return list(shown), results.every_record

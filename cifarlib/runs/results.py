@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import paths
-from cifarlib.checking import cut, expand_folder
+from cifarlib.checking import cut, expand_folder, suggest
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs.locks import held
@@ -123,9 +123,13 @@ class Results:
         """The conditions of some stages, with some settings: ``select("stage1-base",
         optimizer="sgd")``; ``run`` is the paper's number.
 
-        Of a stage of the paper these are the paper's conditions, all of them and no other.
+        Of a stage of the paper these are the paper's conditions, all of them and no other. Raises
+        ``ConfigError`` for a stage that there is not.
         """
         of_paper = {c.stage for c in self.paper}
+        known = [*self.study.stages, *of_paper]
+        if unknown := [stage for stage in stages if stage not in known]:
+            raise ConfigError(f"there is no stage {unknown[0]!r}; {suggest(unknown[0], known)}")
         others = [c for c in self.conditions if c.stage not in of_paper]
         return [
             c

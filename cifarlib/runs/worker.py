@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from cifarlib.config import RunConfig, run_id
 from cifarlib.errors import CifarlibError, UnavailableError
 from cifarlib.runs import provenance
@@ -101,6 +103,8 @@ def serve(connections: Sequence[Connection], folder: Path, settings: Settings) -
     """
     # On a machine with other work, threads that spin while they wait take minutes for seconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch.fx makes a bar, and tqdm for it a semaphore, which a worker that is ended leaves behind.
+    tqdm.set_lock(threading.RLock())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     provenance.commit()  # now, for it is the code of now that this process runs
     store = RecordStore(folder)
