@@ -50,7 +50,7 @@ def test_audit_lists_every_doubt_in_its_first_table(shown):
         verdicts[name]["verdict"] for name in cl.paper.doubts
     ]
     assert table["links"][0] == [0, 0, [["1", f"doubt-{next(iter(cl.paper.doubts))}"]]]
-    assert table["note"] == "57 findings: 49 confirmed, 5 refuted, 3 undecidable."
+    assert table["note"] == "58 findings: 50 confirmed, 5 refuted, 3 undecidable."
 
 
 def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):
@@ -102,6 +102,7 @@ def test_audit_verdicts_other_than_confirmed(shown, verdict, names):
         ("sgd-gap", ["10 of 12", "79.3 %"]),
         ("optimizer-choice", ["0.61 points", "1.3 points"]),
         ("validation-level", ["+0.95", "83 of 100", "3 of 10", "+0.74 to +1.15"]),
+        ("order-of-effects", ["0.57 points", "Table VII 0.94", "27 points", "2 to 53", "1 to 29"]),
         ("kaiming-scale", ["√(2/576) = 0.0589", "0.0017"]),
         ("log-softmax", ["NaN", "0 and −1000"]),
     ],

@@ -420,6 +420,18 @@ def test_sentences_in_tables_are_stacked_on_a_phone(tmp_path):
     assert '<td data-label="n">1</td>' in page
 
 
+def test_a_chapter_that_reads_others_does_not_read_its_older_self(tmp_path, monkeypatch):
+    (tmp_path / "b.ipynb").write_text("what an answer was called before", encoding="utf-8")
+    seen = []
+
+    def note(chosen, folder, *_):
+        seen.append((chosen, [path.name for path in folder.iterdir()]))
+
+    monkeypatch.setattr(report, "execute_all", note)
+    report._execute([Path("b.ipynb"), Path("a.ipynb")], tmp_path, [{"executed": ""}, {}], print)
+    assert seen == [([Path("a.ipynb")], ["b.ipynb"]), ([Path("b.ipynb")], [])]
+
+
 @pytest.mark.parametrize(
     ("parts", "words"),
     [

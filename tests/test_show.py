@@ -17,10 +17,11 @@ HELD = Judgement("held", "+9.3 points", "+8.1 to +10.5", 0.0004, 16, "16 blocks.
 
 @dataclass
 class Scale:
-    """Stands for results, of which a claim needs two things."""
+    """Stands for results, of which a claim needs three things."""
 
     real: bool = True
     reduced: bool = False
+    is_own_budget: bool = False
 
 
 def test_tables_format_groups_of_paper_and_ours_by_their_kind():
@@ -175,7 +176,7 @@ def test_list_claims_has_every_claim_of_the_paper_in_its_order(executed):
 
 def test_statements_are_sentences_with_distinct_ids():
     assert len(cl.paper.claims) >= 49
-    assert len(cl.paper.doubts) == 57
+    assert len(cl.paper.doubts) == 58
     for statement in [*cl.paper.claims.values(), *cl.paper.doubts.values()]:
         assert statement.text.endswith(".")
         assert statement.text[0].isupper() or statement.text[0].isdigit()

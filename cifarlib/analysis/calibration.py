@@ -1,8 +1,9 @@
 """Do the judges keep their word? False verdicts on null data, and power at real effects.
 
-Every judge is given data of which the truth is known, made with the noise of real runs: no effect
+The judges are given data of which the truth is known, with normally distributed noise: no effect
 at all, an effect exactly at the bound that a claim names, two factors of equal effect. A verdict
-that a claim held or did not is then false, and may occur in 5 % of draws.
+that a claim held or did not is then false, and may occur in 5 % of draws. All sizes are multiples
+of the noise; its own is arbitrary.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -49,6 +50,16 @@ def _grid_pairs(random: np.random.Generator, effect: float) -> Judgement:
     return judges.positive(scores[:, 0] - scores[:, 1])
 
 
+def _two_noises(random: np.random.Generator, effect: float) -> Judgement:
+    """A single pair of runs of two settings, of which one is twice as noisy and known from five
+    seeds."""
+    sd = 2 * NOISE * float(np.sqrt(random.chisquare(4) / 4))
+    floors = _estimated_noise(random), Noise(sd, 4, 1, Interval(sd, sd))
+    runs = random.normal([effect, 0], [NOISE, 2 * NOISE])
+    first, second = (pd.DataFrame({"seed": [42], "test_top1": [run]}) for run in runs)
+    return judges.positive(stats.contrast(first, second, noise=floors))
+
+
 def _both(random: np.random.Generator, effect: float) -> Judgement:
     """A claim of two differences, of which one is large; the effect is on the other."""
     parts = {"large": _seeds(random, 5 + effect), "none": _seeds(random, effect)}
@@ -87,8 +98,10 @@ def _draw_gains(random: np.random.Generator, true: np.ndarray) -> Pairs:
 
 
 def _trend(random: np.random.Generator, effect: float) -> Judgement:
-    steps = np.array([0.0, 0.1, 0.2, 0.5, 0.7] * SEEDS)
-    return judges.trend(stats.slope(steps, effect * steps + random.normal(0, NOISE, len(steps))))
+    """A slope that lies exactly on the margin, from one run a step; the effect moves it inwards."""
+    steps, margin = np.array([0.0, 0.1, 0.2, 0.5, 0.7]) / 0.7, 2 * NOISE
+    found = (margin - effect) * steps + random.normal(0, NOISE, len(steps))
+    return judges.within(stats.slope(steps, found, _estimated_noise(random)), high=margin)
 
 
 def simulate_grid(random: np.random.Generator, effects: dict[str, float]) -> pd.DataFrame:
@@ -147,19 +160,20 @@ NULLS: dict[str, Draw] = {
     "above 0: one pair of runs": _single_pair,
     f"above 0: {SEEDS} seeds": _seeds,
     f"above 0: {PAIRS} blocks of a grid": _grid_pairs,
+    "above 0: one pair of runs, unlike noises": _two_noises,
     "above 0: two differences, one of them none": _both,
     f"equal: {SEEDS} seeds at the margin": _at_margin,
     f"best of {SETTINGS} runs": _best,
     f"largest of {PAIRS} gains, at the bound": _largest,
     f"nearly all of {PAIRS} gains, two of them none": _nearly_all,
     "three of ten classes above the others": _all_above,
-    "trend over five dropouts": _trend,
+    "trend over five dropouts, at the margin": _trend,
     "explains more: two equal factors": _equal_shares,
     "explains more: two factors without effect": _no_shares,
     "effect of a factor without effect": _factor,
     "effect: interaction of two factors": _interaction,
 }
-"""Every judge on data of which no verdict but “not distinguishable” is right."""
+"""The judges on data of which no verdict but “not distinguishable” is right."""
 
 
 def count_verdicts(draw: Draw, draws: int, effect: float = 0.0, seed: int = 42) -> tuple[int, int]:
@@ -170,7 +184,7 @@ def count_verdicts(draw: Draw, draws: int, effect: float = 0.0, seed: int = 42) 
 
 
 def tabulate_false_verdicts(draws: int) -> pd.DataFrame:
-    """``tabulate_rates`` of every judge on simulated null data."""
+    """``tabulate_rates`` of the judges on simulated null data."""
     return tabulate_rates(
         {name: (sum(count_verdicts(draw, draws)), draws) for name, draw in NULLS.items()}
     )

@@ -139,6 +139,7 @@ def within(
     verdict, lies = _place(interval, low, high)
     if interval.high - interval.low > high - low:
         claimed = f"{claimed}, and is wider than that"
+    what = "what is claimed" if math.isinf(high - low) else "what counts as equal"
     above, below = found.p_above(low), 1 - found.p_above(high)
     inside, outside = max(above, below), min(1 - above, 1 - below)
     return Judgement(
@@ -147,7 +148,7 @@ def within(
         interval.say(decimals, sign="point" in unit),
         min(1.0, 2 * min(inside, outside)),
         found.n,
-        f"The interval lies {lies} what is claimed, {claimed}; {found.say()}.",
+        f"The interval lies {lies} {what}, {claimed}; {found.say()}.",
         runs,
     )
 
@@ -163,11 +164,6 @@ def positive(sample: Judged, *, unit: str = " points", decimals: int = 1) -> Jud
 def equal(sample: Judged, margin: float, *, unit: str = " points", decimals: int = 1) -> Judgement:
     """A difference is no larger than a margin either way: two one-sided tests of 2.5 % each."""
     return within(sample, -margin, margin, unit=unit, decimals=decimals)
-
-
-def trend(sample: Estimate) -> Judgement:
-    """A slope (``statistics.slope``) is above 0."""
-    return positive(sample, unit="", decimals=2)
 
 
 def _read(sample: Judged) -> tuple[Estimate, tuple[str, ...]]:
@@ -233,10 +229,9 @@ def best(
     others = [found for key, found in values.items() if key != chosen]
     above = np.array([_exceeds(sign * values[chosen], sign * other, noise) for other in others])
     verdict, p = _decide(above)
-    width = " points" if unit == " %" else unit
     ties = int(((above >= ALPHA / 2) & (1 - above >= ALPHA / 2)).sum())
     tied = f"pairwise, {say_count(ties, 'other')} cannot be distinguished from it"
-    reason = f"{place}; {tied}; {noise.say(width)}."
+    reason = f"{place}; {tied}; {noise.say()}."
     n = min(map(len, values.values()))
     return Judgement(verdict, ours, p=p, n=n, reason=_capital(reason))
 
@@ -311,7 +306,7 @@ def largest(pairs: Pairs, low: float, high: float, noise: Noise | None) -> Judge
         ours,
         interval.say(sign=True),
         min(1.0, 2 * m * noise.pair(outside).p_above(0)),
-        m,
+        pairs.estimate.n,
         f"The largest of {m}; its simultaneous interval lies {lies} {signed(1)(low)} to "
         f"{signed(1)(high)} points.",
         pairs.runs,
@@ -341,7 +336,7 @@ def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
         verdict,
         ours,
         p=p,
-        n=m,
+        n=pairs.estimate.n,
         reason=f"{clear} of {m} are individually above 0 (Holm); the claim allows "
         f"{say_count(allowed, 'exception')}.",
         runs=pairs.runs,

@@ -121,11 +121,12 @@ def student(values: Values) -> tuple[float, float]:
 class Noise:
     """By how much runs of one setting differ of which only the seed differs."""
 
-    sd: float  # pooled over settings, points
+    sd: float  # pooled over settings, in ``unit``
     df: int  # seeds less settings
     settings: int
     interval: Interval  # of the standard deviation
     where: str = ""  # “ at another budget”, where that is so
+    unit: str = " points"
 
     def difference(self, level: float = LEVEL) -> float:
         """What two single runs of one setting differ by at most, at a level of confidence."""
@@ -138,15 +139,19 @@ class Noise:
         found = estimate([difference], "pairs of runs")
         return replace(found, error=math.sqrt(2) * self.sd, df=self.df, by=self.say())
 
-    def say(self, unit: str = " points") -> str:
+    def say(self) -> str:
         """In words: “seed noise 0.39 points (σ̂ of 20 runs of 2 settings)”, or “of 10 seeds”."""
         runs = self.df + self.settings
         said = f"{runs} seeds" if self.settings == 1 else f"{runs} runs of {self.settings} settings"
-        return f"seed noise {self.sd:.2f}{unit} (σ̂ of {said}{self.where})"
+        return f"seed noise {self.sd:.2f}{self.unit} (σ̂ of {said}{self.where})"
 
 
 def noise_floor(
-    runs: pd.DataFrame, value: str = "test_top1", by: Sequence[str] = ()
+    runs: pd.DataFrame,
+    value: str = "test_top1",
+    by: Sequence[str] = (),
+    *,
+    unit: str = " points",
 ) -> Noise | None:
     """Pooled standard deviation of an outcome over the seeds of each setting.
 
@@ -164,7 +169,7 @@ def noise_floor(
         return None
     low, high = (squares / stats.chi2.ppf(q, df) for q in ((1 + LEVEL) / 2, (1 - LEVEL) / 2))
     interval = Interval(math.sqrt(low), math.sqrt(high))
-    return Noise(math.sqrt(squares / df), df, int(several.sum()), interval)
+    return Noise(math.sqrt(squares / df), df, int(several.sum()), interval, unit=unit)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -211,6 +211,8 @@ def _execute(
     for last in (False, True):
         members = [n for n, parameters in enumerate(given) if last is _is_last(parameters)]
         if members:
+            for n in members if last else []:  # what it showed before is no chapter's word now
+                (folder / notebooks[n].name).unlink(missing_ok=True)
             values = [given[n] for n in members]
             execute_all([notebooks[n] for n in members], folder, values, tell)
     return [folder / path.name for path in notebooks]

@@ -28,7 +28,7 @@ SHOWN = 3  # claims of a verdict on the title page
 QUESTION = (
     "{author} ({year}, “{title}”) trained a small residual network on CIFAR-10 under many "
     "conditions of optimiser, learning rate, weight decay, batch size, augmentation, dropout and "
-    "length of training. Every condition is trained again here, and each result stands beside the "
+    "length of training. They are trained again here, and each result stands beside the "
     "published one."
 )
 

@@ -203,12 +203,13 @@ def claim(
         verdict = "pending"
     judged = verdict in JUDGED
     behind = list(dict.fromkeys(runs)) or list(judgement.runs)
+    at = ", at the paper's own budget" if judged and results.is_own_budget else ""
     p = judgement.p if judged and judgement.p is not None else math.nan
     content = {
         "verdict": verdict,
         "provisional": judged and results.reduced and bool(judgement.n or behind),
         "paper": paper,
-        "ours": judgement.ours,
+        "ours": judgement.ours + at,
         "interval": judgement.interval,
         "p": None if math.isnan(p) else p,
         "n": judgement.n,

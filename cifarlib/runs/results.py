@@ -50,6 +50,7 @@ class Results:
     data: DataRecord | None = None
     network: NetworkRecord | None = None
     faults: list[str] = field(default_factory=list)  # of damaged records, which count as missing
+    is_own_budget: bool = False  # the paper's, beside results at a smaller one (``own_budget``)
 
     def __repr__(self) -> str:
         done = len({c.run_id for c in self.known} & self.every_record.keys())
@@ -183,7 +184,8 @@ class Results:
         """
         if not (self.real and self.reduced):
             return self
-        return open_results("full", build=self.store.folder.parent / "full")
+        opened = open_results("full", build=self.store.folder.parent / "full")
+        return replace(opened, is_own_budget=True)
 
     @cached_property
     def beyond(self) -> "Results":
