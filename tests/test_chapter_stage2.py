@@ -1,5 +1,7 @@
 """The chapters on dropout and on costs, executed on made-up records: none, some, all."""
 
+import itertools
+
 import numpy as np
 import pytest
 from chapters import CIFAR10, run_chapter
@@ -149,3 +151,22 @@ def test_costs_are_sums_of_the_runs_times_in_minutes(full):
     hours = [float(cell.replace(",", "")) for cell in (one, eight, many, longest)]
     assert hours == sorted(hours, reverse=True)
     assert tables["P5"]["rows"][1][0] == "GPU"
+
+
+def test_confused_classes_are_compared_with_the_average_pair(full):
+    results, shown = full
+    matrices = {
+        c.run_id: np.array(results.predictions(c.run_id).confusion("test"))
+        for c in results.select("stage1-long", "stage2-dropout")
+    }
+    share = {
+        (a, b): np.mean(
+            [(m[a, b] + m[b, a]) / (m[a].sum() + m[b].sum()) for m in matrices.values()]
+        )
+        for a, b in itertools.combinations(range(10), 2)
+    }
+    named = {(3, 4): "cat–deer", (3, 5): "cat–dog", (4, 5): "deer–dog"}
+    least = min(named, key=share.get)
+    more = sum(share[pair] > share[least] for pair in share.keys() - named)
+    said = shown.verdicts["confused-classes"]["reason"]
+    assert f"42 other pairs; {more} of these are confused more often than {named[least]}." in said
