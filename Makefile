@@ -67,7 +67,7 @@ bench: .venv/.installed
 
 faults: .venv/.installed
 	@mkdir -p build/faults && rm -f build/faults/log
-	CIFARLIB_FAULT_LOG=$(CURDIR)/build/faults/log CIFARLIB_FAULTS=$(FAULTS) \
+	CIFARLIB_FAULT_LOG='$(CURDIR)/build/faults/log' CIFARLIB_FAULTS=$(FAULTS) \
 	  $(BIN)/pytest -m long; \
 	  result=$$?; \
 	  CIFARLIB_FAULTS=$(FAULTS) $(BIN)/python tests/faults.py build/faults/log build/bench; \
@@ -95,8 +95,8 @@ format: .venv/.installed
 	@touch .venv/.report $@
 
 define install
-@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-  "Python 3.11 or newer is needed, this is %s; name one: make PYTHON=python3.12" % sys.version.split()[0])'
+@$(PYTHON) -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info < (3, 15) and \
+  "Python 3.11.5 to 3.14 is needed, this is %s; name one: make PYTHON=python3.12" % sys.version.split()[0])'
 $(PYTHON) -m venv .venv
 $(BIN)/python -m pip install --quiet $(2) --constraint constraints.txt --editable '$(1)'
 endef

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (said := extras.explain(error)):
             raise
     except OSError as error:
-        said = f"{error.filename or 'the system'}: {error.strerror}"
+        said = f"{error.filename or 'the system'}: {error.strerror or error}"
     _tell(f"cifarlib: {said}")
     return 2
 

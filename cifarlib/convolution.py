@@ -5,8 +5,9 @@ images at a network's end, its weight gradient reaches a few per cent of that; c
 out (im2col) and one matrix product take a tenth of the time. The sums are the same in another
 order, so this serves bf16 only: in fp32, a run stays PyTorch's own arithmetic.
 
-A processor that cannot multiply bf16 itself converts as it goes, at a quarter of its fp32 rate.
-There the numbers are rounded to bf16 as elsewhere, and multiplied in fp32.
+A processor that cannot multiply bf16 itself converts as it goes, at a quarter of its fp32 rate,
+and PyTorch without oneDNN, as on macOS, multiplies bf16 in a plain loop. There the numbers are
+rounded to bf16 as elsewhere, and multiplied in fp32.
 """
 
 import functools
@@ -36,9 +37,11 @@ def use_matrix_products(model: nn.Module) -> None:
 
 @functools.cache
 def multiplies_bf16() -> bool:
-    """Whether the processor has instructions for products of bf16; of others than x86, trusted."""
+    """Whether the processor has instructions for products of bf16, and PyTorch uses them."""
+    if not torch.backends.mkldnn.is_available():
+        return False
     known = torch.cpu.get_capabilities()
-    return known["architecture"] != "x86_64" or known["avx512_bf16"] or known["amx_bf16"]
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # bf16: ARM
 
 
 class Convolution(nn.Conv2d):

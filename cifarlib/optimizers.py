@@ -31,6 +31,8 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | Chained
     if not isinstance(settings, MuonConfig):
         return _build_plain(config, settings, parameters, biases)
     filters = [p for p in parameters if p.ndim == 4]
+    # Without oneDNN, as on macOS, PyTorch multiplies bf16 in a plain loop.
+    short = config.precision == "bf16" and torch.backends.mkldnn.is_available()
     others = [p for p in parameters if p.ndim != 4]
     muon = Muon(
         filters,
@@ -40,7 +42,7 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | Chained
         nesterov=settings.nesterov,
         steps=settings.steps,
         normalized=settings.normalized,
-        dtype=torch.bfloat16 if config.precision == "bf16" else torch.float32,
+        dtype=torch.bfloat16 if short else torch.float32,
     )
     rest = _build_plain(config, settings.rest, others, biases)
     for group in rest.param_groups:

@@ -333,7 +333,12 @@ def others(log: Path) -> set[str]:
 
 @pytest.fixture(scope="session")
 def fork_server():
-    """Starts processes in a moment: forks of one that has imported what a worker needs."""
+    """Starts processes in a moment: forks of one that has imported what a worker needs.
+
+    On macOS it starts them anew: a fork of what torch has loaded there may crash.
+    """
+    if sys.platform == "darwin":
+        return multiprocessing
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["conftest", "cifarlib.training"])
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import GOOD, SET_TINY, make_record, tiny_conditions, tiny_store, write_records
 
-from cifarlib import __version__, cli, data, paths
+from cifarlib import __main__, __version__, cli, data, paths
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.errors import ConfigError
 from cifarlib.runs.store import RecordStore
@@ -90,6 +90,12 @@ def test_help_names_every_command_with_an_example_that_can_be_parsed(command):
         examples.add(example)
     for example in examples:
         assert cli._parser().parse_args(example.split()[1:]).call
+
+
+def test_windows_is_refused_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert __main__.main() == 2
+    assert capsys.readouterr().err.startswith("cifarlib: this runs on Linux and macOS; ")
 
 
 def test_version(command):

@@ -78,16 +78,21 @@ def gradients(layer: nn.Module, x: torch.Tensor, autocast: bool) -> list[torch.T
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "natively"),
+    ("capabilities", "onednn", "natively"),
     [
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, False),
-        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, True),
-        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, True),
-        ({"architecture": "arm64", "bf16": True}, True),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": False}, True, False),
+        ({"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, True, True),
+        ({"architecture": "x86_64", "avx512_bf16": False, "amx_bf16": True}, True, True),
+        ({"architecture": "arm64", "bf16": True}, True, True),
+        ({"architecture": "arm64", "bf16": False}, True, False),
+        ({"architecture": "arm64", "bf16": True}, False, False),  # macOS
     ],
 )
-def test_a_processor_without_bf16_products_multiplies_in_fp32(capabilities, natively, monkeypatch):
+def test_a_processor_without_bf16_products_multiplies_in_fp32(
+    capabilities, onednn, natively, monkeypatch
+):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
     assert convolution.multiplies_bf16.__wrapped__() == natively
     monkeypatch.setattr(convolution, "multiplies_bf16", lambda: natively)
     layer = nn.Conv2d(8, 4, 3).to(memory_format=torch.channels_last)

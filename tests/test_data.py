@@ -398,7 +398,7 @@ def _find_standin(folder: Path) -> Path:
 
 
 def test_processes_that_make_the_standin_at_once_agree(tmp_path, fork_server):
-    with fork_server.get_context("").Pool(2) as pool:
+    with fork_server.get_context("spawn").Pool(2) as pool:
         found = pool.map(_find_standin, [tmp_path / "data"] * 2, chunksize=1)
     assert set(found) == {tmp_path / "data" / DATASETS["synthetic"].folder}
     assert [p.name for p in (tmp_path / "data").iterdir()] == [DATASETS["synthetic"].folder]

@@ -1,18 +1,23 @@
 """Kernels that are forked from one process: alike, apart, and gone when the report is made."""
 
 import asyncio
+import sys
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cifarlib.report import notebooks
+from cifarlib.report import kernels, notebooks
 from cifarlib.report.kernels import serve_kernels
 
 pytestmark = pytest.mark.integration
 
+forks = pytest.mark.skipif(sys.platform == "darwin", reason="on macOS no kernel is forked")
 
-def test_kernels_share_imports_and_nothing_else(tmp_path):
+
+@pytest.mark.parametrize("forked", [pytest.param(True, marks=forks), False])
+def test_kernels_share_imports_and_nothing_else(tmp_path, forked, monkeypatch):
+    monkeypatch.setattr(kernels, "FORKS", forked)
     code = (
         "import colorsys, os, subprocess\n"
         "print(os.getppid(), hasattr(colorsys, 'seen'), subprocess.run(['false']).returncode)\n"
@@ -28,6 +33,7 @@ def test_kernels_share_imports_and_nothing_else(tmp_path):
     assert said.pop().split()[1:] == ["False", "1"]
 
 
+@forks
 def test_kernels_end_with_what_serves_them():
     async def start(manager):
         await manager.start_kernel()
@@ -37,7 +43,7 @@ def test_kernels_end_with_what_serves_them():
         client.stop_channels()
         return manager.provisioner.process
 
-    with serve_kernels(["no_such_module"]) as kernels:
-        process = asyncio.run(start(kernels()))
+    with serve_kernels(["no_such_module"]) as manager_class:
+        process = asyncio.run(start(manager_class()))
         assert process.poll() is None
     assert process.wait(60) is not None

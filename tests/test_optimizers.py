@@ -60,6 +60,13 @@ def test_on_matrices_muon_is_pytorchs(shape, nesterov):
 # -- the parts of a network -------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("onednn", "kind"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_muon_multiplies_bf16_where_onednn_does(base, onednn, kind, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+    run = change(base, optimizer=MUON, precision="bf16")
+    assert build_optimizer(run, build_model(run.model, 0.0, 0)).optimizers[0].dtype == kind
+
+
 def test_muon_has_the_filters_and_another_optimiser_the_rest(base):
     run = change(base, optimizer=MUON, learning_rate=0.2)
     model = build_model(run.model, 0.0, 0)

@@ -1,10 +1,13 @@
 """Where numbers come from: the commit, and whether what makes a run was changed since."""
 
 import io
+import platform
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
+from pathlib import Path
 
 import pytest
 from conftest import tiny_conditions, tiny_store
@@ -121,3 +124,22 @@ def test_a_stated_commit_is_for_where_there_is_no_git(checkout, monkeypatch):
 )
 def test_a_commit_is_named_with_what_is_known_of_changes(commit, dirty, said):
     assert provenance.name_commit(commit, dirty) == said
+
+
+@pytest.mark.parametrize(
+    ("system", "cpuinfo", "name"),
+    [
+        ("linux", "processor : 0\nmodel name : A x 9\nmodel name : B\n", "A x 9"),
+        ("linux", "CPU implementer : 0x41\nCPU part : 0xd0c\n", "aarch64 0x41/0xd0c"),
+        ("linux", "", "aarch64"),
+        ("darwin", "", "Apple M2"),
+    ],
+)
+def test_a_processor_has_a_name_of_its_own(system, cpuinfo, name, monkeypatch):
+    """Else two of them would have to train the same bits."""
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(subprocess, "check_output", lambda *_, **__: "Apple M2\n")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: cpuinfo)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert provenance.processor() == name

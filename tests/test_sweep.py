@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import multiprocessing
 import os
 import queue
 import shutil
@@ -653,10 +652,9 @@ def sweep_that_hangs(folder: Path) -> None:
     run_sweep(with_seeds(HANGS), RecordStore(folder), workers=1)
 
 
-def test_a_worker_that_never_looks_up_dies_with_its_sweep(tmp_path):
+def test_a_worker_that_never_looks_up_dies_with_its_sweep(tmp_path, fork_server):
     tiny_store(tmp_path)
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=sweep_that_hangs, args=(tmp_path,))
+    process = fork_server.get_context("spawn").Process(target=sweep_that_hangs, args=(tmp_path,))
     process.start()
     (log,) = wait_for(lambda: list(tmp_path.glob("trained.log")), "a start")
     worker_process = psutil.Process(int(wait_for(log.read_text, "a start").split()[0]))
@@ -746,8 +744,9 @@ def test_choose_workers_gives_one_a_core_and_several_lanes_to_a_gpu(tmp_path, mo
     assert choose("cpu", threads=3) == (2, 3)
     assert choose("cpu", threads=16) == (1, 16)
     assert choose("cuda") == (LANES, 8)
-    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
-    assert choose("auto") == (LANES, 8)
+    for place in ("/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1"):
+        monkeypatch.setattr(Path, "exists", lambda path, place=place: str(path) == place)
+        assert choose("auto") == (LANES, 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert choose("auto") == (8, 1)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

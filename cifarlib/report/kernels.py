@@ -2,7 +2,7 @@
 
 Chapters import the same libraries, which takes a kernel longer than most chapters do. Run as a
 file, ``kernels.py SOCKET FILE`` is what Jupyter starts in place of a kernel: it asks for one with
-that connection file and lives as long as it.
+that connection file and lives as long as it. On macOS each kernel makes the imports itself.
 """
 
 import contextlib
@@ -18,6 +18,10 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+FORKS = sys.platform != "darwin"
+"""macOS ends a forked process that calls Objective-C, as ipykernel does there when a kernel starts
+(appnope); and its matrix products (Accelerate) may crash after a fork."""
 
 
 @contextlib.contextmanager
@@ -42,19 +46,23 @@ def serve_kernels(modules: Iterable[str]) -> Iterator[type]:
 
             @property
             def kernel_spec(self) -> KernelSpec:
+                file = "{connection_file}"
+                forked = [sys.executable, "-SE", __file__, address, file]
                 return KernelSpec(
-                    argv=[sys.executable, "-SE", __file__, address, "{connection_file}"],
+                    argv=forked if FORKS else [*_call("serve_one"), file, *modules],
                     env={"IPYTHONDIR": f"{home}/ipython"},
                     display_name="Python 3 (ipykernel)",
                     language="python",
                 )
 
+        if not FORKS:
+            yield Manager
+            return
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(address)
             listening.listen()
-            code = "import sys; from cifarlib.report import kernels; kernels.serve(*sys.argv[1:])"
             server = subprocess.Popen(
-                [sys.executable, "-P", "-c", code, str(listening.fileno()), *modules],
+                [*_call("serve"), str(listening.fileno()), *modules],
                 stdin=subprocess.PIPE,  # its end is the server's
                 pass_fds=[listening.fileno()],
                 start_new_session=True,  # Ctrl-C is for this process alone
@@ -63,16 +71,15 @@ def serve_kernels(modules: Iterable[str]) -> Iterator[type]:
             yield Manager
 
 
+def _call(name: str) -> list[str]:
+    """The command that calls a function of this module with what follows."""
+    code = f"import sys; from cifarlib.report import kernels; kernels.{name}(*sys.argv[1:])"
+    return [sys.executable, "-P", "-c", code]
+
+
 def serve(listening: str, *modules: str) -> None:
     """Import modules, then fork a kernel for each client, until standard input ends."""
-    import importlib
-    import io
-
-    importlib.import_module("ipykernel.kernelapp")
-    with contextlib.redirect_stderr(io.StringIO()):  # of a missing home, and a list of fonts
-        for name in modules:
-            with contextlib.suppress(Exception):  # the notebook that imports it will say why
-                importlib.import_module(name)
+    _import(modules)
     server = socket.socket(fileno=int(listening))
     kernels = []
     while select.select([server, sys.stdin], [], [])[0] == [server]:
@@ -85,6 +92,25 @@ def serve(listening: str, *modules: str) -> None:
     for kernel in kernels:  # all have ended, except after Ctrl-C
         os.kill(kernel, signal.SIGKILL)
         os.waitpid(kernel, 0)
+
+
+def serve_one(file: str, *modules: str) -> None:
+    """Import modules, then be the kernel with a connection file, until its parent has ended."""
+    _import(modules)
+    from ipykernel.kernelapp import IPKernelApp
+
+    IPKernelApp.launch_instance(["-f", file])
+
+
+def _import(modules: Iterable[str]) -> None:
+    import importlib
+    import io
+
+    importlib.import_module("ipykernel.kernelapp")
+    with contextlib.redirect_stderr(io.StringIO()):  # of a missing home, and a list of fonts
+        for name in modules:
+            with contextlib.suppress(Exception):  # the notebook that imports it will say why
+                importlib.import_module(name)
 
 
 def run_kernel(client: socket.socket) -> None:

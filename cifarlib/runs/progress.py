@@ -130,10 +130,14 @@ def learn_prices(records: Iterable[RunRecord], store: RecordStore, device: str =
     return Prices([*records] or next(found, {}).values(), device)
 
 
+DRIVER = ("/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
+"""What stands where a driver for CUDA devices is installed, on Linux and in WSL 2."""
+
+
 def uses_cuda(device: str) -> bool:
     """Whether ``auto``, ``cpu`` or ``cuda`` means a CUDA device here, told without torch."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    found = not hidden and Path("/dev/nvidiactl").exists()
+    found = not hidden and any(Path(place).exists() for place in DRIVER)
     return device == "cuda" or (device == "auto" and found)
 
 

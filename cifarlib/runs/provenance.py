@@ -1,11 +1,13 @@
 """Where numbers come from: commit, versions, machine. Imports nothing heavy."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
 import platform
 import re
 import subprocess
+import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -94,13 +96,20 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's name."""
-    try:
+    """The processor's name; numbers stand for it on Linux on ARM."""
+    if sys.platform == "darwin":  # where platform.processor() calls each of Apple's chips "arm"
+        command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.check_output(command, text=True, timeout=20).strip()
+    known: dict[str, str] = {}
+    with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
+            key, _, value = line.partition(":")
+            known.setdefault(key.strip(), value.strip())
+    if name := known.get("model name"):
+        return name
+    if part := known.get("CPU part"):
+        return f"{platform.machine()} {known.get('CPU implementer')}/{part}"
     return platform.processor() or platform.machine()
 
 
