@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarlib.config import AdamConfig, MuonConfig, RunConfig, SGDConfig
+from cifarlib.convolution import multiplies_bf16
 
 Optimizer = torch.optim.Optimizer
 
@@ -31,8 +32,7 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | Chained
     if not isinstance(settings, MuonConfig):
         return _build_plain(config, settings, parameters, biases)
     filters = [p for p in parameters if p.ndim == 4]
-    # Without oneDNN, as on macOS, PyTorch multiplies bf16 in a plain loop.
-    short = config.precision == "bf16" and torch.backends.mkldnn.is_available()
+    fast = parameters[0].is_cuda or multiplies_bf16()
     others = [p for p in parameters if p.ndim != 4]
     muon = Muon(
         filters,
@@ -42,7 +42,7 @@ def build_optimizer(config: RunConfig, model: nn.Module) -> "Optimizer | Chained
         nesterov=settings.nesterov,
         steps=settings.steps,
         normalized=settings.normalized,
-        dtype=torch.bfloat16 if short else torch.float32,
+        dtype=torch.bfloat16 if config.precision == "bf16" and fast else torch.float32,
     )
     rest = _build_plain(config, settings.rest, others, biases)
     for group in rest.param_groups:
