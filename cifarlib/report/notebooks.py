@@ -139,6 +139,7 @@ def _execute(notebook: Path, output: Path, parameters: dict[str, Any], kernels: 
                 progress_bar=False,
                 kernel_manager_class=kernels,
                 resources={"metadata": {"path": str(notebook.parent.absolute())}},
+                start_timeout=600,  # of a kernel, which waits for others where cores are few
                 shutdown_kernel="immediate",
             )
         except PapermillExecutionError as error:
