@@ -200,6 +200,17 @@ def test_elsewhere_a_difference_within_noise_will_do(tmp_path):
     assert far.verdict == "differs"
 
 
+def test_the_seeds_of_another_study_tell_of_noise(tmp_path):
+    store = RecordStore(tmp_path)
+    record = write_seeds(store, NAMES[0], (4, 5, 6, 5, 4), first=42)[0]
+    results = open_tiny(tmp_path)  # the paper's study: one seed
+    assert set(results.every_record) < set(store.run_ids())
+    near = compare(tmp_path, record, with_provenance(shift(record, 7), device="another"))
+    assert near.verdict == "within noise"
+    assert near.reason.endswith("limit from the spread of 5 seeds")
+    assert near.limit == pytest.approx(4.604 * 70**0.5 * 2**0.5, rel=1e-3)  # t of 4 degrees
+
+
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
@@ -220,9 +231,9 @@ def test_what_excuses_a_difference(tmp_path, changed, told):
     assert all(text in reason for text, reason in zip(told, found, strict=True))
 
 
-def write_seeds(store, condition_name, rights):
+def write_seeds(store, condition_name, rights, first=0):
     """Records of one condition, a seed for each number of right test images."""
-    seeds = f"seeds={list(range(len(rights)))}"
+    seeds = f"seeds={list(range(first, first + len(rights)))}"
     conditions = name(condition_name, folder=store.folder, overrides=[seeds])
     records = [shift(make_record(c), n) for c, n in zip(conditions, rights, strict=True)]
     for record in records:

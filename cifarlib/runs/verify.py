@@ -6,8 +6,8 @@ the same bits, in 32 bits and in bfloat16 alike: there a record must come out id
 one configuration: the difference of their test accuracies must stay below what ``LEVEL`` of such
 differences stay below,
 
-- by the spread between recorded seeds, t · s · √2 with Student's t. Where a configuration has few,
-  all configurations of that network, data and length are pooled;
+- by the spread between recorded seeds, whatever study they are of, t · s · √2 with Student's t.
+  Where a configuration has few, all configurations of that network, data and length are pooled;
 - where there are none, by the binomial standard error of the test set, z · SE · √2: at little
   training a seed is worth more than this, at the paper's budget less.
 """
@@ -166,7 +166,8 @@ def compare(condition: Condition, results: Results, trained: RunRecord) -> Check
     elif not apart:
         reason = f"same machine, versions and threads, yet {first_difference(stored, trained)}"
     else:
-        limit, basis = noise_limit(stored, results.every_record.values())
+        recorded, _ = results.store.read_runs(results.store.run_ids())
+        limit, basis = noise_limit(stored, recorded.values())
         reason = f"{', '.join(apart)}; limit from {basis}"
         if before is not None and now is not None and abs(now - before) <= limit:
             verdict = "within noise"
