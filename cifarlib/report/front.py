@@ -149,11 +149,17 @@ def _count_shown(shown: "pd.DataFrame | None", real: bool) -> dict[str, Any]:
         return {"answers": [], "verdicts": [], "pending": "", "audit": ""}
     answers, claims, doubts = (shown[shown["kind"] == k] for k in ("answer", "claim", "doubt"))
     return {
-        "answers": answers.sort_values("id")[["id", "topic", "text"]].to_dict("records"),
+        "answers": answers.sort_values("id", key=_place)[["id", "topic", "text"]].to_dict(
+            "records"
+        ),
         "verdicts": _sum_up(claims),
         "pending": _count_open(claims),
         "audit": _count_doubts(doubts) if real else "",
     }
+
+
+def _place(answers: "pd.Series[str]") -> "pd.Series[int]":
+    return answers.str.removeprefix("answer-").astype(int)
 
 
 def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
