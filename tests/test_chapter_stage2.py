@@ -36,8 +36,13 @@ def full(tmp_path_factory):
 
 def test_stage_2_without_records_is_pending(tmp_path):
     shown = execute(tmp_path)
-    assert len(shown.verdicts) == 10
-    assert {claim["verdict"] for claim in shown.verdicts.values()} == {"pending"}
+    verdicts = dict(shown.verdicts)
+    answer = verdicts.pop("answer-6")["text"]
+    assert answer.startswith(
+        "What it gives is pending; in the paper, from none to 0.7, it is −13.7 "
+    )
+    assert len(verdicts) == 10
+    assert {claim["verdict"] for claim in verdicts.values()} == {"pending"}
     assert not any(shown.figures[number]["drawn"] for number in ("8", "9", "10", "S2"))
     assert shown.said == ["The improved run 13 is not recorded yet."]
 
@@ -58,6 +63,19 @@ def test_dropout_tables_hold_the_records_of_their_run(full):
         ours = {c.config.dropout: results.record(c).accuracy("test") for c in conditions}
         expected = [f"{ours[dropout]:.2f}" for dropout in sorted(ours)]
         assert [row[2] for row in shown.tables[number]["rows"]] == expected
+
+
+def test_dropout_is_worth_the_slope_of_a_straight_line(full):
+    results, shown = full
+    said = []
+    for run in (9, 13):
+        conditions = results.select("stage1-long", "stage2-dropout", run=run)
+        ours = {c.config.dropout / 0.7: results.record(c).accuracy("test") for c in conditions}
+        said.append(f"{np.polyfit(list(ours), list(ours.values()), 1)[0]:+.1f} points")
+    answer = shown.verdicts["answer-6"]["text"].replace("−", "-")
+    assert all(f"{gain} (95 %: " in answer for gain in said)
+    assert answer.index(said[0]) < answer.index(" in run 9 and ") < answer.index(" in run 13")
+    assert answer.endswith("in the paper -13.7 and -0.9.")
 
 
 def test_table_xii_is_part_of_the_test_sets_matrix(full):

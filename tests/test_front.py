@@ -86,16 +86,17 @@ def test_answers_open_the_title_page_in_their_order(tmp_path):
     results = open_results("lite", [], tmp_path)
     shown = [
         cl.answer(n, f"<{n}>", f"{n} <b>points</b>.", results).content | {"chapter": "x"}
-        for n in (2, 1)
+        for n in (10, 2, 1)
     ]
     told = front.describe(results, "", pd.DataFrame(shown, columns=list(COLUMNS)))
     answers = show(told, '<p id="answer-1"></p>').select(".answers li")
     assert [answer.get_text().removesuffix(" evidence") for answer in answers] == [
         "<1>. 1 <b>points</b>.",
         "<2>. 2 <b>points</b>.",
+        "<10>. 10 <b>points</b>.",
     ]
     paragraphs = front.describe_paper(results, told, "What?")["summary"]
-    assert paragraphs[1:3] == [(f"<{n}>", f"{n} <b>points</b>.") for n in (1, 2)]
+    assert paragraphs[1:4] == [(f"<{n}>", f"{n} <b>points</b>.") for n in (1, 2, 10)]
     assert answers[0].a["href"] == "#answer-1"
     assert answers[1].a is None  # that chapter is not there
 

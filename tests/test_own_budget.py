@@ -57,6 +57,27 @@ def test_the_page_lists_the_runs_of_the_papers_own_budget(recorded):
     assert json.dumps(told["run_stages"]).count("At the paper's own budget") == 1
 
 
+def test_the_first_screen_says_what_images_and_epochs_do(tmp_path):
+    lite, full = (open_results(name, [], tmp_path / name) for name in ("lite", "full"))
+    short, large = (results.find("stage1-daa1", 13) for results in (lite, full))
+    longer = lite.find("stage1-long", 13)
+    write_records(lite.store, [short, longer])
+    write_records(full.store, [large])
+    answer = run_chapter("06_claims.ipynb", lite.store.folder, scale="lite").verdicts["answer-2"]
+    parts = [
+        f"{make_record(condition).accuracy('test'):.1f} % after {condition.config.epochs} epochs "
+        f"of {condition.config.data.train_size:,} images"
+        for condition in (short, longer, large)
+    ]
+    said = f"Run 13 with DAA-1 reaches {parts[0]}, {parts[1]} and {parts[2]} (one seed each)."
+    assert answer["text"].startswith(said)
+    assert [part.split(" after ")[1] for part in parts] == [
+        "10 epochs of 9,000 images",
+        "30 epochs of 9,000 images",
+        "30 epochs of 45,000 images",
+    ]
+
+
 def test_stand_in_images_and_the_papers_own_budget_have_no_other(tmp_path):
     for scale in ("smoke", "full"):
         results = open_results(scale, [], tmp_path / scale)
