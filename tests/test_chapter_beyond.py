@@ -47,7 +47,7 @@ def full(tmp_path_factory):
 def accuracies(results, stage, label, measure=lambda record: record.accuracy("test"), run=None):
     """Seed → a measure of the records of one setting, straight from the records."""
     return {
-        c.config.seed: measure(results.record(c))
+        c.config.seed: measure(results.records[c.run_id])
         for c in results.select(stage)
         if c.settings["label"] == label and run in (None, c.run)
     }
@@ -188,7 +188,7 @@ def test_each_schedule_stands_at_its_best_rate_on_validation(full):
     ]
     best = max(
         conditions,
-        key=lambda c: (results.record(c).accuracy("validation"), -c.config.learning_rate),
+        key=lambda c: (results.records[c.run_id].accuracy("validation"), -c.config.learning_rate),
     )
     row = cells(shown.tables["X7"], "SGD", "cosine with warm-up")
     assert row[3] == f"{best.config.learning_rate:g}"

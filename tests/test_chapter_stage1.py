@@ -21,7 +21,7 @@ def executed(tmp_path_factory):
     store.write(make_data_record("cifar10"))
     results = open_results("smoke", CIFAR10, folder)
     write_records(store, results.select(*STAGES))
-    lost = results.find("stage1-daa1", 1)
+    lost = results.select("stage1-daa1", run=1)[0]
     rewrite(store, make_record(lost), diverge)
     shown = run_chapter("02_stage1.ipynb", folder, overrides=CIFAR10)
     return open_results("smoke", CIFAR10, folder), shown.verdicts

@@ -60,7 +60,7 @@ def test_dropout_tables_hold_the_records_of_their_run(full):
     results, shown = full
     for number, run in (("XIII", 9), ("XIV", 13)):
         conditions = results.select("stage1-long", "stage2-dropout", run=run)
-        ours = {c.config.dropout: results.record(c).accuracy("test") for c in conditions}
+        ours = {c.config.dropout: results.records[c.run_id].accuracy("test") for c in conditions}
         expected = [f"{ours[dropout]:.2f}" for dropout in sorted(ours)]
         assert [row[2] for row in shown.tables[number]["rows"]] == expected
 
@@ -81,7 +81,7 @@ def test_dropout_is_worth_the_slope_of_a_straight_line(full):
 def test_table_xii_is_part_of_the_test_sets_matrix(full):
     results, shown = full
     (condition,) = results.select("stage2-dropout", run=9, dropout=0.2)
-    matrix = np.array(results.record(condition).result.predictions.confusion["test"])
+    matrix = np.array(results.records[condition.run_id].result.predictions.confusion["test"])
     rows = shown.tables["XII"]["rows"]
     assert [[int(row[k]) for k in (2, 5, 8)] for row in rows] == matrix[3:6, 3:6].tolist()
     assert [row[9] for row in rows] == ["–"] * 3  # 20 images a class are not 1,000
@@ -107,7 +107,7 @@ def test_a_rate_that_never_fell_tests_nothing(full):
 def lower_the_rate(results, condition=None):
     """The improved run 13, or another run, as one whose learning rate fell in the last epoch."""
     condition = condition or results.select("stage2-improved")[0]
-    record = results.record(condition)
+    record = results.records[condition.run_id]
     rates = list(record.result.history.learning_rate)
     rates[-1] = 0.0001
     results.store.write(with_result(record, learning_rate=tuple(rates)))
@@ -161,7 +161,7 @@ def test_costs_are_sums_of_the_runs_times_in_minutes(full):
     tables = execute(results.store.folder, "07_cost.ipynb").tables
     rows = {row[0]: row for row in tables["P1"]["rows"]}
     conditions = results.select("stage2-dropout")
-    seconds = sum(results.record(condition).seconds for condition in conditions)
+    seconds = sum(results.records[condition.run_id].seconds for condition in conditions)
     row = rows[results.study.stages["stage2-dropout"].title]
     assert (row[1], row[2], row[5]) == ("8", "8", f"{seconds / 60:.1f}")
     machine, *_, longest, one, eight, many = tables["P5"]["rows"][0]

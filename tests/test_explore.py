@@ -39,16 +39,12 @@ def results(tmp_path):
 
 def add_own(results, start: str, note: str = "", **settings) -> Condition:
     """A made-up record of a changed condition, perhaps with a note of where it comes from."""
-    condition = change(load_study(), results.find(*_split(start)), settings)
+    base = next(c for c in results.conditions if c.name == start)
+    condition = change(load_study(), base, settings)
     results.store.write(make_record(condition))
     if note:
         explore.collection.write_note(results, condition, note)
     return condition
-
-
-def _split(name: str) -> tuple[str, int]:
-    stage, run = name.split("/")
-    return stage, int(run)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -169,7 +165,8 @@ def test_own_runs_that_differ_in_what_their_note_leaves_out_have_names_of_their_
     names = []
     for images in (15, 16):
         other = open_results("smoke", [*TINY, f"data.train_size={images}"], results.store.folder)
-        condition = change(load_study(), other.find("stage1-daa1", 7), {"learning_rate": 0.05})
+        (start,) = other.select("stage1-daa1", run=7)
+        condition = change(load_study(), start, {"learning_rate": 0.05})
         results.store.write(make_record(condition))
         explore.collection.write_note(results, condition, "stage1-daa1/7")
         names.append(f"stage1-daa1/7 with learning_rate=0.05, seed 42 ({condition.run_id[:8]})")

@@ -25,7 +25,7 @@ def test_runs_have_a_row_for_each_condition_with_its_settings_and_outcome(result
     assert len(runs) == len(results.conditions)
     assert runs["name"].tolist() == [c.name for c in results.conditions]
     condition, row = results.conditions[0], runs.iloc[0]
-    record = results.record(condition)
+    record = results.records[condition.run_id]
     assert (row["optimizer"], row["augmentation"], row["protocol"]) == ("sgd", "none", "corrected")
     assert (row["batch_size"], row["learning_rate"]) == (32, 0.001)
     assert row["epoch"] == record.reported_epoch
@@ -39,7 +39,7 @@ def test_runs_have_a_row_for_each_condition_with_its_settings_and_outcome(result
 
 def test_runs_have_flip_averaged_accuracies_where_they_were_asked_for(results):
     condition = results.conditions[0]
-    record = results.record(condition)
+    record = results.records[condition.run_id]
     averaged = with_result(record, flip_averaged=FlipAveraged(validation=1, test=50))
     runs = tabulate_runs([condition], {record.run_id: averaged})
     assert runs["flip_top1"].tolist() == [100 * 50 / record.config.data.test_size]
@@ -67,7 +67,7 @@ def test_runs_in_training_are_running_and_not_pending(results):
 def test_curves_have_what_was_evaluated_by_epoch_and_set(results):
     curves = results.curves
     condition = results.conditions[0]
-    history = results.record(condition).result.history
+    history = results.records[condition.run_id].result.history
     one = curves[(curves["run_id"] == condition.run_id) & (curves["split"] == "test")]
     assert one["epoch"].tolist() == [e for e, n in enumerate(history.test.top1) if n is not None]
     assert one["top1"].iloc[-1] == history.test.accuracy(one["epoch"].iloc[-1])
@@ -84,7 +84,7 @@ def test_curves_of_nothing_have_their_columns(tmp_path):
 
 
 def test_predictions_are_right_where_the_labels_say_so(results):
-    record = results.record(results.conditions[0])
+    record = results.records[results.conditions[0].run_id]
     predictions = results.predictions(record.run_id)
     matrix = np.array(record.result.predictions.confusion["test"])
     assert predictions.accuracy("test") == pytest.approx(100 * matrix.trace() / matrix.sum())
@@ -95,7 +95,7 @@ def test_predictions_are_right_where_the_labels_say_so(results):
 
 def test_predictions_have_no_labels_of_another_data_set(results, tmp_path):
     elsewhere = open_results("smoke", [], tmp_path)
-    record = results.record(results.conditions[0])
+    record = results.records[results.conditions[0].run_id]
     elsewhere.records[record.run_id] = record
     assert elsewhere.predictions(record.run_id).correct is None
 

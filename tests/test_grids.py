@@ -32,7 +32,7 @@ def settings_of(opened) -> list[tuple]:
 def test_a_grid_has_every_combination_beside_its_start(results):
     assert grids.make_grid(results, START, GRID, seeds=[42, 43]) == NAME
     opened = open_results("smoke", TINY, results.store.folder, NAME)
-    start = results.find("stage1-daa1", 13)
+    start = results.select("stage1-daa1", run=13)[0]
     assert opened.conditions[0].run_id == start.run_id
     assert settings_of(opened)[2:] == [
         (dropout, rate, seed) for dropout in (0.0, 0.3) for rate in (0.001, 0.003, 0.01)

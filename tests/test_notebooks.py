@@ -53,7 +53,7 @@ def test_a_number_that_is_shown_is_its_records(report, results, table, stage):
     places = [shown["columns"].index(f"Test, {name}") for name in ("paper", "ours", "diff.")]
     for row, condition in zip(shown["rows"], results.select(stage), strict=True):
         paper, ours, difference = (row[place] for place in places)
-        if record := results.record(condition):
+        if record := results.records.get(condition.run_id):
             assert ours == f"{record.accuracy('test'):.1f}"
             exact = record.accuracy("test") - float(paper)
             assert float(difference.replace("−", "-")) == pytest.approx(exact, abs=0.051)
@@ -79,7 +79,8 @@ def test_the_table_of_claims_has_the_verdict_that_each_claims_chapter_shows(repo
 
 
 def test_the_best_run_of_a_search_is_that_of_its_records(results, soup):
-    scores = {c.run: results.record(c).accuracy("test") for c in results.select("stage1-daa1")}
+    daa1 = results.select("stage1-daa1")
+    scores = {c.run: results.records[c.run_id].accuracy("test") for c in daa1}
     first, second = sorted(scores, key=lambda run: -scores[run])[:2]
     row = next(row for row in cells(soup, "C4") if "VII" in row[0] and "VIII" not in row[0])
     behind = scores[first] - scores[second]

@@ -50,7 +50,7 @@ def test_join_has_the_records_of_both_studies(opened):
     results, _, recorded = opened
     joined = other_studies.join(results, narrow(opened))
     assert set(joined.records) == {results.conditions[0].run_id, recorded.run_id}
-    assert joined.record(recorded).provenance.device == "another processor"
+    assert joined.records[recorded.run_id].provenance.device == "another processor"
     assert joined.conditions[: len(results.conditions)] == results.conditions
     assert len(joined.conditions) > len(results.conditions)
     assert other_studies.join(results, {}) == results

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 def recorded(tmp_path_factory):
     """A build folder at ``lite`` without runs, beside one at ``full`` with the best model."""
     folder = tmp_path_factory.mktemp("build")
-    condition = open_results("full", [], folder / "full").find("stage2-improved", 13)
+    (condition,) = open_results("full", [], folder / "full").select("stage2-improved")
     RecordStore(folder / "full").write(make_record(condition))
     return folder / "lite", condition.run_id
 
@@ -38,7 +38,8 @@ def test_until_seeds_of_its_budget_are_recorded_those_of_a_smaller_one_judge_a_c
     folder, _ = recorded
     lite = open_results("lite", [], folder.with_name("seeds") / "lite")
     full = RecordStore(folder.with_name("seeds") / "full")
-    full.write(make_record(open_results("full", [], full.folder).find("stage2-improved", 13)))
+    (condition,) = open_results("full", [], full.folder).select("stage2-improved")
+    full.write(make_record(condition))
     write_records(lite.store, lite.beyond.select("lowered-rate"))
     shown = run_chapter("04_stage3.ipynb", lite.store.folder, scale="lite")
     judged = shown.verdicts["best-accuracy"]
@@ -95,7 +96,7 @@ def test_the_first_screen_says_how_far_the_papers_accuracies_come_out_again(
     recorded, said, tmp_path
 ):
     full = open_results("full", [], tmp_path / "full")
-    write_records(full.store, (full.find("stage1-base", run) for run in recorded))
+    write_records(full.store, (full.select("stage1-base", run=run)[0] for run in recorded))
     shown = run_chapter("06_claims.ipynb", tmp_path / "lite", scale="lite")
     answer = shown.verdicts["answer-9"]["text"]
     assert answer.startswith(said)

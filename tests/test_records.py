@@ -452,17 +452,15 @@ def test_results_hold_what_is_recorded_and_name_what_is_damaged(store, condition
     assert results.data is results.network is None
     assert len(results.faults) == 3
     assert repr(results) == f"<Results of scale smoke: 2 of 120 runs in {store.folder}>"
-    assert results.record(conditions[0]) == make_record(conditions[0])
-    assert results.record(conditions[2]) is None
+    assert results.records[conditions[0].run_id] == make_record(conditions[0])
 
 
 def test_a_condition_is_found_by_the_papers_run_number(store):
     results = open_results("smoke", TINY, store.folder)
     assert not store.folder.exists()
-    assert results.find("stage1-daa1", 13).name == "stage1-daa1/13"
-    assert results.find("stage2-dropout", 9, dropout=0.5).config.dropout == 0.5
-    with pytest.raises(ConfigError, match="no run 37"):
-        results.find("stage1-base", 37)
+    assert results.select("stage1-daa1", run=13)[0].name == "stage1-daa1/13"
+    assert results.select("stage2-dropout", run=9, dropout=0.5)[0].config.dropout == 0.5
+    assert results.select("stage1-base", run=37) == []
 
 
 def test_an_unknown_stage_is_no_empty_selection(store):

@@ -34,8 +34,8 @@ def test_every_run_is_told_once(results, runs):
 
 
 def test_a_recorded_run_shows_its_record(results, runs):
-    condition = results.find("stage1-long", 13)
-    record, run = results.record(condition), runs[condition.run_id]
+    condition = results.select("stage1-long", run=13)[0]
+    record, run = results.records[condition.run_id], runs[condition.run_id]
     assert run["test"] == f"{record.accuracy('test'):.2f}"
     assert [row["epoch"] for row in run["accuracies"]] == [
         record.result.chosen[rule] for rule in ("validation", "test", "last")
@@ -49,14 +49,14 @@ def test_a_recorded_run_shows_its_record(results, runs):
 
 
 def test_a_pending_run_says_how_to_make_it_and_what_it_costs(results, runs):
-    run = runs[results.find("stage2-dropout", 9, dropout=0.5).run_id]
+    run = runs[results.select("stage2-dropout", run=9, dropout=0.5)[0].run_id]
     assert not run["done"]
     assert run["command"] == "cifarlib run stage2-dropout/9,dropout=0.5 --scale smoke"
     assert re.fullmatch(r"about \d+ s of the whole machine", run["cost"])
 
 
 def test_a_recorded_run_says_how_to_train_it_again(results, runs):
-    run = runs[results.find("stage1-long", 13).run_id]
+    run = runs[results.select("stage1-long", run=13)[0].run_id]
     assert run["done"]
     assert run["command"] == "cifarlib verify --run stage1-long/13 --scale smoke"
     assert _parser().parse_args(run["command"].split()[1:]).run == ["stage1-long/13"]

@@ -361,7 +361,7 @@ def test_what_the_study_leaves_out_is_pending_and_can_be_named(tmp_path):
     assert len(results.select("stage1-daa1")) == 32
     assert len([c for c in results.conditions if c.stage == "stage1-daa1"]) == 8
     (condition,) = cli._find(results, "stage1-daa1/13")
-    assert condition == results.find("stage1-daa1", 13)
+    assert condition == results.select("stage1-daa1", run=13)[0]
     assert condition in results.known
     assert results.runs.query("stage == 'stage1-daa1'")["state"].eq("pending").sum() == 32
 
@@ -397,7 +397,8 @@ def test_a_scale_says_what_stands_for_a_threshold_of_accuracy():
 
 def test_the_errors_at_the_threshold_are_to_those_of_our_long_run_what_they_are_to_the_papers():
     results = open_results("lite", build=paths.BUILD / "lite")
-    ours = results.record(results.find("stage1-long", 13)).accuracy("validation")
+    (long,) = results.select("stage1-long", run=13)
+    ours = results.records[long.run_id].accuracy("validation")
     theirs = published.table(9).set_index("run")["validation_top1"][13]
     expected = 100 - (100 - ours) * (100 - 89) / (100 - theirs)
     assert results.scale.thresholds == {89: round(float(expected), 1)}
@@ -405,7 +406,8 @@ def test_the_errors_at_the_threshold_are_to_those_of_our_long_run_what_they_are_
 
 def test_the_rate_of_further_seeds_falls_where_it_falls_in_the_improved_run_13():
     results = open_results("lite", build=paths.BUILD / "lite")
-    rates = results.record(results.find("stage2-improved", 13)).result.history.learning_rate
+    (improved,) = results.select("stage2-improved")
+    rates = results.records[improved.run_id].result.history.learning_rate
     beyond = open_results("lite", build=paths.BUILD / "lite", study="beyond")
     for condition in beyond.select("lowered-rate"):
         (share,) = condition.config.schedule.milestones

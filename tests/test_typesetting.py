@@ -263,7 +263,7 @@ def test_title_page_header_and_appendix(whole, results):
     said = "Of the 120 runs to which the tables of this report refer, 2 are recorded, all on A "
     assert said + "#strange *device*." in everything
     assert "lists the 118 pending ones, too" in everything
-    record = results.record(results.conditions[0])
+    record = results.records[results.conditions[0].run_id]
     assert f"{record.run_id} {record.result.history.epochs} {record.reported_epoch} " in everything
     assert f"{record.accuracy('test'):.2f}" in everything
     listed = {c.run_id for c in results.conditions if c.run_id in everything}

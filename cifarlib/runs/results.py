@@ -116,10 +116,6 @@ class Results:
         """A stage's title; its name where the study has left it out."""
         return self.study.stages[stage].title if stage in self.study.stages else stage
 
-    def record(self, condition: Condition) -> RunRecord | None:
-        """A condition's record, None while it is pending or where it diverged."""
-        return self.records.get(condition.run_id)
-
     def select(self, *stages: str, **settings: Any) -> list[Condition]:
         """The conditions of some stages, with some settings: ``select("stage1-base",
         optimizer="sgd")``; ``run`` is the paper's number.
@@ -138,13 +134,6 @@ class Results:
             if c.stage in stages
             and all((c.settings | {"run": c.run}).get(k) == v for k, v in settings.items())
         ]
-
-    def find(self, stage: str, run: int, **changed: Any) -> Condition:
-        """The condition of a stage with the paper's run number, at the first seed."""
-        for condition in self.select(stage, run=run):
-            if condition.changed == changed:
-                return condition
-        raise ConfigError(f"the study has no run {run} {changed or ''} in {stage}")
 
     @property
     def runs(self) -> "pd.DataFrame":
