@@ -12,7 +12,7 @@ from cifarlib.runs.schema import Provenance
 from cifarlib.runs.store import DIGEST_BYTES, EPOCH_BYTES, RecordStore, unreadable, write_atomically
 
 SALT = b"checkpoint 2"  # of the digest
-PARTS = {"model", "optimizer", "history", "best", "seconds", "resumed"}  # of a run's state
+PARTS = {"model", "optimizer", "history", "best", "seconds", "resumed", "provenance"}  # of a state
 
 Aside = Callable[[], contextlib.AbstractContextManager[None]]
 """Within it, other runs of this process have the device."""

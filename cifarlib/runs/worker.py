@@ -321,13 +321,9 @@ def _take_over(state: dict[str, Any], made_by: Provenance) -> Provenance:
 
     Code that was changed at any time is not that of the commit.
     """
-    before = state.pop("provenance", None)
+    before: Provenance = state.pop("provenance")
     epoch = len(state["history"]["learning_rate"])  # the next one
-    dirty = made_by.dirty
-    if before is None:  # a checkpoint of an earlier version
-        changes = (f"until epoch {epoch - 1}: on a machine that is not recorded",)
-    else:
-        dirty = max(dirty, before.dirty, key=[False, None, True].index)
-        apart = provenance.differences(before, made_by)
-        changes = before.changes + ((f"from epoch {epoch}: {', '.join(apart)}",) if apart else ())
+    dirty = max(made_by.dirty, before.dirty, key=[False, None, True].index)
+    apart = provenance.differences(before, made_by)
+    changes = before.changes + ((f"from epoch {epoch}: {', '.join(apart)}",) if apart else ())
     return made_by.model_copy(update={"changes": changes, "dirty": dirty})
