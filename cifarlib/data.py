@@ -21,7 +21,7 @@ import numpy as np
 
 from cifarlib import paths, synthetic
 from cifarlib.checking import named_folder, read_bytes
-from cifarlib.config import DATASETS, DataConfig, DatasetInfo
+from cifarlib.config import DATASETS, DataConfig, DatasetInfo, SplitName
 from cifarlib.errors import DataError
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -43,15 +43,6 @@ class Images:
         return len(self.labels)
 
 
-@dataclass(frozen=True)
-class Splits:
-    """The three sets of a run."""
-
-    train: Images
-    validation: Images
-    test: Images
-
-
 # ---------------------------------------------------------------------------------------------
 # Where the files are
 # ---------------------------------------------------------------------------------------------
@@ -62,8 +53,9 @@ def find(name: str) -> Path:
 
     Raises ``DataError`` when the set is missing, or one of its files is missing or damaged.
     """
-    folder = _find(_info(name))
-    verify(_info(name), folder)
+    info = DATASETS[name]
+    folder = _find(info)
+    verify(info, folder)
     return folder
 
 
@@ -75,12 +67,6 @@ def _find(info: DatasetInfo) -> Path:
             f"{info.title} was not found at {looked}; `cifarlib data --download` fetches it"
         )
     return folder or _put(info, places[-1], synthetic.write)
-
-
-def _info(name: str) -> DatasetInfo:
-    if name not in DATASETS:
-        raise DataError(f"there is no data set {name!r}; known are {', '.join(sorted(DATASETS))}")
-    return DATASETS[name]
 
 
 def _locate(info: DatasetInfo, root: Path | None = None) -> tuple[Path | None, list[Path]]:
@@ -153,7 +139,7 @@ def download(
     where standard error is a terminal.
     Raises ``DataError`` when the download or the disk fails; nothing half-done stays behind.
     """
-    info = _info(name)
+    info = DATASETS[name]
     if not info.real:
         return find(name)
     found, places = _locate(info, root)
@@ -193,7 +179,7 @@ def install(name: str, root: Path, read: Callable[[str], bytes]) -> Path:
     A good copy there is left alone. Raises ``DataError`` where what was read is not that data set,
     or the disk fails; nothing half-done stays behind.
     """
-    info = _info(name)
+    info = DATASETS[name]
     target = root / info.folder
 
     def write(folder: Path) -> None:
@@ -255,7 +241,7 @@ def _move(source: Path, target: Path) -> None:
 @lru_cache(maxsize=2)
 def load(name: str) -> tuple[Images, Images]:
     """All training images, in the order of the files, and all test images."""
-    info = _info(name)
+    info = DATASETS[name]
     folder = _find(info)
     return _read_images(info, folder, info.train_files), _read_images(info, folder, info.test_files)
 
@@ -306,16 +292,15 @@ def stratified_subset(labels: np.ndarray, size: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
-@lru_cache(maxsize=2)
-def load_splits(config: DataConfig) -> Splits:
-    """The images of a configuration: split, then reduced to nested, stratified subsets."""
+def load_splits(config: DataConfig) -> dict[SplitName, Images]:
+    """The images of a configuration by set: split, then reduced to nested, stratified subsets."""
     training, test = load(config.name)
     train, validation = split(training.labels, config.split_seed)
-    return Splits(
-        train=_subset(training, train, config.train_size),
-        validation=_subset(training, validation, config.validation_size),
-        test=_subset(test, np.arange(len(test)), config.test_size),
-    )
+    return {
+        "train": _subset(training, train, config.train_size),
+        "validation": _subset(training, validation, config.validation_size),
+        "test": _subset(test, np.arange(len(test)), config.test_size),
+    }
 
 
 def _subset(images: Images, order: np.ndarray, size: int) -> Images:

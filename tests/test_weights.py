@@ -85,7 +85,7 @@ def test_kept_weights_give_the_recorded_predictions(change, base, trained, tmp_p
         record = train(change(base), store)
     if change is None:
         assert record.result.predictions.epoch < record.result.history.epochs
-    test = data.load_splits(record.config.data).test
+    test = data.load_splits(record.config.data)["test"]
     again = NewImages(test.images, test.labels, "ab" * 32)
     found = evaluate(record, store.weights_path(record.run_id), again, "cpu")
     shown = record.result.predictions

@@ -5,20 +5,18 @@ from functools import lru_cache
 import torch
 
 from cifarlib import data, resampling
-from cifarlib.config import SPLITS, Channels, DataConfig, ResizeConfig, RunConfig
+from cifarlib.config import Channels, DataConfig, ResizeConfig, RunConfig
 from cifarlib.paper.tables import read_normalization
 from cifarlib.training import ImageSet, Inputs
 
 
 @lru_cache(maxsize=2)
 def _image_sets(config: DataConfig, device: torch.device) -> dict[str, ImageSet]:
-    splits = data.load_splits(config)
     return {
         name: ImageSet(
-            torch.from_numpy(getattr(splits, name).images).to(device),
-            torch.from_numpy(getattr(splits, name).labels).to(device),
+            torch.from_numpy(part.images).to(device), torch.from_numpy(part.labels).to(device)
         )
-        for name in SPLITS
+        for name, part in data.load_splits(config).items()
     }
 
 
