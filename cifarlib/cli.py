@@ -712,7 +712,3 @@ def _parser() -> argparse.ArgumentParser:
     option = add("why", _why, help, "cifarlib why stage1-daa1/13", study, *scale)
     option("run", help="a condition's name, or a run id")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -128,7 +128,7 @@ def test_a_stranger_renders_the_same_tables(build, unpacked):
     program, *options = shlex.split(block[1])
     assert program == ".venv/bin/cifarlib"
     done = subprocess.run(
-        [sys.executable, "-m", "cifarlib.cli", *options, "--only", CHAPTER],
+        [sys.executable, "-m", "cifarlib", *options, "--only", CHAPTER],
         cwd=unpacked,
         env=os.environ | {"PYTHONPATH": str(unpacked)},
         capture_output=True,

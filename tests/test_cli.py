@@ -193,7 +193,7 @@ def test_a_damaged_record_is_said_by_status_and_why(command, refused, tmp_path):
 
 @pytest.mark.integration
 def test_a_terminal_that_knows_ascii_only_is_no_error():
-    command = [sys.executable, "-m", "cifarlib.cli", "data", "--name", "synthetic"]
+    command = [sys.executable, "-m", "cifarlib", "data", "--name", "synthetic"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}
     environment |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(command, capture_output=True, env=environment)
@@ -208,7 +208,7 @@ def test_outside_a_checkout_it_is_said_what_to_do(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     for arguments in (["status"], ["report"], ["sweep", "--study", "beyond"]):
         done = subprocess.run(
-            [sys.executable, "-m", "cifarlib.cli", *arguments],
+            [sys.executable, "-m", "cifarlib", *arguments],
             capture_output=True,
             text=True,
             cwd=tmp_path / "elsewhere",

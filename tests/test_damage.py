@@ -195,7 +195,7 @@ def test_figures_are_drawn_the_same_whoever_renders_them(tmp_path, monkeypatch):
     "setting", [{"HOME": "/dev/null/nobody"}, {"MPLBACKEND": "garbage"}], ids=["home", "backend"]
 )
 def test_no_home_or_backend_leaves_no_trace_on_the_command_line(tmp_path, setting):
-    command = [sys.executable, "-m", "cifarlib.cli", "report", "--only", "nothing"]
+    command = [sys.executable, "-m", "cifarlib", "report", "--only", "nothing"]
     environment = {name: os.environ[name] for name in os.environ if name != "MPLCONFIGDIR"}
     done = subprocess.run(
         [*command, "--out", str(tmp_path)],

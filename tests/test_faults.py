@@ -180,7 +180,7 @@ def test_two_sweeps_share_a_folder(tmp_path, undisturbed):
         sweeping(tmp_path, "--workers", "1") as other,
     ):
         if LONG:
-            command = [sys.executable, "-m", "cifarlib.cli", "report", "--only", "stage1"]
+            command = [sys.executable, "-m", "cifarlib", "report", "--only", "stage1"]
             command += ["--out", str(folder), *SET_TINY]
             subprocess.run(command, check=True, capture_output=True, timeout=3 * DEADLINE)
         assert [one.wait(DEADLINE), other.wait(DEADLINE)] == [0, 0]
@@ -429,7 +429,7 @@ def report_files(folder: Path) -> dict[str, bytes]:
 def test_reports_that_are_killed_leave_whole_ones(tmp_path, conditions):
     """A report of before or the new one, never a part; the same command then makes the new one."""
     store = tiny_store(tmp_path / ODD)
-    command = [sys.executable, "-m", "cifarlib.cli", *report_command(store.folder)]
+    command = [sys.executable, "-m", "cifarlib", *report_command(store.folder)]
     began = time.monotonic()
     subprocess.run(command, check=True, capture_output=True)
     took = time.monotonic() - began

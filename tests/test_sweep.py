@@ -246,7 +246,7 @@ def test_missing_and_damaged_imagenet_weights_leave_runs_pending_and_train_the_o
 @contextlib.contextmanager
 def started(folder: Path, stage: str):
     """A sweep of one stage by two workers, as a program in a process group of its own."""
-    command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--stage", stage, *SET_TINY]
+    command = [sys.executable, "-m", "cifarlib", "sweep", "--stage", stage, *SET_TINY]
     command += ["--out", str(folder), "--device", "cpu", "--workers", "2"]
     command += ["--checkpoint-every", "1"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

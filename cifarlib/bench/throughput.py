@@ -335,7 +335,7 @@ def _train_alone(config: RunConfig, threads: int) -> float:
 
 def measure_sweep() -> dict[str, Any]:
     """What a sweep costs beyond its runs: 36 runs of scale smoke."""
-    command = [sys.executable, "-m", "cifarlib.cli", "sweep", "--device", "cpu", "--out"]
+    command = [sys.executable, "-m", "cifarlib", "sweep", "--device", "cpu", "--out"]
     with tempfile.TemporaryDirectory(prefix="cifarlib-bench-") as folder:
         run = functools.partial(subprocess.run, check=True, stderr=subprocess.DEVNULL)
         for stage in ("stage1-long", "stage1-base"):  # the first describes the data, too
