@@ -35,9 +35,7 @@ from cifarlib.checking import (
     validate,
 )
 from cifarlib.config import (
-    DATASETS,
     IMAGE_SIZE,
-    SPLITS,
     DataConfig,
     EvaluationConfig,
     PlateauSchedule,
@@ -149,16 +147,6 @@ class Scale(Strict):
     # % validation top-1 at which a schedule acts: the paper's: ours
     thresholds: dict[_Percent, _Percent] = Field(default={})
     mixed: tuple[Kind, ...] = ()  # what may differ between records of one report
-
-    @property
-    def reduced(self) -> bool:
-        """Whether this is less than the paper's budget: fewer images or epochs, smaller images."""
-        sizes = {split: getattr(self.data, f"{split}_size") for split in SPLITS}
-        return (
-            sizes != DATASETS[self.data.name].sizes
-            or any(published != ours for published, ours in self.epochs.items())
-            or self.image_size != IMAGE_SIZE
-        )
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def _budget_banner(results: Results) -> tuple[str, str, str]:
             "The images are generated and only look a little like CIFAR-10. These numbers show "
             "that the machinery works; they say nothing about the paper.",
         )
-    if results.scale.reduced:
+    if results.reduced:
         return (
             "reduced",
             f"reduced budget on {info.title}, not the paper's",

@@ -83,7 +83,13 @@ def make_grid(
     study = validate(Study, content, f"the grid {named}")
     for condition in expand(study, results.scale_for(study)):  # raises where a setting cannot be
         _refuse_translated(condition, grid, results.scale_name)
-    _put(place(results.store.folder, named), text, "choose another name")
+    path = place(results.store.folder, named)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if read_bytes(path) != text:
+            raise ConfigError(
+                f"{shown(path)} holds another study; choose another name, or remove that one"
+            )
+    write_atomically(path, text)
     return named
 
 
@@ -153,14 +159,6 @@ def place(folder: Path, name: str, cure: str = "choose another name") -> Path:
             f"{cut(name)!r} cannot name a study of your own; {cure} (letters and digits will do)"
         )
     return folder / KEPT / f"{name}.yaml"
-
-
-def _put(path: Path, content: bytes, cure: str) -> None:
-    """Keep a study's file, unless another is kept there."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if read_bytes(path) != content:
-            raise ConfigError(f"{shown(path)} holds another study; {cure}, or remove that one")
-    write_atomically(path, content)
 
 
 def keep(text: str, results: Results) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cifarlib import paths
 from cifarlib.checking import cut, expand_folder, suggest
-from cifarlib.config import DATASETS
+from cifarlib.config import DATASETS, IMAGE_SIZE, SPLITS
 from cifarlib.errors import ConfigError, RecordError
 from cifarlib.runs.locks import held
 from cifarlib.runs.parameters import check_injected
@@ -223,7 +223,13 @@ class Results:
     @property
     def reduced(self) -> bool:
         """Whether this is less than the paper's budget: fewer images or epochs, smaller images."""
-        return self.scale.reduced
+        data, epochs = self.scale.data, self.scale.epochs
+        sizes = {split: getattr(data, f"{split}_size") for split in SPLITS}
+        return (
+            sizes != DATASETS[data.name].sizes
+            or any(published != ours for published, ours in epochs.items())
+            or self.scale.image_size != IMAGE_SIZE
+        )
 
 
 def open_results(
