@@ -5,8 +5,10 @@ files (``config.DATASETS``). CIFAR-10 is looked for in ``$CIFAR10_ROOT``, then i
 stand-in set is generated into ``data/`` when it is first asked for.
 """
 
+import base64
 import contextlib
 import hashlib
+import io
 import math
 import pickle
 import shutil
@@ -306,6 +308,15 @@ def load_splits(config: DataConfig) -> dict[SplitName, Images]:
 def _subset(images: Images, order: np.ndarray, size: int) -> Images:
     where = order[stratified_subset(images.labels[order], size)]
     return Images(images.images[where], images.labels[where])
+
+
+def to_png(image: np.ndarray) -> str:
+    """An image, uint8 (3, h, w), as PNG in base64."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 # ---------------------------------------------------------------------------------------------

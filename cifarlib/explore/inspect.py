@@ -1,7 +1,5 @@
 """One run's mistakes, and two runs side by side: settings, accuracies and the exact paired test."""
 
-import base64
-import io
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,14 +61,7 @@ def find_mistakes(results: Results, run: str) -> pd.DataFrame:
     frame = frame.map(info.classes.__getitem__).set_axis(["true", "predicted"], axis=1)
     frame["confidence"] = 100 * predictions.confidence
     wrong = frame[~predictions.correct].sort_values("confidence", ascending=False, kind="stable")
-    wrong.insert(0, "image", [_draw(test.images[number], number) for number in wrong.index])
+    drawn = '<img src="data:image/png;base64,{}" alt="test image {}" width="64">'
+    images = [drawn.format(data.to_png(test.images[number]), number) for number in wrong.index]
+    wrong.insert(0, "image", images)
     return wrong
-
-
-def _draw(pixels: np.ndarray, number: int) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, format="PNG")
-    source = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/png;base64,{source}" alt="test image {number}" width="64">'

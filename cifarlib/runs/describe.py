@@ -1,12 +1,9 @@
 """What the report shows of a data set and of the network, as records."""
 
-import base64
-import io
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 
 from cifarlib import data, models, transforms
 from cifarlib.config import DATASETS, ENGINE, ModelConfig, ResizeConfig, SplitName
@@ -46,7 +43,7 @@ def describe_dataset(dataset: str) -> DataRecord:
         first_loss=_measure_first_loss(
             images[training[:32]], torch.from_numpy(train.labels[training[:32]])
         ),
-        examples=tuple(_png(train.images[index]) for index in firsts),
+        examples=tuple(data.to_png(train.images[index]) for index in firsts),
         transforms=_show_transforms(images[firsts[7] : firsts[7] + 1]),
         provenance=of_this_process(torch.get_num_threads()),
     )
@@ -92,15 +89,8 @@ def _show_transforms(image: Any) -> dict[str, str]:
     for name, numbers in variants.items():
         angle, top, left, flip = (torch.tensor([number]) for number in numbers)
         draws = transforms.Draws(angle, top, left, flip)
-        shown[name] = _png(transforms.augment(image, draws, padding=4)[0].numpy())
+        shown[name] = data.to_png(transforms.augment(image, draws, padding=4)[0].numpy())
     return shown
-
-
-def _png(image: Any) -> str:
-    """A uint8 (3, h, w) image as PNG, base64."""
-    buffer = io.BytesIO()
-    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def describe_network() -> NetworkRecord:
