@@ -5,31 +5,25 @@
     python tests/golden/compare.py BUILD --record   freeze what they show
 
 Tables meet by number, columns by name, rows by place; of a cell, a caption or an alternative text
-only the numbers count. Verdicts are words, in a section of their own; ``--without verdicts`` leaves
-them out. ``exceptions.yaml`` names what may differ, and why.
+only the numbers count. Verdicts are words, in a section of their own.
 """
 
 import argparse
-import fnmatch
 import json
 import re
 import sys
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 FOLDER = Path(__file__).resolve().parent
 RECORDS = FOLDER / "smoke-records.tar.xz"
 FROZEN = FOLDER / "shown.json"
-EXCEPTIONS = FOLDER / "exceptions.yaml"
 
 CONTENT = "application/vnd.cifarlib.shown+json"
-SECTIONS = ("tables", "figures", "sentences", "verdicts")
 VERDICT = "verdict"  # a column of this name holds words that are compared
 
 # A number stands alone: the digits of names (DAA-1, stage1, ResNet-18) are words.
@@ -44,7 +38,7 @@ def extract(build: Path) -> dict[str, Any]:
     notebooks = sorted((build / "notebooks").glob("*.ipynb"))
     if not notebooks:
         sys.exit(f"{build}/notebooks holds no executed notebook; render the report first")
-    shown: dict[str, Any] = {section: {} for section in SECTIONS}
+    shown: dict[str, Any] = {"tables": {}, "figures": {}, "sentences": {}, "verdicts": {}}
     for path in notebooks:
         said: list[str] = []
         for bundle in bundles(json.loads(path.read_text(encoding="utf-8"))):
@@ -163,30 +157,15 @@ def compare_verdicts(frozen: dict[str, Any], shown: dict[str, Any]) -> Iterator[
                 yield f"verdicts {number}/{row}", f"{old.get(row)} → {new.get(row)}"
 
 
-def read_exceptions(path: Path = EXCEPTIONS) -> dict[str, str]:
-    """Place, with * and ? → reason, of what may differ."""
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    allowed = {entry["where"]: entry["reason"].strip() for entry in content["differs"] or []}
-    assert all(allowed.values())
-    return allowed
-
-
 def unpack(build: Path) -> None:
     """Put the frozen records into an empty folder."""
     with tarfile.open(RECORDS) as archive:
         archive.extractall(build / "runs", filter="data")
 
 
-def find_differences(shown: dict[str, Any], without: Sequence[str] = ()) -> list[Difference]:
-    """What differs from what was frozen, and may not."""
-    frozen = json.loads(FROZEN.read_text(encoding="utf-8"))
-    allowed = read_exceptions()
-    frozen, shown = ({s: {} if s in without else x[s] for s in SECTIONS} for x in (frozen, shown))
-    return [
-        (place, what)
-        for place, what in compare(frozen, shown)
-        if not any(fnmatch.fnmatchcase(place, pattern) for pattern in allowed)
-    ]
+def find_differences(shown: dict[str, Any]) -> list[Difference]:
+    """What differs from what was frozen."""
+    return compare(json.loads(FROZEN.read_text(encoding="utf-8")), shown)
 
 
 def main() -> int:
@@ -195,7 +174,6 @@ def main() -> int:
     )
     parser.add_argument("build", nargs="?", type=Path, help="a build folder with its notebooks/")
     parser.add_argument("--record", action="store_true", help="freeze what it shows")
-    parser.add_argument("--without", choices=SECTIONS, nargs="*", default=[])
     options = parser.parse_args()
     if options.build:
         return finish(options, extract(options.build))
@@ -212,7 +190,7 @@ def finish(options: argparse.Namespace, shown: dict[str, Any]) -> int:
         text = json.dumps(shown, ensure_ascii=False, indent=1, sort_keys=True)
         FROZEN.write_text(text + "\n", encoding="utf-8")
         return 0
-    differences = find_differences(shown, options.without)
+    differences = find_differences(shown)
     for place, what in differences:
         print(f"{place}: {what}")
     print(f"{len(differences)} differences")
