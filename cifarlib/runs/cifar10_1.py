@@ -16,6 +16,7 @@ import pydantic
 
 from cifarlib import paths
 from cifarlib.checking import Strict, named_folder, read_bytes
+from cifarlib.data import Images
 from cifarlib.errors import DataError, RecordError
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import (
@@ -34,12 +35,10 @@ SOURCE = "https://github.com/modestyachts/CIFAR-10.1"
 VARIABLE = "CIFAR10_1_ROOT"
 
 
-@dataclass(frozen=True, eq=False)
-class NewImages:
-    """The set: uint8 (n, 3, 32, 32), int64 labels (n,) in CIFAR-10's order of classes."""
+@dataclass(frozen=True)
+class NewImages(Images):
+    """The set, with labels in CIFAR-10's order of classes."""
 
-    images: np.ndarray
-    labels: np.ndarray
     fingerprint: str  # SHA-256 of both files, images first
 
 
