@@ -70,7 +70,9 @@ def test_dropout_is_worth_the_slope_of_a_straight_line(full):
     said = []
     for run in (9, 13):
         conditions = results.select("stage1-long", "stage2-dropout", run=run)
-        ours = {c.config.dropout / 0.7: results.record(c).accuracy("test") for c in conditions}
+        ours = {
+            c.config.dropout / 0.7: results.records[c.run_id].accuracy("test") for c in conditions
+        }
         said.append(f"{np.polyfit(list(ours), list(ours.values()), 1)[0]:+.1f} points")
     answer = shown.verdicts["answer-6"]["text"].replace("−", "-")
     assert all(f"{gain} (95 %: " in answer for gain in said)

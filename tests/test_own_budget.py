@@ -60,8 +60,8 @@ def test_the_page_lists_the_runs_of_the_papers_own_budget(recorded):
 
 def test_the_first_screen_says_what_images_and_epochs_do(tmp_path):
     lite, full = (open_results(name, [], tmp_path / name) for name in ("lite", "full"))
-    short, large = (results.find("stage1-daa1", 13) for results in (lite, full))
-    longer = lite.find("stage1-long", 13)
+    short, large = (results.select("stage1-daa1", run=13)[0] for results in (lite, full))
+    longer = lite.select("stage1-long", run=13)[0]
     write_records(lite.store, [short, longer])
     write_records(full.store, [large])
     answer = run_chapter("06_claims.ipynb", lite.store.folder, scale="lite").verdicts["answer-2"]
