@@ -46,6 +46,28 @@ def test_claims_wait_for_the_seeds_of_every_run(tmp_path):
         assert claims[name]["verdict"] == "pending", name
 
 
+def test_the_optimisers_of_run_26_are_compared_seed_by_seed(tmp_path):
+    store = RecordStore(tmp_path)
+    store.write(make_data_record("cifar10"))
+    results = open_results("smoke", CIFAR10, tmp_path)
+    plain = [c for c in results.beyond.select("noise-floor") if c.settings["label"] == "run 26"]
+    changed = results.beyond.select("seeds-of-26")
+    write_records(store, [*results.select("stage1-base"), *plain, *changed])
+    adamw = {c.config.seed: make_record(c).accuracy("test") for c in plain}
+    answer = run_chapter("02_stage1.ipynb", tmp_path, overrides=CIFAR10).verdicts["answer-5"]
+    told = answer["text"].replace("−", "-").partition("At the setting of run 26 it gives ")[2]
+    for optimizer in ("SGD", "Adam"):
+        gains = [
+            adamw[c.config.seed] - make_record(c).accuracy("test")
+            for c in changed
+            if c.settings["label"] == optimizer
+        ]
+        assert len(gains) == 5
+        assert f"{np.mean(gains):+.1f} points (95 %: " in told
+        assert f" relative to {optimizer}" in told
+    assert told.endswith(" (5 seeds).")
+
+
 def test_two_runs_confuse_as_much_alike_as_each_with_itself(executed):
     """Correlations of the rates of confusion between long runs 9 and 13, and within each."""
     results, claims = executed
