@@ -47,8 +47,8 @@ unit: .venv/.installed
 	$(TESTS) -m unit
 
 smoke: .venv/.installed
-	$(BIN)/cifarlib sweep --scale smoke --device $(DEVICE)
-	$(BIN)/cifarlib report --scale smoke
+	$(BIN)/cifarlib sweep --scale smoke $(if $(OUT),--out '$(OUT)') --device $(DEVICE)
+	$(BIN)/cifarlib report --scale smoke $(if $(OUT),--out '$(OUT)')
 
 sweep: .venv/.installed
 	$(BIN)/cifarlib sweep $(STUDY) --device $(DEVICE)

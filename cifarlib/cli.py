@@ -364,6 +364,7 @@ def _status(options: Options) -> int:
     from cifarlib.runs.progress import duration, status
 
     results = _open_and_tell(options)
+    _require_folder(options, results)
     table = {
         row.stage: [row.conditions, row.done, row.running, row.pending, round(row.seconds_left, 1)]
         for row in status(results.conditions, results.store)
@@ -409,6 +410,7 @@ def _check_study(options: Options) -> int:
 
 def _why(options: Options) -> int:
     results = _open(options)
+    _require_folder(options, results)
     for condition in _find(results, options.run):
         print(_explain(condition, results))
     return 0
@@ -462,6 +464,14 @@ def _open_and_tell(options: Options) -> Results:
     for fault in results.faults:
         _tell(f"cifarlib: {fault}; it counts as missing")
     return results
+
+
+def _require_folder(options: Options, results: Results) -> None:
+    """``ConfigError`` for a folder that was named and is not there, as by a slip of the keys."""
+    if options.out and not results.store.folder.is_dir():
+        raise ConfigError(
+            f"there is no build folder {results.store.folder}; name one that is there"
+        )
 
 
 def _find(results: Results, text: str) -> list[Condition]:

@@ -121,8 +121,10 @@ def build_model(config: ModelConfig, dropout: float, seed: int) -> nn.Module:
             model: nn.Module = ResidualNetwork(dropout)
         elif config.name == "resnet18":
             model = resnet18()
-        else:
+        elif config.name == "densenet121":
             model = densenet121()
+        else:
+            raise ValueError(f"no network is named {config.name!r}")
         if config.initialization == "imagenet":
             load_imagenet_weights(model, config.name)
         if isinstance(model, DenseNet):

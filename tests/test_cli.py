@@ -191,6 +191,19 @@ def test_a_damaged_record_is_said_by_status_and_why(command, refused, tmp_path):
     assert "truncated" in refused("why", "stage1-daa1/13", "--out", str(tmp_path), *SET_TINY)
 
 
+def test_a_build_folder_that_was_named_and_is_not_there_is_no_empty_one(refused, tmp_path):
+    nowhere = ("--out", str(tmp_path / "bild"))
+    for arguments in (["status"], ["why", "stage1-daa1/13"]):
+        assert f"there is no build folder {tmp_path / 'bild'}; " in refused(*arguments, *nowhere)
+
+
+def test_a_folder_of_another_scale_is_not_reported_as_an_empty_one(refused, tmp_path):
+    store = tiny_store(tmp_path)
+    store.write(make_record(tiny_conditions("stage1-daa1/13")[0]))
+    said = refused("report", "--scale", "lite", "--out", str(tmp_path))
+    assert "holds 1 run, none of them of scale lite; name theirs with --scale" in said
+
+
 @pytest.mark.integration
 def test_a_terminal_that_knows_ascii_only_is_no_error():
     command = [sys.executable, "-m", "cifarlib", "data", "--name", "synthetic"]

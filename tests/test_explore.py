@@ -1,6 +1,8 @@
 """Runs in one frame, linked charts, pairs, mistakes and training from a cell."""
 
 import json
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -202,11 +204,28 @@ def test_train_refuses_settings_that_cannot_be(results):
         cl.train(STUDY[0], results, dropuot=0.3)
     with pytest.raises(ConfigError, match="learning_rate = -1 is not valid"):
         cl.train(STUDY[0], results, learning_rate=-1)
+    with pytest.raises(ConfigError, match="there is no device 'gpu'; use auto, cpu or cuda"):
+        cl.train(STUDY[0], results, device="gpu", dropout=0.123)
     with pytest.raises(ConfigError, match="no condition is named 'stage1/1'"):
         cl.train("stage1/1", results)
     with pytest.raises(ConfigError, match="dropout has no value"):
         cl.train(STUDY[0], results, dropout=[])
     assert not (results.store.folder / "own").exists()
+
+
+@pytest.mark.integration
+def test_a_script_without_a_guard_is_not_run_again_by_its_workers(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import cifarlib as cl\n"
+        "print('begun', flush=True)\n"
+        f"results = cl.open_results('smoke', {TINY!r}, {str(tmp_path / 'build')!r})\n"
+        "print(cl.train('stage1-daa1/13', results)['state'].tolist())\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines().count("begun") == 1
+    assert done.stdout.splitlines()[-1] == "['recorded']"
 
 
 @pytest.mark.usefixtures("forked")

@@ -1,13 +1,15 @@
 """Claims about absolute numbers: the paper's own budget decides, where it is recorded."""
 
 import json
+import shutil
+import zipfile
 
 import pytest
 from chapters import run_chapter
 from conftest import make_record, write_records
 
 from cifarlib.analysis import judges
-from cifarlib.report import front
+from cifarlib.report import archive, front
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
@@ -77,6 +79,23 @@ def test_the_first_screen_says_what_images_and_epochs_do(tmp_path):
         "30 epochs of 9,000 images",
         "30 epochs of 45,000 images",
     ]
+
+
+def test_a_run_of_the_papers_own_budget_that_is_not_recorded_is_no_link(tmp_path):
+    shown = run_chapter("08_beyond.ipynb", tmp_path / "lite", scale="lite")
+    linked = [run for row in shown.tables["X1"]["runs"] for run in row]
+    full = open_results("full", [], tmp_path / "full").select("stage1-daa1", run=13)
+    assert linked
+    assert full[0].run_id not in linked
+
+
+def test_an_archive_has_the_records_of_the_papers_own_budget(recorded, tmp_path):
+    folder, run = recorded
+    lite = open_results("lite", [], tmp_path / "lite")
+    write_records(lite.store, lite.select("stage1-daa1", run=13))
+    shutil.copytree(folder.with_name("full"), tmp_path / "full")
+    with zipfile.ZipFile(archive.export("lite", [], lite.store.folder)) as file:
+        assert f"build/full/runs/{run}.json" in file.namelist()
 
 
 def test_stand_in_images_and_the_papers_own_budget_have_no_other(tmp_path):

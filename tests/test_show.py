@@ -109,6 +109,11 @@ def test_doubts_have_four_verdicts(confirmed, evidence, verdict):
     assert shown.content["reason"] == evidence
 
 
+def test_a_doubt_is_no_text():
+    with pytest.raises(ConfigError, match="confirmed is 'no'; it is True, False or None"):
+        show.doubt("factor-49", "no", "It is so.")
+
+
 def write_executed(path, *shown):
     outputs = [{"output_type": "execute_result", "data": s._repr_mimebundle_()} for s in shown]
     cells = [{"cell_type": "markdown"}, *({"outputs": [output]} for output in outputs)]

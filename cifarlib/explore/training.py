@@ -11,6 +11,7 @@ from cifarlib.explore.collection import OWN, collect, tabulate, write_note
 from cifarlib.runs.grids import make_grid, open_study, plain_values
 from cifarlib.runs.in_notebook import train_missing
 from cifarlib.runs.other_studies import find_condition, list_conditions
+from cifarlib.runs.progress import check_device
 from cifarlib.runs.results import Results, open_results
 from cifarlib.study import Condition, change, merge_presets
 
@@ -28,6 +29,7 @@ def train(
     ``results`` are those of scale smoke unless given. Raises ``ConfigError`` for settings that
     cannot be, before anything is trained, and the errors of ``train_missing``.
     """
+    check_device(device)
     results = results or open_results("smoke")
     conditions = choose_conditions(start, results, settings)
     _, records = collect(results)
@@ -54,11 +56,15 @@ def grid(
     ``cifarlib sweep --from``: the condition itself is trained, too, and the grid is kept as a study
     in the build folder, by the name that is said or ``name``. Else as ``train``.
     """
+    check_device(device)
     results = results or open_results("smoke")
     named = make_grid(results, start, settings, seeds, name)
     opened = open_study(results, named)
     train_missing(opened.conditions, opened, opened.every_record, device)
-    print(f"The grid is the study {named}; 09_own.ipynb shows it, and so does cifarlib report.")
+    print(
+        f"The grid is the study {named}; 09_own.ipynb shows it, and so does cifarlib report with "
+        f"--study {named} and its --scale, --set and --out."
+    )
     return opened.reread().runs.drop_duplicates("run_id")  # the condition may lie in the grid, too
 
 

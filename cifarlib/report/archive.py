@@ -121,6 +121,10 @@ def collect(results: Results, scale_file: Path) -> Files:
                 f"{path} is damaged; make it again with cifarlib report, or remove it"
             )
         files[f"{_home(results)}/{path.relative_to(store.folder).as_posix()}"] = content
+    own = results.own_budget  # on which claims about absolute numbers are judged
+    for run in own.every_record if own is not results else ():
+        path = own.store.run_path(run)
+        files[f"{_home(own)}/{path.relative_to(own.store.folder).as_posix()}"] = path.read_bytes()
     return files
 
 

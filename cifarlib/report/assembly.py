@@ -106,6 +106,8 @@ def render(
     make_exporter()  # says what is missing before anything is executed
     if not (train or folder.is_dir()):
         raise ConfigError(f"there is no build folder {shown(folder)}; records are made by a sweep")
+    if not (suffix or train or other_studies.join(results, others).every_record):
+        _refuse_other_scale(results)
     with _alone(results.store.state / "report.lock", tell), plain_matplotlib():
         for path in (page, page.with_suffix(".pdf")):
             remove_leftovers(path)
@@ -243,6 +245,18 @@ def choose_chapters(notebooks: Sequence[Path], only: Sequence[str]) -> list[Path
 def _chapter(notebook: Path) -> str:
     """``stage1`` of ``02_stage1.ipynb``."""
     return notebook.stem.partition("_")[2]
+
+
+def _refuse_other_scale(results: Results) -> None:
+    """``ConfigError`` where all that a build folder holds are runs of another data set or size."""
+    records, _ = results.store.read_runs(results.store.run_ids())
+    data = results.scale.data
+    known = [record.config.data for record in records.values()]
+    if known and (data.name, data.train_size) not in [(d.name, d.train_size) for d in known]:
+        raise ConfigError(
+            f"{shown(results.store.folder)} holds {say_count(len(records), 'run')}, none of them "
+            f"of scale {results.scale_name}; name theirs with --scale, or another folder with --out"
+        )
 
 
 def _share_out(

@@ -225,9 +225,9 @@ def doubt(id: str, confirmed: bool | None, evidence: str = "") -> Shown:
     ``confirmed`` is None where what the paper prints does not decide; without ``evidence`` the
     doubt is pending, for want of a record.
     """
-    verdict = {True: "confirmed", False: "refuted", None: "undecidable"}[
-        None if confirmed is None else bool(confirmed)
-    ]
+    verdict = {True: "confirmed", False: "refuted", None: "undecidable"}.get(confirmed)
+    if verdict is None:
+        raise ConfigError(f"doubt {id!r}: confirmed is {confirmed!r}; it is True, False or None")
     content = {"verdict": verdict if evidence else "pending", "reason": evidence}
     return _show_statement("doubt", _find("doubts", id), content)
 

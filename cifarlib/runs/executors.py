@@ -4,6 +4,7 @@ import abc
 import contextlib
 import multiprocessing
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from types import ModuleType
 from typing import Any
 
 from cifarlib import extras
@@ -193,6 +195,17 @@ LANES = 8
 """Runs that one process may train at once on a CUDA device; fewer where they fill it."""
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """A new process imports the caller's script again, which would train once more; hide it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 @dataclass
 class _Worker:
     process: BaseProcess
@@ -286,7 +299,7 @@ class LocalExecutor(Executor):
         settings = Settings(self.device, self.threads, self.checkpoint_every, border)
         arguments = ([theirs for _, theirs in pipes], self.store.folder, settings)
         process = context.Process(target=serve, args=arguments, daemon=True)
-        with _without_interrupts():
+        with _without_interrupts(), _without_main():
             process.start()
         for _, theirs in pipes:
             theirs.close()

@@ -134,6 +134,12 @@ DRIVER = ("/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1")
 """What stands where a driver for CUDA devices is installed, on Linux and in WSL 2."""
 
 
+def check_device(device: object) -> None:
+    """``ConfigError`` for what is no name of a device."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"there is no device {device!r}; use auto, cpu or cuda")
+
+
 def uses_cuda(device: str) -> bool:
     """Whether ``auto``, ``cpu`` or ``cuda`` means a CUDA device here, told without torch."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")

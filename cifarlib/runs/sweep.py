@@ -13,6 +13,7 @@ from typing import Any
 from cifarlib.errors import RecordError
 from cifarlib.runs import provenance
 from cifarlib.runs.executors import Executor, LocalExecutor, Outcome
+from cifarlib.runs.progress import check_device
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore
 from cifarlib.runs.worker import DescribeJob, Job, RunJob
@@ -49,6 +50,7 @@ def sweep(
     where nothing can go on (no data, disk full) and ``KeyboardInterrupt`` on Ctrl-C, in both cases
     with every finished record in place.
     """
+    check_device(device)
     provenance.commit()  # what it finds wrong is said here, not by every worker
     jobs, records = _take_stock(conditions, store, keep_weights, datasets)
     if not jobs:
