@@ -55,10 +55,16 @@ def find(name: str) -> Path:
 
     Raises ``DataError`` when the set is missing, or one of its files is missing or damaged.
     """
-    info = DATASETS[name]
+    info = _info(name)
     folder = _find(info)
     verify(info, folder)
     return folder
+
+
+def _info(name: str) -> DatasetInfo:
+    if name not in DATASETS:
+        raise DataError(f"there is no data set {name!r}; known are {', '.join(sorted(DATASETS))}")
+    return DATASETS[name]
 
 
 def _find(info: DatasetInfo) -> Path:
@@ -141,7 +147,7 @@ def download(
     where standard error is a terminal.
     Raises ``DataError`` when the download or the disk fails; nothing half-done stays behind.
     """
-    info = DATASETS[name]
+    info = _info(name)
     if not info.real:
         return find(name)
     found, places = _locate(info, root)
@@ -181,7 +187,7 @@ def install(name: str, root: Path, read: Callable[[str], bytes]) -> Path:
     A good copy there is left alone. Raises ``DataError`` where what was read is not that data set,
     or the disk fails; nothing half-done stays behind.
     """
-    info = DATASETS[name]
+    info = _info(name)
     target = root / info.folder
 
     def write(folder: Path) -> None:
@@ -243,7 +249,7 @@ def _move(source: Path, target: Path) -> None:
 @lru_cache(maxsize=2)
 def load(name: str) -> tuple[Images, Images]:
     """All training images, in the order of the files, and all test images."""
-    info = DATASETS[name]
+    info = _info(name)
     folder = _find(info)
     return _read_images(info, folder, info.train_files), _read_images(info, folder, info.test_files)
 

@@ -76,6 +76,11 @@ def unpack(archive: Path, folder: Path) -> Path:
 # ---------------------------------------------------------------------------------------------
 
 
+def test_an_unknown_data_set_is_refused():
+    with pytest.raises(DataError, match="known are cifar10, synthetic"):
+        data.find("cifar100")
+
+
 def test_the_environment_variable_comes_first_and_may_name_either_folder(
     tiny, tmp_path, monkeypatch
 ):
