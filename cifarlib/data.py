@@ -61,12 +61,6 @@ def find(name: str) -> Path:
     return folder
 
 
-def _info(name: str) -> DatasetInfo:
-    if name not in DATASETS:
-        raise DataError(f"there is no data set {name!r}; known are {', '.join(sorted(DATASETS))}")
-    return DATASETS[name]
-
-
 def _find(info: DatasetInfo) -> Path:
     folder, places = _locate(info)
     if folder is None and info.real:
@@ -75,6 +69,12 @@ def _find(info: DatasetInfo) -> Path:
             f"{info.title} was not found at {looked}; `cifarlib data --download` fetches it"
         )
     return folder or _put(info, places[-1], synthetic.write)
+
+
+def _info(name: str) -> DatasetInfo:
+    if name not in DATASETS:
+        raise DataError(f"there is no data set {name!r}; known are {', '.join(sorted(DATASETS))}")
+    return DATASETS[name]
 
 
 def _locate(info: DatasetInfo, root: Path | None = None) -> tuple[Path | None, list[Path]]:
