@@ -276,7 +276,7 @@ def load_scale(
     path = Path(name) if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(f"there is no scale {name!r}; {suggest(name, scale_names())}")
-    content = read_yaml(path)
+    content, loaded = read_yaml(path), read_yaml(path)
     protocols = study if "protocol" in study.presets else load_study()  # own ones need none
     if "protocol" in content:
         content["protocol"] = _preset(protocols, "protocol", content["protocol"])
@@ -292,12 +292,49 @@ def load_scale(
         source = f"{shown(path)} with --set"
         if isinstance(content.get("protocol"), str):
             content["protocol"] = _preset(protocols, "protocol", content["protocol"])
+        _refuse_unused(content, loaded, study, f"--set {cut(text)}")
     if isinstance(content.get("epochs"), dict):  # after the overrides, which may replace them all
         content["epochs"] = study.epochs_at(path.stem) | content["epochs"]
     if "name" in content:
         raise ConfigError(f"{source}: unknown key 'name'; a scale is named by its file")
     content["name"] = path.stem if of_params else ""
     return validate(Scale, content, source)
+
+
+def _refuse_unused(
+    content: dict[str, Any], loaded: dict[str, Any], study: Study, source: str
+) -> None:
+    """Raise ``ConfigError`` where an override translates a number that no run has."""
+    paper = read_conditions()
+    settings = [one.settings for stage in paper.stages.values() for one in stage]
+    said = [study.model_dump(), load_study("beyond").model_dump(), paper.presets, settings]
+    for key, words in {"epochs": "number of epochs", "threshold": "threshold"}.items():
+        field = f"{key.rstrip('s')}s"
+        if not isinstance(changed := content.get(field), dict):
+            continue  # which the model refuses
+        known = {*loaded.get(field, {}), *_numbers(said, key)}
+        if unused := [number for number in changed if number not in known]:
+            only = ", ".join(f"{number:g}" for number in sorted(known))
+            wrong = cut(str(unused[0]))
+            raise ConfigError(f"{source}: {wrong} is the {words} of no run; known are {only}")
+
+
+def _numbers(content: Any, key: str) -> set[float]:
+    """The numbers that stand for a key, or a list of them, anywhere in plain data.
+
+    None below 1, as a plateau schedule's threshold is, which no scale translates.
+    """
+    if isinstance(content, list | tuple):
+        return set().union(*(_numbers(item, key) for item in content))
+    if not isinstance(content, dict):
+        return set()
+    found = set()
+    for name, value in content.items():
+        if str(name).rpartition(".")[2] == key:
+            values = value if isinstance(value, list) else [value]
+            found |= {one for one in values if isinstance(one, int | float) and one >= 1}
+        found |= _numbers(value, key)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------

@@ -194,4 +194,4 @@ def test_confused_classes_are_compared_with_any_other_three(full):
     assert f"wrong classifications {cats:.1f} % among cat–deer–dog and " in said["ours"]
     assert f"{max(share.values()):.1f} % among " in said["ours"]
     place = 1 + sum(other > cats for other in share.values())
-    assert f"Of all 120 threes, this one is number {place}." in said["reason"]
+    assert f"Of all 120 triples, this one is number {place}." in said["reason"]

@@ -332,11 +332,13 @@ def test_overrides_reach_the_runs(study):
         ("data=[", "not a YAML value"),
         ("epochs.³=1", "epochs.³"),
         ("data.①=1", "unknown key 'data.①'"),
-        (f"epochs.{'9' * 5000}=1", "is not valid"),
+        (f"epochs.{'9' * 5000}=1", "is the number of epochs of no run"),
         ("name=lite", "unknown key 'name'; a scale is named by its file"),
         ("seeds=[1:30]", "must be a number, not the text '1:30'"),
         ("data.split_seed=0x10", "must be a number, not the text '0x10'"),
         ("early_stopping=true", "unknown key 'early_stopping'"),
+        ("epochs.20=2", "20 is the number of epochs of no run; known are 8, 10, 15, 30, 40, 200"),
+        ("thresholds.88=70", "88 is the threshold of no run; known are 89"),
     ],
 )
 def test_a_wrong_override_is_named_in_one_sentence(override, said):
