@@ -119,6 +119,8 @@ def _run(options: Options) -> int:
     options.threads = options.threads or cores()
     code = _sweep_conditions(options, results, chosen)
     records, _ = results.store.read_runs(c.run_id for c in chosen)
+    if not records:
+        code = code or 2  # what it waits for has been said
     for record in records.values():
         print(_describe(record))
         print(results.store.run_path(record.run_id))
@@ -197,8 +199,8 @@ def _sweep_conditions(
     )
     if options.keep_weights:
         _tell_weights(results, conditions)
-    if left := outcome.say_left(options.budget):
-        _tell(f"{left}; the same command goes on from here")
+    if left := outcome.say_left(options.budget, "the same command goes on from here"):
+        _tell(left)
     if outcome.unavailable:
         _tell(f"{len(outcome.unavailable)} runs stay pending (see above)")
     if outcome.retried:
@@ -288,10 +290,15 @@ def _bench(options: Options) -> int:
 
 
 def _merge(options: Options) -> int:
+    from cifarlib.runs import grids
     from cifarlib.runs.merge import merge
 
-    merged = merge(_open(options), options.folders, prefer=options.prefer)
+    theirs = (kept_studies(folder).get(options.study) for folder in options.folders)
+    options.study = str(next(filter(None, theirs), options.study))
+    results = _open(options)
+    merged = merge(results, options.folders, prefer=options.prefer)
     print("\n".join(merged.lines()))
+    grids.keep(options.study, results)
     if merged.damaged:
         _tell(
             f"cifarlib: damaged and not taken: {len(merged.damaged)} of the files (see above); "
@@ -477,13 +484,17 @@ def _require_folder(options: Options, results: Results) -> None:
 def _find(results: Results, text: str) -> list[Condition]:
     """Conditions by name (every seed) or by the beginning of a run id.
 
-    The paper's are always there, even if the study has been edited and leaves them out.
+    The paper's are always there, even if the study has been edited and leaves them out; so are
+    recorded runs that no study has.
     """
-    by_name = [c for c in results.known if c.name == text]
-    by_id = [c for c in results.known if len(text) >= 4 and c.run_id.startswith(text)]
+    by_name, by_id = _match(results.known, text)
     if not (by_name or by_id):
         if name := _find_study(results, text):
             raise ConfigError(f"{text!r} is of the study {name}; add --study {name}")
+        from cifarlib.explore.collection import list_own
+
+        by_name, by_id = _match(list_own(results), text)
+    if not (by_name or by_id):
         raise ConfigError(
             f"the study has no condition {text!r} at this scale; name one like stage1-daa1/13 or "
             "stage2-dropout/9,dropout=0.5, or a run id"
@@ -497,6 +508,12 @@ def _find(results: Results, text: str) -> list[Condition]:
     return by_name or by_id[:1]
 
 
+def _match(conditions: list[Condition], text: str) -> tuple[list[Condition], list[Condition]]:
+    """The conditions of a name, and those whose run's id begins with it."""
+    by_id = [c for c in conditions if len(text) >= 4 and c.run_id.startswith(text)]
+    return [c for c in conditions if c.name == text], by_id
+
+
 def _find_study(results: Results, text: str) -> str:
     """The study that has a condition of this name, or a run of this id; empty where none has."""
     from cifarlib.runs import grids
@@ -504,7 +521,7 @@ def _find_study(results: Results, text: str) -> str:
     for name in [*STUDIES, *kept_studies(results.store.folder)]:
         with contextlib.suppress(ConfigError):
             other = grids.open_study(results, name)
-            if any(text in (c.name, c.run_id) for c in other.conditions):
+            if any(_match(other.conditions, text)):
                 return name
     return ""
 

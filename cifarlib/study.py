@@ -275,7 +275,8 @@ def load_scale(
     study = study or load_study()
     path = Path(name) if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"there is no scale {name!r}; {suggest(name, scale_names())}")
+        cure = "name a file that is there" if path == Path(name) else suggest(name, scale_names())
+        raise ConfigError(f"there is no scale {name!r}; {cure}")
     content, loaded = read_yaml(path), read_yaml(path)
     protocols = study if "protocol" in study.presets else load_study()  # own ones need none
     if "protocol" in content:

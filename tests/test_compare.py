@@ -64,6 +64,8 @@ def test_compare_refuses_to_average_what_is_not_one_condition():
     named = OURS.assign(name=["a/1", "b/1", "a/2", "a/3"])
     with pytest.raises(ValueError, match="a/1 and b/1 are equal in batch_size, but not the same"):
         compare(PAPER, named, on=["batch_size"])
+    with pytest.raises(ValueError, match="differ in optimizer, sgd in the paper's and adam"):
+        compare(PAPER.assign(optimizer="sgd"), OURS.assign(optimizer="adam"), on="batch_size")
     with pytest.raises(ValueError, match="foo is no column of both frames"):
         compare(PAPER, OURS, on=["batch_size"], values=["foo"])
     with pytest.raises(ValueError, match="name the columns in which rows meet"):

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 import vl_convert
 from bs4 import BeautifulSoup
-from conftest import TINY, make_data_record, make_record, tiny_conditions, tiny_store, write_records
+from conftest import (
+    SET_TINY,
+    TINY,
+    make_data_record,
+    make_record,
+    tiny_conditions,
+    tiny_store,
+    write_records,
+)
 
 import cifarlib as cl
-from cifarlib import data, explore
+from cifarlib import cli, data, explore
 from cifarlib.config import run_id
 from cifarlib.data import Images
 from cifarlib.errors import ConfigError, DataError
@@ -85,6 +93,14 @@ def test_tabulate_names_a_run_after_its_note_or_the_most_similar_condition(resul
     assert runs["comparable"].sum() == len(STUDY) + 1
 
 
+def test_the_commands_know_a_run_of_ones_own_by_name_and_id(results, capsys):
+    own = add_own(results, "stage1-daa1/7", note="stage1-daa1/7", learning_rate=0.05)
+    where = [*SET_TINY, "--out", str(results.store.folder)]
+    for text in ("stage1-daa1/7 with learning_rate=0.05", own.run_id[:6]):
+        assert cli.main(["why", text, *where]) == 0
+        assert f"run {own.run_id}: recorded in" in capsys.readouterr().out
+
+
 def test_find_run_suggests_a_name(results):
     assert explore.find_run(results, STUDY[0]).config.learning_rate == 0.1
     with pytest.raises(ConfigError, match="no recorded run is named 'stage1-daa1/99'; did you"):
@@ -98,6 +114,8 @@ def test_find_run_suggests_a_name(results):
 
 def test_linked_charts_hold_every_run_and_compile(results):
     spec = explore.linked(results).to_dict()
+    by_id = explore.linked(results, explore.tabulate(results)["run_id"].iloc[0])
+    assert by_id.to_dict()["datasets"] == spec["datasets"]
     runs = explore.tabulate(results).set_index("run_id")
     assert {row["id"] for row in spec["datasets"]["runs"]} == set(runs.index)
     for row in spec["datasets"]["runs"]:

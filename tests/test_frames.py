@@ -1,9 +1,12 @@
 """Frames of runs and curves, predictions as arrays, captions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import make_data_record, with_result, write_records
 
+from cifarlib.errors import ConfigError
 from cifarlib.runs.frames import OUTCOMES, tabulate_runs
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import FlipAveraged
@@ -90,7 +93,9 @@ def test_predictions_are_right_where_the_labels_say_so(results):
     assert predictions.accuracy("test") == pytest.approx(100 * matrix.trace() / matrix.sum())
     assert 100 * predictions.correct.mean() == pytest.approx(predictions.accuracy("test"))
     assert len(predictions.classes) == len(predictions.confidence) == matrix.sum()
-    assert results.predictions("0" * 16) is None
+    assert replace(results, records={}).predictions(record.run_id) is None
+    with pytest.raises(ConfigError, match="no run of this study has the id 'stage1-base/1'"):
+        results.predictions("stage1-base/1")
 
 
 def test_predictions_have_no_labels_of_another_data_set(results, tmp_path):

@@ -164,6 +164,13 @@ def test_the_command_line_makes_trains_and_shows_a_grid(tmp_path, made_up, capsy
     assert all(f'id="table-O{n}"' in page for n in (1, 2, 3))
     runs = explore.tabulate(open_results("smoke", TINY, tmp_path))
     assert f"{NAME}/1,dropout=0.3,learning_rate=0.003, seed 42" in list(runs["name"])
+    other = tmp_path / "other"
+    assert cli.main(["merge", str(tmp_path), *SET_TINY, "--out", str(other), "--study", NAME]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("10 records taken")
+    assert (other / f"studies/{NAME}.yaml").read_bytes() == (
+        tmp_path / f"studies/{NAME}.yaml"
+    ).read_bytes()
+    assert cli.main(["export", *SET_TINY, "--out", str(other)]) == 0
     packed = archive.collect(open_results("smoke", TINY, tmp_path), cl.paths.PARAMS / "smoke.yaml")
     assert f"build/smoke/studies/{NAME}.yaml" in packed
 

@@ -30,6 +30,10 @@ LABELS = {
 
 OUTCOMES = ("test_top1", "validation_top1", "train_top1", "gap", "epoch", "time_s")
 
+SETTINGS = (
+    "optimizer", "augmentation", "batch_size", "learning_rate", "weight_decay", "dropout"
+)  # fmt: skip
+
 WITHOUT_DIFFERENCE = ("epoch", "time_s")  # of different machines, or of no meaning
 
 
@@ -49,7 +53,8 @@ def compare(
     paper's. ``attrs["runs"]`` and ``attrs["states"]`` hold, by index label, the ids of the runs
     behind a row, and what a missing value of ours is: pending, running, or diverged where no seed
     of the setting came to an end; ``attrs["group"]`` is the column by which rows form groups.
-    Raises ``ValueError`` for columns that are not there, and where a row would meet two conditions.
+    Raises ``ValueError`` for columns that are not there, and where a row would meet two conditions
+    or one of another setting.
     """
     keys, values, names = map(list_columns, (on, values, names))
     if not keys:
@@ -68,6 +73,14 @@ def compare(
             f"{one} and {other} are equal in {', '.join(keys)}, but not the same condition; choose "
             "the rows of ours, or join on more columns"
         )
+    for key in [name for name in SETTINGS if name in paper and name in ours and name not in keys]:
+        beside = paper[keys].join(groups[key].first(), on=keys)[key]
+        if (wrong := beside.notna() & paper[key].notna() & beside.ne(paper[key])).any():
+            theirs, own = paper[key][wrong].iloc[0], beside[wrong].iloc[0]
+            raise ValueError(
+                f"rows equal in {', '.join(keys)} differ in {key}, {theirs} in the paper's and "
+                f"{own} in ours; choose other rows of ours, or drop that column"
+            )
     means = paper[keys].join(groups[values].mean(), on=keys)[values]
     columns: dict[tuple[str, str], pd.Series] = {
         ("", label(name)): paper[name] for name in dict.fromkeys([*names, *keys]) if name in paper

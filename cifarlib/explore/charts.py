@@ -38,8 +38,8 @@ def linked(
 ) -> alt.VConcatChart:
     """Settings, accuracies, curves and confusion matrices of all recorded runs, linked.
 
-    ``first`` and ``second`` name the runs that are chosen at first, the two best unless given;
-    without ``own`` only runs of the two studies are shown.
+    ``first`` and ``second`` are the runs that are chosen at first, by name or run id, the two best
+    unless given; without ``own`` only runs of the two studies are shown.
     Raises ``ConfigError`` where no run is recorded, and for a name that none has.
     """
     charts = Charts(results, first, second, own)
@@ -97,6 +97,8 @@ class Charts:
         self.classes = list(DATASETS[results.scale.data.name].classes)
         self.range = [runs["test_top1"].min() - 0.01, runs["test_top1"].max() + 0.01]
         best, names = list(runs["name"]), list(runs.sort_index()["name"])
+        by_id = dict(zip(runs["run_id"], runs["name"], strict=True))
+        first, second = by_id.get(first, first), by_id.get(second, second)
         self.first = self._choose("first", "click", first or best[0], names)
         self.second = self._choose("second", "Shift + click", second or best[:2][-1], names)
         self.brush = alt.selection_interval(name="brush", encodings=["y"])

@@ -37,14 +37,7 @@ def tabulate(results: Results) -> pd.DataFrame:
 
 def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
     """What ``tabulate`` gives, and the records by run id."""
-    new = [name for name in results.store.run_ids() if name not in results.every_record]
-    records = results.every_record | results.store.read_runs(new)[0]
-    records = {name: record for name, record in records.items() if record.engine == ENGINE}
-    known: dict[str, Condition] = {}
-    for _, condition in list_conditions(results):
-        known.setdefault(condition.run_id, condition)
-    own = [name_own(results, record, known) for i, record in records.items() if i not in known]
-    conditions = [*(c for i, c in known.items() if i in records), *own]
+    conditions, records = _collect(results)
     frame = tabulate_runs(conditions, records, protocol=results.protocol)
     # As epochs: the scale's.
     frame["early_stopping"] = [c.config.early_stopping for c in conditions]
@@ -56,6 +49,23 @@ def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
         c.config.data == results.scale.data and "epochs" not in c.changed for c in conditions
     ]
     return frame.sort_values("test_top1", ascending=False, kind="stable"), records
+
+
+def _collect(results: Results) -> tuple[list[Condition], dict[str, RunRecord]]:
+    """The recorded conditions, one's own last, and the records by run id."""
+    new = [name for name in results.store.run_ids() if name not in results.every_record]
+    records = results.every_record | results.store.read_runs(new)[0]
+    records = {name: record for name, record in records.items() if record.engine == ENGINE}
+    known: dict[str, Condition] = {}
+    for _, condition in list_conditions(results):
+        known.setdefault(condition.run_id, condition)
+    own = [name_own(results, record, known) for i, record in records.items() if i not in known]
+    return [*(c for i, c in known.items() if i in records), *own], records
+
+
+def list_own(results: Results) -> list[Condition]:
+    """The conditions of recorded runs that no study has."""
+    return [condition for condition in _collect(results)[0] if condition.stage == OWN]
 
 
 def find_run(results: Results, name: str) -> RunRecord:

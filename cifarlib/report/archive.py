@@ -69,17 +69,17 @@ def export(
         raise ConfigError(
             f"{results.faults[0]}; a sweep sets it aside and makes it again, then export once more"
         )
-    if not results.every_record:
-        raise ConfigError(
-            f"{results.store.runs} holds no record of this study to archive; make some with "
-            "cifarlib sweep"
-        )
     own = kept_studies(results.store.folder)
     others = other_studies.narrow(other_studies.open_others(scale, overrides, build, own), results)
     results = other_studies.join(results, others)
     if results.faults:
         raise ConfigError(
             f"{results.faults[0]}; a sweep of its study sets it aside, then export again"
+        )
+    if not results.every_record:
+        raise ConfigError(
+            f"{results.store.runs} holds no record of any study to archive; make some with "
+            "cifarlib sweep"
         )
     path = Path(scale) if scale.endswith((".yaml", ".yml")) else paths.PARAMS / f"{scale}.yaml"
     files = collect(results, path)

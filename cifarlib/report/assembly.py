@@ -7,6 +7,7 @@ the same bytes. No network, no data set and no kernel installed by hand is neede
 import ast
 import contextlib
 import hashlib
+import math
 import re
 import shlex
 import time
@@ -160,7 +161,7 @@ def train_chapters(
     for notebook, given in zip(notebooks, parameters, strict=True):
         if deadline is not None and time.monotonic() >= deadline:
             return
-        left = "" if deadline is None else f"{deadline - time.monotonic():.3f}s"
+        left = "" if deadline is None else f"{math.ceil(deadline - time.monotonic())}s"
         names = {"cl": cifarlib, **given, "train": True, "budget": left}
         for cell in read_notebook(notebook, ConfigError).cells:
             if "setup" in cell.metadata.get("tags", []):

@@ -18,7 +18,6 @@ from cifarlib.runs import mixed_provenance, other_studies, provenance
 from cifarlib.runs.progress import duration, status
 from cifarlib.runs.results import Results
 from cifarlib.runs.schema import RunRecord
-from cifarlib.study import Scale
 
 if typing.TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +79,7 @@ def describe(
         "faults": everything.faults,
         "mixed": [found.sentence for found in mixed_provenance.find_mixtures(everything)],
         "stages": _stage_rows(results),
-        "budget": _budget(results.scale, results.overrides),
+        "budget": _budget(results),
         "protocol_name": results.protocol,
         "protocol": [
             (title, words[getattr(results.scale.protocol, name)])
@@ -124,11 +123,13 @@ def _facts(results: Results) -> list[tuple[str, str]]:
     counts = [f"{len(paper)}"] * bool(paper) + [f"{len(own)} of your own"] * bool(own)
     seeds = say_count(len({c.config.seed for c in results.known}), "seed")
     images = DATASETS[scale.data.name].sizes["train"]
+    size = _either(c.config.data.train_size for c in results.known)
+    theirs = f" (paper: {_span(scale.epochs)})" if paper else ""
     facts = [
         ("Runs done", f"{len(records)} of {len({c.run_id for c in results.known})}"),
         ("Conditions", f"{' and '.join(counts) or 'none'}, {seeds} each"),
-        ("Training images", f"{scale.data.train_size:,} of {images:,}"),
-        ("Epochs", f"{_span(scale.epochs.values())} (paper: {_span(scale.epochs)})"),
+        ("Training images", f"{size} of {images:,}"),
+        ("Epochs", _span({c.config.epochs for c in results.known}) + theirs),
     ]
     if records:
         devices = sorted({r.provenance.device for r in records})
@@ -136,6 +137,11 @@ def _facts(results: Results) -> list[tuple[str, str]]:
         seconds = sum(r.seconds for r in records)
         facts.append(("Machine time", f"{duration(seconds)} on {machine}"))
     return facts
+
+
+def _either(numbers: Iterable[int]) -> str:
+    """“9,000”, or “4,500 or 9,000”."""
+    return " or ".join(f"{number:,}" for number in sorted(set(numbers)))
 
 
 def _span(numbers: Collection[int]) -> str:
@@ -264,27 +270,32 @@ def _stage_rows(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def _budget(scale: Scale, overrides: Iterable[str]) -> list[tuple[str, str]]:
+def _budget(results: Results) -> list[tuple[str, str]]:
+    """How much is run: of a study past the paper what its conditions say, not the scale alone."""
+    scale, configs = results.scale, [c.config for c in results.known]
     info = DATASETS[scale.data.name]
-    images = (
-        f"{scale.data.train_size:,} of {info.sizes['train']:,} training, "
-        f"{scale.data.validation_size:,} of {info.sizes['validation']:,} validation and "
-        f"{scale.data.test_size:,} of {info.sizes['test']:,} test images"
+    train, validation, test = (
+        f"{_either(getattr(c.data, f'{split}_size') for c in configs)} of {info.sizes[split]:,}"
+        for split in SPLITS
     )
+    images = f"{train} training, {validation} validation and {test} test images"
     epochs = [
         f"{published}, as published" if ours == published else f"{ours} for the paper's {published}"
         for published, ours in scale.epochs.items()
     ]
+    if not results.paper:
+        epochs = [_either(c.epochs for c in configs)]
     paper = "as published" if scale.image_size == IMAGE_SIZE else f"the paper: {IMAGE_SIZE}"
     precision = {"fp32": "32-bit floating point", "bf16": "bfloat16 (autocast)"}[scale.precision]
     rows = [
         ("Data", f"{info.title}: {images}"),
         ("Epochs", "; ".join(epochs)),
         ("Stage 3 images", f"{scale.image_size} pixels square after the crop ({paper})"),
-        ("Seeds", ", ".join(map(str, scale.seeds))),
+        ("Seeds", ", ".join(map(str, sorted({c.seed for c in configs})))),
         ("Precision", precision),
     ]
-    return rows + ([("Changed by hand", ", ".join(overrides))] if overrides else [])
+    by_hand = ", ".join(results.overrides)
+    return rows + ([("Changed by hand", by_hand)] if by_hand else [])
 
 
 def _provenance(results: Results, everything: Results) -> list[tuple[str, list[str]]]:

@@ -39,15 +39,17 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)  # condition → error
     retried: dict[str, str] = field(default_factory=dict)  # condition → what its worker died of
 
-    def say_left(self, budget: str) -> str:
-        """What a budget of time left undone; nothing where all was done."""
+    def say_left(self, budget: str, cure: str) -> str:
+        """What a budget of time left undone, and how to go on; nothing where all was done."""
         if not (self.stopped or self.left):
             return ""
-        short = self.stopped and not (self.done or self.epochs)
-        lost = " before an epoch ended, so nothing is kept; name a longer one" if short else ""
+        lost = ""
+        if self.stopped and not (self.done or self.epochs):
+            lost, cure = " before an epoch ended, so nothing is kept", "name a longer one"
         return (
             f"the budget of {budget} is used{lost}: {self.done} done, {len(self.stopped)} stopped "
-            f"on the way, {len(self.left)} not begun, about {duration(self.seconds_left)} left"
+            f"on the way, {len(self.left)} not begun, about {duration(self.seconds_left)} left; "
+            f"{cure}"
         )
 
 

@@ -77,8 +77,8 @@ def complete(
     done = sweep_in_cell(runs, results.store, device, deadline, described)
     for name, reason in (done.unavailable | done.failed).items():
         show(f"{name} was not trained: {reason}.")
-    if left := done.say_left(budget):
-        show(f"{left[0].upper()}{left[1:]}; run it again to go on.")
+    if left := done.say_left(budget, "run it again to go on"):
+        show(f"{left[0].upper()}{left[1:]}.")
     return results.reread()
 
 

@@ -201,10 +201,17 @@ class Results:
         return tabulate_curves(self.runs, self.every_record)
 
     def predictions(self, run_id: str) -> "RunPredictions | None":
-        """A run's predictions, None while it is not recorded or where it diverged."""
+        """A run's predictions, None while it is not recorded or where it diverged.
+
+        Raises ``ConfigError`` for an id that no run of this study has.
+        """
         from cifarlib.runs.frames import RunPredictions
 
         record = self.records.get(run_id)
+        if not record and run_id not in {c.run_id for c in self.known}:
+            raise ConfigError(
+                f"no run of this study has the id {cut(repr(run_id))}; take one of runs['run_id']"
+            )
         return RunPredictions(record, self.data) if record else None
 
     def describe(

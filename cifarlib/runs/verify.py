@@ -18,7 +18,7 @@ import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -91,6 +91,8 @@ def verify(
     Raises ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
     trained here.
     """
+    records, _ = results.store.read_runs(c.run_id for c in conditions)  # of no study, too
+    results = replace(results, records=results.records | records)
     unique = {c.run_id: c for c in conditions if c.run_id in results.every_record}
     recorded = {condition.name for condition in unique.values()}
     if lacking := [c.name for c in conditions if c.name not in recorded]:
