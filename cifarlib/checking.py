@@ -249,16 +249,23 @@ def _sentence(model: type[Strict], fault: Mapping[str, Any], source: str) -> str
 
 
 def _field_names(model: type[BaseModel], location: list[str]) -> set[str]:
-    """The keys that the models at a place know; a union's tag in the place is passed over."""
+    """The keys that the models at a place know; of a union those of the one that its tag names."""
     models = {model}
     for part in location:
         inner = (fields[part].annotation for fields in map(_fields, models) if part in fields)
-        models = set().union(*map(_models_in, inner)) or models
+        tagged = {m for m in models if part in _tags(m)}
+        models = set().union(*map(_models_in, inner)) or tagged or models
     return set().union(*map(_fields, models))
 
 
 def _fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    """The names by which a union knows a model."""
+    field = model.model_fields.get("name")
+    return typing.get_args(field.annotation) if field else ()
 
 
 def _models_in(annotation: Any) -> set[type[BaseModel]]:

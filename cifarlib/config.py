@@ -28,8 +28,22 @@ Channels = tuple[float, float, float]
 SplitName = Literal["train", "validation", "test"]
 SPLITS: Final = ("train", "validation", "test")
 
-FORWARD_GFLOP = {"residual": 0.2729, "resnet18": 0.0740, "densenet121": 0.1157}
-"""GFLOP of one 32×32 image's forward pass; a test holds them to ``models.count_flops``."""
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What is known of a network without building it; tests measure it."""
+
+    title: str
+    gflop: float  # of one 32×32 image's forward pass
+    memory: float  # MB that one 32×32 image of a bf16 batch keeps for the backward pass
+    least_pixels: int  # side of the smallest image whose last feature map has more than one pixel
+
+
+NETWORKS = {
+    "residual": NetworkInfo("residual network", gflop=0.2729, memory=0.61, least_pixels=32),
+    "resnet18": NetworkInfo("ResNet-18", gflop=0.0740, memory=0.25, least_pixels=33),
+    "densenet121": NetworkInfo("DenseNet-121", gflop=0.1157, memory=1.38, least_pixels=61),
+}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -373,7 +387,7 @@ class RunConfig(Strict):
         if self.resize and self.augmentation.padding_mode != "black":
             raise ValueError("resized images are padded in black only; leave padding_mode out")
         pixels = self.resize.crop if self.resize else 32
-        few = pixels < LEAST_PIXELS[self.model.name]
+        few = pixels < NETWORKS[self.model.name].least_pixels
         for epoch in range(1, 1 + self.epochs) if few else ():
             images = images_in_epoch(self, self.data.train_size, epoch)
             if self.batch_size > 1 and images % self.batch_size != 1:
@@ -396,10 +410,6 @@ def steps_by_epoch(config: RunConfig, images: int) -> list[int]:
     """The steps of each epoch of a run."""
     counts = (images_in_epoch(config, images, epoch + 1) for epoch in range(config.epochs))
     return [math.ceil(count / config.batch_size) for count in counts]
-
-
-LEAST_PIXELS = {"residual": 32, "resnet18": 33, "densenet121": 61}
-"""Sides of the smallest images of which a network's last feature map has more than one pixel."""
 
 
 def run_id(config: RunConfig, engine: int = ENGINE, data: str | None = None) -> str:

@@ -1,6 +1,7 @@
 """The study as data: counts, order, ids, and what a user is told about a mistake."""
 
 import json
+import typing
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from cifarlib import paths
 from cifarlib.checking import parse_value, suggest, validate
 from cifarlib.config import (
     ENGINE,
+    NETWORKS,
+    ModelConfig,
     RunConfig,
     canonical,
     flatten,
@@ -297,6 +300,10 @@ def test_steps_are_added_to_the_kept_ones_before_them_and_each_alone(beyond):
     assert all(c.config.epochs == 10 and c.config.evaluation.flip_averaged for c in steps)
 
 
+def test_every_network_has_its_numbers():
+    assert typing.get_args(ModelConfig.model_fields["name"].annotation) == tuple(NETWORKS)
+
+
 def test_a_study_is_no_scale():
     assert not {"study", "beyond"} & set(scale_names())
 
@@ -406,6 +413,7 @@ def write_study(tmp_path, old, new):
         ("dropout: 0.0", "dropout: 1.0", "dropout = 1.0 is not valid"),
         ("dropout: 0.0\n", "dropout: 0.0\n  dropout: 0.1\n", "stands there twice"),
         ("{name: sgd, momentum: 0.9}", "{name: sgd, momentm: 0.9}", "did you mean 'momentum'?"),
+        ("{name: sgd, momentum: 0.9}", "{name: sgd, beta1: 0.9}", "known are momentum, name, nest"),
         ("crop: 224, method: bilinear", "crop: 0, method: bilinear", "resize.crop = 0 is not"),
         ("size: 256, crop: 224", "size: big, crop: 224", "resize.size must be a number"),
         ("size: 256, crop: 224", "size: .inf, crop: 224", "resize.size"),

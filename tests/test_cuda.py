@@ -22,10 +22,10 @@ from conftest import DEADLINE, make_record, tiny_conditions, tiny_store
 from trainings import DAA2, MUON, SGD, change, make_inputs, on_cuda, short_run
 
 from cifarlib import paths, training
-from cifarlib.config import ModelConfig
+from cifarlib.config import NETWORKS, ModelConfig
 from cifarlib.errors import ConfigError
 from cifarlib.gpu import lanes
-from cifarlib.gpu.card_share import MEMORY, share
+from cifarlib.gpu.card_share import share
 from cifarlib.gpu.cuda import MOMENTS, Program, kind_of, step_scalars, supports, update_
 from cifarlib.gpu.lanes import Card, Lane
 from cifarlib.models import build_model
@@ -530,7 +530,7 @@ def test_small_batches_share_a_card_and_large_images_fill_it(base):
     assert share(base, 2e9) > 0.5  # a small card
 
 
-@pytest.mark.parametrize("name", MEMORY)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_memory_of_an_image_is_what_its_network_keeps(name):
     """Bytes of all tensors saved for the backward pass in bf16, weights aside."""
     size, images = (32, 8) if name == "residual" else (64, 4)
@@ -550,7 +550,7 @@ def test_the_memory_of_an_image_is_what_its_network_keeps(name):
         model(torch.randn(images, 3, size, size))
     copies = 2 * sum(p.numel() for p in model.parameters())  # in bf16
     kept = (sum(sizes.values()) - copies) / images / (size / 32) ** 2 / 1e6
-    assert MEMORY[name] == pytest.approx(kept, rel=0.05)
+    assert NETWORKS[name].memory == pytest.approx(kept, rel=0.05)
 
 
 # ---------------------------------------------------------------------------------------------

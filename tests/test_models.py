@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import densenet121, resnet18
 
 from cifarlib import models
-from cifarlib.config import LEAST_PIXELS, ModelConfig
+from cifarlib.config import NETWORKS, ModelConfig
 from cifarlib.errors import UnavailableError
 
 RESIDUAL = ModelConfig(name="residual", initialization="kaiming")
@@ -182,7 +182,7 @@ def test_weights_in_no_folder_are_said(monkeypatch):
 def test_least_pixels_are_those_of_which_one_image_is_batch_enough(name):
     """``RunConfig`` refuses batches of one image below them."""
     model = models.build_model(ModelConfig(name=name, initialization="kaiming"), 0.0, seed=1)
-    pixels = LEAST_PIXELS[name]
+    pixels = NETWORKS[name].least_pixels
     model.train()(torch.zeros(1, 3, pixels, pixels))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         model(torch.zeros(1, 3, pixels - 1, pixels - 1))

@@ -50,18 +50,18 @@ def test_what_a_checkpoint_holds_is_not_paid_again(tmp_path, epoch, left):
     assert rest.seconds_left == pytest.approx(left * whole.seconds_left)
 
 
-@pytest.mark.parametrize("name", progress.FORWARD_GFLOP)
+@pytest.mark.parametrize("name", progress.NETWORKS)
 def test_work_is_counted_with_the_networks_own_cost(name):
     model = models.build_model(ModelConfig(name=name, initialization="kaiming"), 0.0, seed=0)
     counted = models.count_flops(model, 32) / 1e9
-    assert progress.FORWARD_GFLOP[name] == pytest.approx(counted, rel=0.01)
+    assert progress.NETWORKS[name].gflop == pytest.approx(counted, rel=0.01)
 
 
 def test_work_counts_training_three_times_and_every_evaluation():
     (condition,) = tiny_conditions("stage1-long/9", overrides=("evaluation.test_every=2",))
     trained = 3 * 3 * 20  # passes, epochs, images
     evaluated = 20 * 2 + 10 * (3 + 2) + 10 * (1 + 2)
-    expected = (trained + progress.EVALUATION * evaluated) * progress.FORWARD_GFLOP["residual"]
+    expected = (trained + progress.EVALUATION * evaluated) * progress.NETWORKS["residual"].gflop
     assert progress.work(condition.config) == pytest.approx(expected)
     larger = tiny_conditions("stage3/1", overrides=("image_size=64",))[0]
     smaller = tiny_conditions("stage3/1", overrides=("image_size=32",))[0]

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
+from cifarlib.checking import suggest
 from cifarlib.formatting import decimals_of, fixed, say_p, say_range, say_setting, signed
 
 LEVEL = 0.95  # of confidence
@@ -270,6 +271,12 @@ def list_columns(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
+def _require_columns(runs: pd.DataFrame, names: Sequence[str]) -> None:
+    """``ValueError`` for a column that is not there."""
+    if lacking := [name for name in names if name not in runs]:
+        raise ValueError(f"{lacking[0]!r} is no column of the runs; {suggest(lacking[0], runs)}")
+
+
 def run_ids(runs: pd.DataFrame) -> tuple[str, ...]:
     """The ids of runs, where they have any."""
     return tuple(dict.fromkeys(runs["run_id"])) if "run_id" in runs else ()
@@ -293,6 +300,8 @@ def paired(
     setting do, the standard error is that of the ``noise`` of a single run, if it is given.
     """
     on, blocks = list_columns(on), list_columns(blocks)
+    for side in (first, second):
+        _require_columns(side, [*on, *blocks, value])
     sides = {}
     for name, side in (("first", first), ("second", second)):
         lost = side.assign(lost=_lost(side)).groupby(on)["lost"].all()
@@ -464,6 +473,7 @@ def variance_explained(
     """
     from scipy import stats
 
+    _require_columns(grid, [*factors, outcome])
     grid, pairs = _pair(grid, outcome, factors)
     table = _decompose(grid, outcome, [*factors, *([term] if term else [])])
     squares, df = table["sum_of_squares"], table["df"]

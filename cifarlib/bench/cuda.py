@@ -19,7 +19,7 @@ import torch
 from cifarlib.bench import measurements
 from cifarlib.bench import throughput as bench
 from cifarlib.bench.plain_training import measure_processes
-from cifarlib.config import FORWARD_GFLOP, RunConfig
+from cifarlib.config import NETWORKS, RunConfig
 from cifarlib.gpu.cuda import MOMENTS, step_scalars, update_
 from cifarlib.gpu.lanes import Lane, _speed
 from cifarlib.models import ResidualNetwork
@@ -115,7 +115,7 @@ def _plan(settings: Settings) -> Iterator[Step]:
 
 def _as_rate(images_per_s: float) -> Row:
     """A rate, and its arithmetic: three forward passes an image."""
-    tflops = 3 * FORWARD_GFLOP["residual"] * images_per_s / 1000
+    tflops = 3 * NETWORKS["residual"].gflop * images_per_s / 1000
     return {"images_per_s": images_per_s, "tflops": tflops}
 
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cifarlib import transforms
-from cifarlib.config import SPLITS, AdamConfig, MuonConfig, RunConfig, SGDConfig
+from cifarlib.config import SPLITS, AdamConfig, RunConfig, SGDConfig
 from cifarlib.models import last_layer
 from cifarlib.training import (
     EVALUATION_BATCH,
@@ -55,10 +55,10 @@ MOMENTS = {
 
 
 def supports(config: RunConfig) -> bool:
-    """Whether a program can carry out a run: not with Muon, not where some parameters alone
-    decay or have another rate, not where weights are averaged or images left out."""
+    """Whether a program can carry out a run: with SGD, Adam or AdamW, not where some parameters
+    alone decay or have another rate, not where weights are averaged or images left out."""
     return (
-        not isinstance(config.optimizer, MuonConfig)
+        config.optimizer.name in MOMENTS
         and config.decayed == "all"
         and config.batch_norm_bias_factor == 1
         and config.average is None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from cifarlib.config import DATASETS, SPLITS
+from cifarlib.config import DATASETS, NETWORKS, SPLITS
 from cifarlib.formatting import say_count, say_setting
 from cifarlib.runs import provenance
 from cifarlib.runs.progress import Prices, duration
@@ -35,11 +35,10 @@ RULES: dict[Literal["validation", "test", "last"], str] = {
 SAID = ("label", "optimizer", "learning_rate", "weight_decay", "batch_size", "epochs")
 """Settings that every description begins with."""
 
-TITLES = {
+TITLES: dict[Any, str] = {
     "sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "muon": "Muon", "daa1": "DAA-1",
-    "daa2": "DAA-2", "residual": "residual network", "resnet18": "ResNet-18",
-    "densenet121": "DenseNet-121", True: "on", False: "off",
-}  # fmt: skip
+    "daa2": "DAA-2", True: "on", False: "off",
+} | {name: network.title for name, network in NETWORKS.items()}  # fmt: skip
 
 # fmt: off
 PROTOCOL: dict[str, tuple[str, dict[Any, str]]] = {
@@ -125,7 +124,7 @@ def describe_settings(condition: Condition, results: Results) -> str:
     more = f" ({published} at full scale)" if published != config.epochs else ""
     words = [
         *([f"“{settings['label']}”"] if "label" in settings else []),
-        TITLES[config.optimizer.name],
+        _say_value(config.optimizer.name),
         f"learning rate {config.learning_rate:g}",
         f"weight decay {config.weight_decay:g}",
         f"batches of {config.batch_size}",

@@ -27,6 +27,8 @@ def describe(
     leaves out at which epoch accuracies are taken.
     """
     conditions, known = _find(results, shown)
+    if not conditions:
+        return "No run."
     recorded = [c for c in conditions if c.run_id in known]
     records = [known[name] for name in dict.fromkeys(c.run_id for c in recorded)]
     total = len({c.run_id for c in conditions})

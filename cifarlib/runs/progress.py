@@ -10,7 +10,7 @@ from statistics import median
 
 from cifarlib import paths
 from cifarlib.checking import cut
-from cifarlib.config import FORWARD_GFLOP, RunConfig
+from cifarlib.config import NETWORKS, RunConfig
 from cifarlib.errors import ConfigError
 from cifarlib.runs.locks import held
 from cifarlib.runs.schema import RunRecord
@@ -70,7 +70,7 @@ def work(config: RunConfig) -> float:
     Evaluation, one forward pass an image, counts by the time it takes.
     """
     size = config.resize.crop if config.resize else 32
-    forward = FORWARD_GFLOP[config.model.name] * (size / 32) ** 2
+    forward = NETWORKS[config.model.name].gflop * (size / 32) ** 2
     data, evaluation = config.data, config.evaluation
     images = 3.0 * config.epochs * data.train_size * (1 - config.progressive_dropping / 2)
     for every, count in (
