@@ -293,7 +293,8 @@ def load_scale(
         source = f"{shown(path)} with --set"
         if isinstance(content.get("protocol"), str):
             content["protocol"] = _preset(protocols, "protocol", content["protocol"])
-        _refuse_unused(content, loaded, study, f"--set {cut(text)}")
+        if keys[0] in ("epochs", "thresholds"):
+            _refuse_unused(content, loaded, study, f"--set {cut(text)}")
     if isinstance(content.get("epochs"), dict):  # after the overrides, which may replace them all
         content["epochs"] = study.epochs_at(path.stem) | content["epochs"]
     if "name" in content:
@@ -313,7 +314,8 @@ def _refuse_unused(
         field = f"{key.rstrip('s')}s"
         if not isinstance(changed := content.get(field), dict):
             continue  # which the model refuses
-        known = {*loaded.get(field, {}), *_numbers(said, key)}
+        before = loaded.get(field)
+        known = _numbers([said, {key: list(before) if isinstance(before, dict) else []}], key)
         if unused := [number for number in changed if number not in known]:
             only = ", ".join(f"{number:g}" for number in sorted(known))
             wrong = cut(str(unused[0]))
