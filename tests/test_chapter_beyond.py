@@ -62,7 +62,7 @@ def test_an_empty_chapter_past_the_paper_is_pending(tmp_path):
     _, shown = execute(tmp_path, 0)
     assert shown.verdicts["can-be-exceeded"]["verdict"] == "pending"
     assert not any(figure["drawn"] for figure in shown.figures.values())
-    assert set(shown.tables["X11"]["rows"][0]) <= {"pending", "–"}  # the text leads there
+    assert set(shown.tables["B11"]["rows"][0]) <= {"pending", "–"}  # the text leads there
     assert shown.said[0].startswith("0 of the ")
     assert "nan" not in " ".join(shown.said)
     assert all("is pending" in shown.verdicts[f"answer-{place}"]["text"] for place in (4, 7))
@@ -75,8 +75,8 @@ def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path
     assert not any("nan" in text.lower().split() for text in texts)
     assert all(figure["alt"] for figure in shown.figures.values())
     pending = [number for number, figure in shown.figures.items() if not figure["drawn"]]
-    assert pending == ["X4", "X4b"]  # of searches, none of which is whole
-    counts = {"X2b": (3, 6), "X3": (3, 6), "X4b": (2,), "X6": (2, 5), "X7": (6,)}
+    assert pending == ["B4", "B4b"]  # of searches, none of which is whole
+    counts = {"B2b": (3, 6), "B3": (3, 6), "B4b": (2,), "B6": (2, 5), "B7": (6,)}
     cells_of = [
         row[at : at + 3]
         for number, places in counts.items()
@@ -100,7 +100,7 @@ def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path
 
 def test_rows_of_the_recipe_name_what_was_trained(full):
     results, shown = full
-    plain, *rows = shown.tables["X1"]["rows"]
+    plain, *rows = shown.tables["B1"]["rows"]
     assert plain[:3] == ["Run 13, as in the paper", "45,000", "30"]
     stages = ("recipe-whole", "recipe-30", "recipe-200")
     configs = {c.settings["label"]: c.config for c in results.select(*stages)}
@@ -128,16 +128,16 @@ def test_gains_of_the_steps_are_paired_by_seed(full):
     second = accuracies(results, "recipe", "triangular rate", validation)
     third = accuracies(results, "recipe", "SGD with Nesterov momentum", validation)
     gains = np.array([third[seed] - second[seed] for seed in second])
-    row = cells(shown.tables["X2b"], "SGD with Nesterov momentum")
+    row = cells(shown.tables["B2b"], "SGD with Nesterov momentum")
     assert row[3] == "3"
     assert float(row[4].replace("−", "-")) == pytest.approx(gains.mean(), abs=0.005)
     margin = stats.t.ppf(0.975, 2) * gains.std(ddof=1) / math.sqrt(3)
     assert float(row[5]) == pytest.approx(margin, abs=0.005)
     alone = accuracies(results, "recipe-alone", "triangular rate", validation)
-    row = cells(shown.tables["X2b"], "triangular rate")
+    row = cells(shown.tables["B2b"], "triangular rate")
     single = np.mean([alone[seed] - first[seed] for seed in first])
     assert float(row[7].replace("−", "-")) == pytest.approx(single, abs=0.005)
-    muon = cells(shown.tables["X2"], "Muon (batch 250)")[2]
+    muon = cells(shown.tables["B2"], "Muon (batch 250)")[2]
     assert all(word in muon for word in ("batch size: 64 → 250", "learning rate: 0.05 → 0.1"))
 
 
@@ -166,7 +166,7 @@ def test_the_effect_of_the_published_protocol_and_the_interaction_that_single_ch
         np.mean([changed[seed] - published[seed] for seed in published])
         for changed in (*singles, read)
     )
-    row = cells(shown.tables["X3"], "Run 13, DAA-1", "interaction")
+    row = cells(shown.tables["B3"], "Run 13, DAA-1", "interaction")
     assert float(row[7].replace("−", "-")) == pytest.approx(-optimism - total, abs=0.006)
 
 
@@ -174,9 +174,9 @@ def test_the_noise_floor_is_t_times_root_two_times_sigma(full):
     results, shown = full
     values = list(accuracies(results, "noise-floor", "run 13").values())
     limit = stats.t.ppf(0.975, 9) * math.sqrt(2) * np.std(values, ddof=1)
-    assert cells(shown.tables["X4"], "Run 13, DAA-1")[-1] == f"{limit:.2f}"
+    assert cells(shown.tables["B4"], "Run 13, DAA-1")[-1] == f"{limit:.2f}"
     assert any(f"t·√2·σ̂ = {limit:.2f} points" in text and "10 seeds" in text for text in shown.said)
-    assert {row[-1] for row in shown.tables["X5"]["rows"]} == {"pending"}  # reduced: weak networks
+    assert {row[-1] for row in shown.tables["B5"]["rows"]} == {"pending"}  # reduced: weak networks
 
 
 def test_each_schedule_stands_at_its_best_rate_on_validation(full):
@@ -190,7 +190,7 @@ def test_each_schedule_stands_at_its_best_rate_on_validation(full):
         conditions,
         key=lambda c: (results.records[c.run_id].accuracy("validation"), -c.config.learning_rate),
     )
-    row = cells(shown.tables["X7"], "SGD", "cosine with warm-up")
+    row = cells(shown.tables["B7"], "SGD", "cosine with warm-up")
     assert row[3] == f"{best.config.learning_rate:g}"
     rates = {c.config.learning_rate for c in conditions}
     assert row[2] == str(len(rates))
@@ -198,14 +198,14 @@ def test_each_schedule_stands_at_its_best_rate_on_validation(full):
 
 def test_overconfident_networks_are_counted(full):
     _, shown = full
-    rows = shown.tables["X9"]["rows"]
+    rows = shown.tables["B9"]["rows"]
     over = sum(not row[4].startswith("−") for row in rows)
     assert any(f"{over} of {len(rows)} networks" in text for text in shown.said)
 
 
 def test_cifar_10_1_has_the_counts_of_its_records(full):
     results, shown = full
-    table = shown.tables["X11"]
+    table = shown.tables["B11"]
     drops = []
     for row, (run,) in zip(table["rows"], table["runs"], strict=True):
         record, shift = results.store.read_run(run), read_shift(results.store, run)

@@ -89,7 +89,7 @@ def test_the_first_screen_says_what_images_and_epochs_do(tmp_path):
 
 def test_a_run_of_the_papers_own_budget_that_is_not_recorded_is_no_link(tmp_path):
     shown = run_chapter("08_beyond.ipynb", tmp_path / "lite", scale="lite")
-    linked = [run for row in shown.tables["X1"]["runs"] for run in row]
+    linked = [run for row in shown.tables["B1"]["runs"] for run in row]
     full = open_results("full", [], tmp_path / "full").select("stage1-daa1", run=13)
     assert linked
     assert full[0].run_id not in linked

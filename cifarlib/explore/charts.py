@@ -185,7 +185,8 @@ class Charts:
         means = self.base.transform_filter("datum.comparable").transform_calculate(**chosen)
         means = means.mark_point(shape="stroke", size=1200, color="currentColor")
         means = means.encode(x, alt.Y("mean(test):Q"), alt.XOffset(datum=0.5))
-        title = alt.Title(alt.ExprRef("'Test accuracy and means by ' + replace(setting, '_', ' ')"))
+        said = "'Test accuracy by ' + replace(setting, '_', ' ') + '; bars: means at this budget'"
+        title = alt.Title(alt.ExprRef(said))
         look = {"width": 350, "height": 260, "title": title}
         every = every.encode(x, y, offset, tooltip=self.tips)
         two = two.encode(color=self.two_look, tooltip=self.tips)

@@ -29,6 +29,8 @@ TONES = (  # of matplotlib's colours, and what they are on the page
     ("ffffff", "page"),
     ("cccccc", "line"),
     ("d9d9d9|e0e0e0|e5e5e5|e6e6e6", "faint"),
+    ("999999|bbbbbb", "bar"),  # below lines in the colour of text
+    ("882255", "berry"),
 )
 
 

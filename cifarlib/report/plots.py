@@ -48,14 +48,16 @@ def plot_confusion(predictions: RunPredictions | None) -> Figure | None:
     splits: tuple[SplitName, SplitName] = ("train", "test")
     for axis, split in zip(axes, splits, strict=True):
         shares = _shares(predictions.confusion(split))
-        texts = np.where(shares >= 0.5, shares.round().astype(int).astype(str), "")
+        texts = np.where(shares >= 0.5, np.floor(shares + 0.5).astype(int).astype(str), "")
         sns.heatmap(
             shares, annot=texts, fmt="", cmap="cividis", vmin=0, vmax=100, square=True, cbar=False,
             xticklabels=names, yticklabels=names, annot_kws={"fontsize": 7}, ax=axis,
         )  # fmt: skip
         title = "training set" if split == "train" else "test set"
         axis.set_title(f"{title}, top-1 {predictions.accuracy(split):.1f} %")
-        axis.set(xlabel="predicted", ylabel="true class, in %")
+        axis.set(
+            xlabel="predicted class, % of the true one (blank: below 0.5)", ylabel="true class"
+        )
         slanted = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
         axis.set_xticks(axis.get_xticks(), names, **slanted)
         axis.tick_params(axis="y", rotation=0)

@@ -4,6 +4,8 @@ Colours stand for learning rates and line styles for weight decay in every figur
 Seaborn takes ``RATES`` as a palette and ``DASHES`` as styles.
 """
 
+import math
+
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -35,10 +37,14 @@ def use() -> None:
 
 
 def set_log(axis: Axes) -> None:
-    """A logarithmic loss axis with plain numbers, fewer where it spans more."""
+    """A logarithmic loss axis with plain numbers, fewer where it spans more, one near its foot."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     steps = (1, 2, 5) if high < 50 * low else (1,)
+    power = 10.0 ** math.floor(math.log10(low))
+    foot = max(step * power for step in steps if step * power <= low)
+    if low < 1.3 * foot:
+        axis.set_ylim(bottom=foot)
     axis.yaxis.set_major_locator(LogLocator(10, subs=steps))
     axis.yaxis.set_major_formatter(FuncFormatter(_plain))
     axis.yaxis.set_minor_locator(NullLocator())

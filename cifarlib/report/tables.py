@@ -110,7 +110,7 @@ def table_html(
     missing = frame.isna().to_numpy()
     words = wordings(frame)
     behind = rows_behind(frame)
-    first, shades = _first_of_groups(frame), _shades(frame)
+    first, shades = _first_of_groups(frame), _shades(frame, texts)
     # On a phone, sentences side by side are stacked under the names of their columns.
     stacked = "text long" in words and frame.columns.nlevels == 1
     rows = []
@@ -145,14 +145,14 @@ def _first_of_groups(frame: pd.DataFrame) -> set[int]:
     return set(changes.nonzero()[0][1:])
 
 
-def _shades(frame: pd.DataFrame) -> dict[tuple[int, int], str]:
-    """How strongly each difference is shaded, as a share of its column's largest."""
+def _shades(frame: pd.DataFrame, texts: Sequence[Sequence[str]]) -> dict[tuple[int, int], str]:
+    """How strongly each difference is shaded, as a share of its column's largest; none reads 0."""
     shades = {}
     for place, column in enumerate(frame.columns):
         if column_kind(column) == "difference":
             values = pd.to_numeric(frame[column], errors="coerce")
             for row, share in enumerate(values / (values.abs().max() or 1)):
-                if share == share:
+                if share == share and any(digit in texts[row][place] for digit in "123456789"):
                     tone = "more" if share > 0 else "less"
                     shades[row, place] = f' style="--by:{abs(share):.2f};--tone:var(--{tone})"'
     return shades
