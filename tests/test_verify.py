@@ -257,5 +257,10 @@ def test_configurations_with_few_seeds_are_pooled(tmp_path):
     assert basis == "the spread of 5 seeds of 2 configurations"
     pooled = ((2 + 2) / 3) ** 0.5 * 10  # squares 2 and 2, degrees of freedom 1 and 2
     assert limit == pytest.approx(5.841 * pooled * 2**0.5, rel=1e-3)
+    fast = write_seeds(store, "stage1-daa1/1", (1, 9, 5))
+    records = [*few, *others, *fast]
+    assert {r.config.learning_rate for r in (*few, *others)} != {fast[0].config.learning_rate}
+    assert verify.noise_limit(few[0], records) == (limit, basis)
+    assert verify.noise_limit(fast[0], records)[1] == "the spread of 3 seeds"
     many = write_seeds(store, NAMES[0], (4, 6, 5, 5, 5))
     assert verify.noise_limit(many[0], [*many, *others])[1] == "the spread of 5 seeds"

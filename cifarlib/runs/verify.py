@@ -7,7 +7,8 @@ one configuration: the difference of their test accuracies must stay below what 
 differences stay below,
 
 - by the spread between recorded seeds, whatever study they are of, t · s · √2 with Student's t.
-  Where a configuration has few, all configurations of that network, data and length are pooled;
+  Where a configuration has few, all of that network, data, length and learning rate are pooled,
+  or, where these are few, too, those of every rate;
 - where there are none, by the binomial standard error of the test set, z · SE · √2: at little
   training a seed is worth more than this, at the paper's budget less.
 """
@@ -17,7 +18,7 @@ import random
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -202,18 +203,23 @@ def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float,
     """The largest difference of two test accuracies in points that noise explains, and its basis.
 
     ``records`` are searched for several seeds of the record's configuration, and of others of the
-    same network, data and number of epochs.
+    same network, data, number of epochs and, first, learning rate.
     """
     from scipy import stats
 
     groups: dict[str, list[float]] = {}
-    alike = [r for r in records if _budget(r.config) == _budget(record.config)]
-    for other in alike:
+    same_rate: dict[str, list[float]] = {}
+    for other in (r for r in records if _budget(r.config) == _budget(record.config)):
         if (accuracy := other.accuracy("test")) is not None:
-            groups.setdefault(_without_seed(other.config), []).append(accuracy)
+            group = groups.setdefault(_without_seed(other.config), [])
+            group.append(accuracy)
+            if other.config.learning_rate == record.config.learning_rate:
+                same_rate[_without_seed(other.config)] = group
     own = groups.get(_without_seed(record.config), [])
-    chosen = [own] if len(own) >= ENOUGH_SEEDS else [g for g in groups.values() if len(g) > 1]
-    freedom = sum(len(group) - 1 for group in chosen)
+    chosen = [own] if len(own) >= ENOUGH_SEEDS else _several(same_rate)
+    if (freedom := sum(len(group) - 1 for group in chosen)) < LEAST_FREEDOM:
+        chosen = _several(groups)
+        freedom = sum(len(group) - 1 for group in chosen)
     squares = sum(statistics.variance(group) * (len(group) - 1) for group in chosen)
     if freedom >= LEAST_FREEDOM and squares > 0:
         factor = float(stats.t.ppf((1 + LEVEL) / 2, freedom))
@@ -228,6 +234,11 @@ def noise_limit(record: RunRecord, records: Iterable[RunRecord]) -> tuple[float,
     factor = float(stats.norm.ppf((1 + LEVEL) / 2))
     error = 100 * (share * (1 - share) / (images + 4)) ** 0.5
     return factor * error * 2**0.5, f"the binomial error of {images:,} test images"
+
+
+def _several(groups: Mapping[str, list[float]]) -> list[list[float]]:
+    """Those of more than one seed."""
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _without_seed(config: RunConfig) -> str:
