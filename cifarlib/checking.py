@@ -277,7 +277,8 @@ def _models_in(annotation: Any) -> set[type[BaseModel]]:
 def suggest(name: str, known: typing.Iterable[str]) -> str:
     """“did you mean …?”, or what is known, of many the first, when nothing is near."""
     known = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    near = [one for one in known if len(str(name)) > 2 and one.startswith(str(name))]
+    near = near or difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
     rest = f" and {len(known) - MOST_NAMES} more" if len(known) > MOST_NAMES else ""

@@ -318,6 +318,18 @@ def test_noise_floor_says_seeds_of_one_setting_and_runs_of_several():
     assert stats.noise_floor(runs[:2]).say() == f"seed noise {sd} (σ̂ of 2 seeds)"
 
 
+def test_rows_of_several_conditions_are_no_seeds_and_no_pair():
+    """Each is one seed and one setting of what is compared, or the number is of neither."""
+    first = pd.DataFrame({"seed": [42, 42], "rate": [1, 1], "dropout": [0.0, 0.5], "run_id": "ab"})
+    first["test_top1"], second = [60.0, 50.0], first.head(1).assign(test_top1=40.0)
+    with pytest.raises(ValueError, match="several rows of one side have seed 42; choose one"):
+        stats.contrast(first, second)
+    with pytest.raises(ValueError, match="are equal in rate and differ in dropout; choose rows"):
+        stats.paired(first, second, on="rate")
+    assert stats.paired(first, second, on=["rate", "dropout"]).estimate.mean == 20
+    assert repr(stats.contrast(first.head(1), second).estimate) == "<Estimate +20.00; one seed>"
+
+
 def test_odd_pair_lies_more_than_twice_as_far_apart_as_any_other():
     frame = pd.DataFrame({"run": range(6), "rate": [1, 1, 2, 2, 3, 3]})
     frame["test_top1"] = [50.0, 51.0, 60.0, 62.0, 23.0, 40.0]

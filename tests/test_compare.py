@@ -51,7 +51,8 @@ def test_compare_keeps_the_runs_of_rows_that_are_filtered():
 @pytest.mark.parametrize(
     ("paper", "on", "said"),
     [
-        (PAPER, ["dropout"], "dropout is no column of both frames"),
+        (PAPER, ["dropout"], "dropout is no column of paper; join on another: known are"),
+        ("IV", ["batch_size"], r"paper is 'IV'; give a frame, such as cl.paper.table\('IV'\)"),
         (PAPER.assign(batch_size=32), ["batch_size"], "rows of the paper are equal in batch_size"),
     ],
 )

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import cifarlib as cl
+from cifarlib.analysis import statistics as stats
 from cifarlib.analysis.judges import Judgement
 from cifarlib.errors import ConfigError, ReportError
 from cifarlib.report import show, verdicts
@@ -87,6 +88,12 @@ def test_a_claim_leads_to_its_runs_or_says_nothing_of_any():
     assert shown.content["runs"] == ["b" * 16, "c" * 16]
     assert "<summary>2 runs</summary>" in shown.html
     assert "0 runs" not in show.claim("base-best-run", counted, Scale()).html
+
+
+def test_a_claim_is_judged_by_a_judge():
+    sample = stats.Sample(stats.estimate([1.0, 2.0]), ())
+    with pytest.raises(ConfigError, match="a Sample is no judgement; give what a judge says"):
+        show.claim("base-best-run", sample, Scale())
 
 
 def test_claims_that_nobody_made_are_refused():

@@ -49,6 +49,22 @@ def test_a_long_table_is_ruled_off_by_group_and_its_differences_are_shaded():
     assert 'style="--by:0.50;--tone:var(--more)"' in rows[12]
 
 
+def test_a_difference_that_reads_0_is_not_shaded():
+    frame = pd.DataFrame({("", "Batch"): ["a", "b"], ("Test", "diff."): [1e-7, -1e-7]})
+    assert "--tone" not in show.table(frame, "II", "Title", decimals=6).html
+    assert "--tone" in show.table(frame, "II", "Title", decimals=7).html
+
+
+def test_an_index_with_a_name_names_the_rows():
+    runs = pd.DataFrame({"optimizer": ["sgd", "adam"], "rate": [1, 2], "top": [50.0, 60.0]})
+    means = runs.groupby(["optimizer", "rate"])[["top"]].mean()
+    means.attrs["runs"] = {("sgd", 1): ("0123456789abcdef",)}
+    first, second = cells(show.table(means, "1", "Title"))
+    assert [first[0], *first[1:]] == ["adam", "2", "60.0"]
+    assert second[0] == '<a href="#run-0123456789abcdef">sgd</a>'
+    assert cells(show.table(runs.set_index("optimizer", drop=False), "1", "T"))[0][0] == "sgd"
+
+
 def test_the_first_cell_leads_to_the_runs_behind_its_row():
     frame = FRAME.copy()
     frame.attrs["runs"] = [("0123456789abcdef",), (), ("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb")]

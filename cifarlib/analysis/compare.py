@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cifarlib.analysis.statistics import list_columns, run_ids
+from cifarlib.checking import suggest
 
 LABELS = {
     "run": "Run",
@@ -60,12 +61,20 @@ def compare(
     if not keys:
         raise ValueError("name the columns in which rows meet, such as batch_size")
     values = values or [name for name in OUTCOMES if name in paper and name in ours]
-    if lacking := [key for key in keys if key not in paper or key not in ours]:
-        raise ValueError(f"{lacking[0]} is no column of both frames; join on another")
+    for name, side in {"paper": paper, "ours": ours}.items():
+        if not isinstance(side, pd.DataFrame):
+            raise ValueError(f"{name} is {side!r}; give a frame, such as cl.paper.table('IV')")
+        if lacking := [key for key in keys if key not in side]:
+            raise ValueError(
+                f"{lacking[0]} is no column of {name}; join on another: {suggest(lacking[0], side)}"
+            )
     if paper.duplicated(keys).any():
         raise ValueError(f"rows of the paper are equal in {', '.join(keys)}; join on more columns")
     if unknown := [name for name in values if name not in paper or name not in ours]:
-        raise ValueError(f"{unknown[0]} is no column of both frames; compare others")
+        both = [name for name in paper if name in ours]
+        raise ValueError(
+            f"{unknown[0]} is no column of both frames; compare others: {suggest(unknown[0], both)}"
+        )
     groups = ours.groupby(keys)
     met = paper[keys].join(groups["name"].unique(), on=keys)["name"] if "name" in ours else []
     for one, other, *_ in (names for names in met if np.size(names) > 1):

@@ -35,7 +35,7 @@ UNDECIDABLE = "One seed: not decidable."
 Judged: TypeAlias = "Sample | Estimate | Sequence[float] | np.ndarray | pd.Series"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Judgement:
     """What became of a claim, and why."""
 
@@ -46,6 +46,10 @@ class Judgement:
     n: int = 0  # independent values
     reason: str = ""  # a sentence
     runs: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """“<held: +6.3 points (95 %: +5.1 to +7.5). The interval lies …>”."""
+        return f"<{self.verdict}: {self.say()}. {self.reason}>"
 
     def say(self) -> str:
         """The value with its interval: “+6.3 points (95 %: +5.1 to +7.5)”."""

@@ -40,7 +40,7 @@ class Interval:
         return say_range(self.low, self.high, signed(decimals) if sign else fixed(decimals))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A mean, with what a t distribution says about it."""
 
@@ -52,6 +52,12 @@ class Estimate:
     missing: int = 0  # values that are pending
     identical: bool = False  # every difference is exactly 0: the treatment did not occur
     by: str = ""  # what the error comes from, where it is not the values' own spread
+
+    def __repr__(self) -> str:
+        """“<Estimate +5.6 (95 %: +4.3 to +7.0); 12 matched pairs>”."""
+        interval = self.interval()
+        near = f" (95 %: {interval.say(2, sign=True)})" if interval else ""
+        return f"<{type(self).__name__} {signed(2)(self.mean)}{near}; {self.say()}>"
 
     def say(self) -> str:
         """What it rests on: “16 blocks”, “one seed, seed noise 0.39 points (σ̂ of 9 seeds)”."""
@@ -178,15 +184,19 @@ def noise_floor(
 # ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """An estimate, and the ids of the runs behind it."""
 
     estimate: Estimate
     runs: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """That of the estimate, and how many runs are behind it."""
+        return f"<{type(self).__name__} of {len(self.runs)} runs: {self.estimate!r}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Pairs(Sample):
     """Matched pairs of settings, and the difference of each."""
 
@@ -220,8 +230,15 @@ def contrast(
     """The mean difference of an outcome between the runs of two settings, seed by seed.
 
     Fewer than three common seeds are judged by the ``noise`` of a single run, if it is known, or of
-    each setting's where they are two (Welch); without it a single pair decides nothing.
+    each setting's where they are two (Welch); without it a single pair decides nothing. Raises
+    ``ValueError`` where a side has several rows of one seed.
     """
+    for side in (first, second):
+        if (twice := side["seed"][side["seed"].duplicated()]).size:
+            raise ValueError(
+                f"several rows of one side have seed {twice.iloc[0]}; choose one condition, or "
+                "match rows by their settings with stats.paired"
+            )
     both = ended(first).merge(ended(second), on="seed", suffixes=("_first", "_second"))
     differences = both[f"{value}_first"] - both[f"{value}_second"]
     found = estimate(differences.dropna(), missing=int(differences.isna().sum()))
@@ -266,6 +283,12 @@ def _lost(runs: pd.DataFrame) -> "pd.Series[bool]":
     return runs["state"].eq("diverged") if "state" in runs else pd.Series(False, runs.index)
 
 
+APART = (
+    "model", "resize", "optimizer", "augmentation", "dropout", "schedule", "epochs", "protocol"
+)  # fmt: skip
+"""Settings over which ``paired`` takes no mean."""
+
+
 def list_columns(names: str | Sequence[str]) -> list[str]:
     """Names of columns as a list, which one name alone may stand for, as in pandas."""
     return [names] if isinstance(names, str) else list(names)
@@ -295,13 +318,21 @@ def paired(
 
     Seeds that did not diverge are averaged first, unless ``on`` names them. ``blocks``, some of
     ``on``, says which pairs count as independent: differences are averaged within each block, as
-    two weight decays are one observation. A pair lacking a run is pending, unless a side diverged:
+    two weight decays are one observation. Rows of a side that are equal in ``on`` may differ in
+    seed, batch size, rate or decay, over which their mean is taken, and in nothing else
+    (``ValueError``). A pair lacking a run is pending, unless a side diverged:
     then the pair is left out. Where a few differences happen to agree better than seeds of one
     setting do, the standard error is that of the ``noise`` of a single run, if it is given.
     """
     on, blocks = list_columns(on), list_columns(blocks)
     for side in (first, second):
         _require_columns(side, [*on, *blocks, value])
+        for name in (name for name in APART if name in side and name not in on):
+            if side.groupby(on)[name].nunique(dropna=False).gt(1).any():
+                raise ValueError(
+                    f"rows of one side are equal in {', '.join(on)} and differ in {name}; choose "
+                    f"rows, or match on {name}, too"
+                )
     sides = {}
     for name, side in (("first", first), ("second", second)):
         lost = side.assign(lost=_lost(side)).groupby(on)["lost"].all()

@@ -17,7 +17,7 @@ import pandas as pd
 from cifarlib.checking import suggest
 from cifarlib.config import DATASETS, SplitName
 from cifarlib.errors import ConfigError
-from cifarlib.explore.collection import OWN, collect
+from cifarlib.explore.collection import OWN, collect, find_run
 from cifarlib.formatting import say_setting
 from cifarlib.runs.frames import SETTINGS, RunPredictions
 from cifarlib.runs.results import Results
@@ -98,7 +98,10 @@ class Charts:
         self.range = [runs["test_top1"].min() - 0.01, runs["test_top1"].max() + 0.01]
         best, names = list(runs["name"]), list(runs.sort_index()["name"])
         by_id = dict(zip(runs["run_id"], runs["name"], strict=True))
-        first, second = by_id.get(first, first), by_id.get(second, second)
+        first, second = (
+            by_id.get(find_run(results, name).run_id, name) if name and name not in names else name
+            for name in (first, second)
+        )
         self.first = self._choose("first", "click", first or best[0], names)
         self.second = self._choose("second", "Shift + click", second or best[:2][-1], names)
         self.brush = alt.selection_interval(name="brush", encodings=["y"])

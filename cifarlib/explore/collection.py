@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from cifarlib.checking import parse_json, read_bytes, suggest
+from cifarlib.checking import cut, parse_json, read_bytes, suggest
 from cifarlib.config import ENGINE, RunConfig, flatten
 from cifarlib.errors import ConfigError
 from cifarlib.runs.frames import tabulate_runs
@@ -36,8 +36,8 @@ def tabulate(results: Results) -> pd.DataFrame:
 
 
 def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
-    """What ``tabulate`` gives, and the records by run id."""
-    conditions, records = _collect(results)
+    """What ``tabulate`` gives, and the records by run id; ``ConfigError`` for no results."""
+    conditions, records = _collect(check_results(results))
     frame = tabulate_runs(conditions, records, protocol=results.protocol)
     # As epochs: the scale's.
     frame["early_stopping"] = [c.config.early_stopping for c in conditions]
@@ -49,6 +49,14 @@ def collect(results: Results) -> tuple[pd.DataFrame, dict[str, RunRecord]]:
         c.config.data == results.scale.data and "epochs" not in c.changed for c in conditions
     ]
     return frame.sort_values("test_top1", ascending=False, kind="stable"), records
+
+
+def check_results(results: Any) -> Results:
+    """Results as they are; ``ConfigError`` for what is none."""
+    if not isinstance(results, Results):
+        given = cut(" ".join(repr(results).split()))
+        raise ConfigError(f"results is {given}; give what cl.open_results('lite') gives")
+    return results
 
 
 def _collect(results: Results) -> tuple[list[Condition], dict[str, RunRecord]]:

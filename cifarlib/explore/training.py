@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from cifarlib.checking import cut
 from cifarlib.errors import ConfigError
-from cifarlib.explore.collection import OWN, collect, tabulate, write_note
+from cifarlib.explore.collection import OWN, check_results, collect, tabulate, write_note
 from cifarlib.runs.grids import make_grid, open_study, plain_values
 from cifarlib.runs.in_notebook import train_missing
 from cifarlib.runs.other_studies import find_condition, list_conditions
@@ -31,7 +30,7 @@ def train(
     cannot be, before anything is trained, and the errors of ``train_missing``.
     """
     check_device(device)
-    results = _check_results(results)
+    results = check_results(results or open_results("smoke"))
     conditions = choose_conditions(start, results, settings)
     _, records = collect(results)
     for condition in conditions:
@@ -58,7 +57,7 @@ def grid(
     in the build folder, by the name that is said or ``name``. Else as ``train``.
     """
     check_device(device)
-    results = _check_results(results)
+    results = check_results(results or open_results("smoke"))
     named = make_grid(results, start, settings, seeds, name)
     opened = open_study(results, named)
     train_missing(opened.conditions, opened, opened.every_record, device)
@@ -67,15 +66,6 @@ def grid(
         f"--study {named} and its --scale, --set and --out."
     )
     return opened.reread().runs.drop_duplicates("run_id")  # the condition may lie in the grid, too
-
-
-def _check_results(results: Results | None) -> Results:
-    """Results, those of scale smoke unless given; ``ConfigError`` for what is none."""
-    if results is not None and not isinstance(results, Results):
-        raise ConfigError(
-            f"results is {cut(repr(results))}; give what cl.open_results('lite') gives"
-        )
-    return results or open_results("smoke")
 
 
 def choose_conditions(start: str, results: Results, settings: dict[str, Any]) -> list[Condition]:

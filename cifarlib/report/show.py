@@ -34,6 +34,7 @@ from cifarlib.report.tables import (
     link_csv,
     link_runs,
     name_levels,
+    name_rows,
     rows_behind,
     table_html,
     wordings,
@@ -100,6 +101,7 @@ def table(
     index label), makes the row's first cell a link to them; ``frame.attrs["states"]`` says by
     index label what a missing value reads instead, such as “diverged”.
     """
+    frame = name_rows(frame)
     texts = cell_texts(frame, formats or {}, decimals)
     marked = best_cells(frame, best)
     label = html.escape(f"Table {number}")
@@ -195,6 +197,12 @@ def claim(
     about an absolute number is pending, and every other verdict is provisional.
     """
     statement = _find("claims", id)
+    if not isinstance(judgement, Judgement):
+        kind = type(judgement).__name__
+        raise ConfigError(
+            f"claim {id!r}: a {kind} is no judgement; give what a judge says, such as "
+            "judge.positive(pairs)"
+        )
     verdict, reason = str(judgement.verdict), judgement.reason
     if not results.real:
         verdict, reason = "not judged", NEEDS_IMAGES
@@ -247,7 +255,7 @@ def _show_statement(kind: str, statement: Statement, found: dict[str, Any]) -> S
     runs = found.get("runs")
     behind = link_runs(say_count(len(runs), "run"), runs) if runs else ""
     lines = [
-        f'<p class="stated"><span class="sign">{SIGNS[verdict]} {html.escape(said)}</span> '
+        f'<p class="stated"><strong class="sign">{SIGNS[verdict]} {html.escape(said)}</strong> '
         f"{html.escape(statement.text)} "
         f'<span class="where">({html.escape(statement.where)})</span></p>',
         f'<p class="values">{html.escape(values)}</p>' if values else "",

@@ -65,6 +65,19 @@ def rows_behind(frame: pd.DataFrame) -> list[tuple[str, ...]]:
     return list(map(tuple, runs))
 
 
+def name_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame whose index has names has them as its first columns, unless they are columns."""
+    named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+    if not named or frame.columns.nlevels > 1:
+        return frame
+    shown = frame.reset_index(named).reset_index(drop=True)
+    for key in ("runs", "states"):
+        if isinstance(known := frame.attrs.get(key), Mapping):
+            places = enumerate(frame.index)
+            shown.attrs[key] = {place: known[label] for place, label in places if label in known}
+    return shown
+
+
 def cell_texts(
     frame: pd.DataFrame, formats: Mapping[Any, Format], decimals: int
 ) -> list[list[str]]:

@@ -1,6 +1,7 @@
 """What stands behind a table or figure, in a sentence: runs, seeds, data, epochs, device."""
 
 import typing
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -37,9 +38,14 @@ def describe(
         for size in ("train_size", "test_size")
     ]
     seeds = sorted({c.config.seed for c in recorded or conditions})
+    per_setting = Counter(
+        name for name, _ in {(c.name, c.config.seed) for c in recorded or conditions}
+    )
+    most = max(per_setting.values())
+    several = f"{'up to ' * (most > min(per_setting.values()))}{most} seeds a setting"
     parts = [
         f"{len(records)} of {say_count(total, 'run')}",
-        f"one seed ({seeds[0]})" if len(seeds) == 1 else f"up to {len(seeds)} seeds a setting",
+        f"one seed ({seeds[0]})" if len(seeds) == 1 else several,
         f"{_name_data(results.scale.data.name)}: {' training and '.join(sizes)} test images",
     ]
     if diverged := sum(record.result.diverged for record in records):

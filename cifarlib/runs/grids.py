@@ -71,7 +71,9 @@ def make_grid(
     if not settings:
         raise ConfigError("a grid needs a setting to vary, such as dropout with the values 0, 0.3")
     if "seed" in settings:
-        raise ConfigError("a grid does not vary the seed; give seeds apart, such as --seeds 42,43")
+        raise ConfigError(
+            "a grid does not vary the seed; give seeds apart: --seeds 42,43 or seeds=[42, 43]"
+        )
     grid = {key: plain_values(values) for key, values in settings.items()}
     named, kept = name or _name(start, grid), kept_studies(results.store.folder)
     for number in itertools.count(2):

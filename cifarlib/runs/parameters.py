@@ -61,7 +61,8 @@ def check_values(values: Mapping[str, Any], known: Mapping[str, Any], name: str)
         kinds = (int, float) if type(default) is float else (type(default),)
         if default is not None and type(value) not in kinds:
             wanted = f"a {type(default).__name__}, such as {cut(repr(default))}"
-            wanted = "a text" if default == "" else wanted
+            if default == "":
+                wanted = "a text, such as '20m'" if parameter == "budget" else "a text"
             raise ConfigError(
                 f"{name}: parameter {parameter!r} is of type {type(value).__name__}; give {wanted}"
             )

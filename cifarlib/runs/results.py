@@ -55,9 +55,9 @@ class Results:
     def __repr__(self) -> str:
         done = len({c.run_id for c in self.known} & self.every_record.keys())
         total = len({c.run_id for c in self.known})
-        return (
-            f"<Results of scale {self.scale_name}: {done} of {total} runs in {self.store.folder}>"
-        )
+        folder = self.store.folder.absolute()
+        there = "" if folder.is_dir() else ", which is not there"
+        return f"<Results of scale {self.scale_name}: {done} of {total} runs in {folder}{there}>"
 
     def reread(self) -> "Results":
         """The same with the records that are there by now."""
