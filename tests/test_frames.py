@@ -120,7 +120,7 @@ def test_describe_names_the_sets_and_seeds_of_its_own_runs(tmp_path):
     results = open_results("smoke", (), tmp_path, "beyond")
     conditions = results.select("protocol-ablation")
     said = results.describe(conditions)
-    assert "0 of 50 runs; up to 5 seeds a setting" in said
+    assert "0 of 50 runs; 5 seeds a setting" in said
     assert "epoch chosen on the test or validation set" in said
     write_records(results.store, conditions[:1])
     assert "1 of 50 runs; one seed (42)" in results.reread().describe(conditions)
