@@ -360,6 +360,7 @@ def test_charts_link_runs_and_a_cell_trains_in_jupyterlab(chromium, laboratory):
     address, results = laboratory
     known = len(results.store.run_ids())
     page = lab.browse(chromium, address, "explore.ipynb", ".explorer svg")
+    page.wait_for_selector("table.dataTable tbody tr >> text=stage1-")  # the table of all runs
     menus = page.locator(".explorer select")
     menus.nth(0).select_option(label=EXPLORED[2])  # by keyboard, as it were
     dot = page.locator(".explorer path[aria-roledescription='circle']").first
