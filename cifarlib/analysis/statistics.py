@@ -234,6 +234,7 @@ def contrast(
     ``ValueError`` where a side has several rows of one seed.
     """
     for side in (first, second):
+        _require_columns(side, ["seed", value])
         if (twice := side["seed"][side["seed"].duplicated()]).size:
             raise ValueError(
                 f"several rows of one side have seed {twice.iloc[0]}; choose one condition, or "
