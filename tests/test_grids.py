@@ -126,7 +126,7 @@ def test_a_study_of_params_is_known_by_its_file_too(tmp_path):
         ),
         (["--from", "stage1/13", "--grid", "dropout=0"], "no condition is named 'stage1/13'"),
         (["--from", START], "a grid needs a setting to vary"),
-        (["--from", START, "--grid", "seed=1,2"], "give seeds apart, such as --seeds 42,43"),
+        (["--from", START, "--grid", "seed=1,2"], "give seeds apart: --seeds 42,43 or"),
         (["--from", START, "--grid", "dropout"], "--grid dropout: write each setting once"),
         (["--from", START, "--grid", "dropout=0", "--name", "a/b"], "'a/b' cannot name a study"),
         (["--from", START, "--grid", "dropout=0", "--name", "newest"], "'newest' cannot name a"),
