@@ -38,9 +38,8 @@ def describe(
         for size in ("train_size", "test_size")
     ]
     seeds = sorted({c.config.seed for c in recorded or conditions})
-    per_setting = Counter(
-        name for name, _ in {(c.name, c.config.seed) for c in recorded or conditions}
-    )
+    trained = {c.config for c in recorded or conditions}
+    per_setting = Counter(config.model_copy(update={"seed": 0}) for config in trained)
     most = max(per_setting.values())
     several = f"{'up to ' * (most > min(per_setting.values()))}{most} seeds a setting"
     parts = [
