@@ -277,7 +277,8 @@ def load_scale(
     if not path.is_file():
         cure = "name a file that is there" if path == Path(name) else suggest(name, scale_names())
         raise ConfigError(f"there is no scale {name!r}; {cure}")
-    content, loaded = read_yaml(path), read_yaml(path)
+    content = read_yaml(path)
+    loaded = copy.deepcopy(content)
     protocols = study if "protocol" in study.presets else load_study()  # own ones need none
     if "protocol" in content:
         content["protocol"] = _preset(protocols, "protocol", content["protocol"])

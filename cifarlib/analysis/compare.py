@@ -7,6 +7,7 @@ import pandas as pd
 
 from cifarlib.analysis.statistics import list_columns, run_ids
 from cifarlib.checking import suggest
+from cifarlib.runs.frames import SETTINGS
 
 LABELS = {
     "run": "Run",
@@ -30,10 +31,6 @@ LABELS = {
 """Columns of runs and of the paper's tables, as a printed table names them."""
 
 OUTCOMES = ("test_top1", "validation_top1", "train_top1", "gap", "epoch", "time_s")
-
-SETTINGS = (
-    "optimizer", "augmentation", "batch_size", "learning_rate", "weight_decay", "dropout"
-)  # fmt: skip
 
 WITHOUT_DIFFERENCE = ("epoch", "time_s")  # of different machines, or of no meaning
 

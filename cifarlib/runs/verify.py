@@ -92,8 +92,9 @@ def verify(
     Raises ``ConfigError`` for a condition without a record, and ``RunError`` where not one could be
     trained here.
     """
-    records, _ = results.store.read_runs(c.run_id for c in conditions)  # of no study, too
-    results = replace(results, records=results.records | records)
+    unread = (c.run_id for c in conditions if c.run_id not in results.every_record)
+    others, _ = results.store.read_runs(unread)  # runs that no study has
+    results = replace(results, records=results.records | others)
     unique = {c.run_id: c for c in conditions if c.run_id in results.every_record}
     recorded = {condition.name for condition in unique.values()}
     if lacking := [c.name for c in conditions if c.name not in recorded]:
