@@ -67,7 +67,13 @@ def test_the_first_screen_says_what_images_and_epochs_do(tmp_path):
     longer = lite.select("stage1-long", run=13)[0]
     write_records(lite.store, [short, longer])
     write_records(full.store, [large])
-    answer = run_chapter("06_claims.ipynb", lite.store.folder, scale="lite").verdicts["answer-2"]
+    answers = run_chapter("06_claims.ipynb", lite.store.folder, scale="lite").verdicts
+    answer = answers["answer-2"]
+    tops = [make_record(condition).accuracy("test") for condition in (short, large)]
+    assert answers["answer-0"]["text"].replace("−", "-") == (
+        f"Longer training on more images changes the test accuracy of run 13 by "
+        f"{tops[1] - tops[0]:+.1f} points."
+    )
     parts = [
         f"{make_record(condition).accuracy('test'):.1f} % after {condition.config.epochs} epochs "
         f"of {condition.config.data.train_size:,} images (1 seed)"
