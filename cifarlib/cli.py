@@ -144,10 +144,7 @@ def _sweep(options: Options) -> int:
         chosen = results.conditions
     code = _sweep_conditions(options, results, chosen, deadline)
     if options.study not in STUDIES:
-        from cifarlib.report.assembly import name_records
-
-        named = name_records(options.scale, options.set, options.out)
-        _tell(f"to see them: cifarlib report {named} --study {options.study}")
+        _tell(f"to see them: cifarlib report {results.options} --study {options.study}")
     return code
 
 

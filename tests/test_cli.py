@@ -9,11 +9,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from conftest import GOOD, SET_TINY, make_record, tiny_conditions, tiny_store, write_records
+from conftest import GOOD, SET_TINY, TINY, make_record, tiny_conditions, tiny_store, write_records
 
 from cifarlib import __main__, __version__, cli, data, paths
 from cifarlib.config import DATASETS, ENGINE, run_id
 from cifarlib.errors import ConfigError
+from cifarlib.runs.grids import make_grid
+from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 
 COMMANDS = (
@@ -201,7 +203,15 @@ def test_a_folder_of_another_scale_is_not_reported_as_an_empty_one(refused, tmp_
     store = tiny_store(tmp_path)
     store.write(make_record(tiny_conditions("stage1-daa1/13")[0]))
     said = refused("report", "--scale", "lite", "--out", str(tmp_path))
-    assert "holds 1 run, none of them of scale lite; name theirs with --scale" in said
+    assert "holds 1 run, none of them of scale lite; name theirs with --scale and --set" in said
+
+
+def test_a_grid_without_what_was_changed_for_it_does_not_replace_its_page(refused, tmp_path):
+    results = open_results("smoke", TINY, tmp_path)
+    tiny_store(tmp_path).write(make_record(tiny_conditions("stage1-daa1/13")[0]))
+    name = make_grid(results, "stage1-daa1/13", {"dropout": [0.0]})
+    said = refused("report", "--study", name, "--out", str(tmp_path))
+    assert "holds 1 run, none of them of scale smoke; name theirs with --scale and --set" in said
 
 
 @pytest.mark.integration

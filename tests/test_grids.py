@@ -218,7 +218,8 @@ def test_grid_in_a_cell_trains_and_keeps_it(results, made_up, capsys):
     runs = cl.grid(START, results, dropout=[0.0, 0.3], seeds=[42])
     assert list(runs["dropout"]) == [0.0, 0.3]
     assert runs["test_top1"].notna().all()
-    assert "The grid is the study stage1-daa1-13-by-dropout; " in capsys.readouterr().out
+    said = f"--study stage1-daa1-13-by-dropout {results.options}\n"
+    assert capsys.readouterr().out.endswith(f"and so does: cifarlib report {said}")
     with pytest.raises(ConfigError, match="unknown key 'dropuot'"):
         cl.grid(START, results, dropuot=[0.0])
 

@@ -291,8 +291,7 @@ def test_the_page_says_what_it_stands_for(html):
 def test_the_same_records_give_the_same_page(rendered, html):
     executed = sorted((rendered.parent / "notebooks").glob("*.ipynb"))
     results = open_results("smoke", ["seeds=[1]"], rendered.parent)
-    options = report.name_records("smoke", ["seeds=[1]"], rendered.parent)
-    told = front.describe(results, options, read_verdicts(executed))
+    told = front.describe(results, results.options, read_verdicts(executed))
     again = assemble(executed, rendered.parent / "again.html", told)
     block = re.compile('<script type="application/json" id="shown">.*</script>\\n')  # for diff
     assert again.read_text(encoding="utf-8") == block.sub("", html)
@@ -455,8 +454,8 @@ def test_a_broken_page_is_refused(tmp_path, parts, words):
 def test_names_with_markup_are_shown_as_text(tmp_path):
     scale = tmp_path / "<b>'x'&.yaml"
     scale.write_text((paths.PARAMS / "smoke.yaml").read_text())
-    results = open_results(str(scale), build=tmp_path / "<i>")
-    told = front.describe(results, report.name_records(str(scale), ["a=<u>"], tmp_path / "<i>"))
+    results = open_results(str(scale), ["seeds=[1]  # <u>"], tmp_path / "<i>")
+    told = front.describe(results, results.options)
     notebook = executed_notebook(tmp_path / "a.ipynb")
     page = assemble([notebook], tmp_path / "x.html", told).read_text(encoding="utf-8")
     assert not re.search(r"<[biu]>", page)

@@ -62,8 +62,8 @@ def grid(
     opened = open_study(results, named)
     train_missing(opened.conditions, opened, opened.every_record, device)
     print(
-        f"The grid is the study {named}; 09_own.ipynb shows it, and so does cifarlib report with "
-        f"--study {named} and its --scale, --set and --out."
+        f"The grid is the study {named}. 09_own.ipynb shows it, and so does: cifarlib report "
+        f"--study {named} {results.options}"
     )
     return opened.reread().runs.drop_duplicates("run_id")  # the condition may lie in the grid, too
 

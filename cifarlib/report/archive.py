@@ -19,10 +19,10 @@ from cifarlib.bench import measurements
 from cifarlib.checking import list_folder, parse_json
 from cifarlib.config import DATASETS
 from cifarlib.errors import ConfigError
-from cifarlib.report.assembly import name_records, name_suffix
+from cifarlib.report.assembly import name_suffix
 from cifarlib.runs import other_studies, provenance
 from cifarlib.runs.cifar10_1 import read_shifts, shift_path
-from cifarlib.runs.results import Results, open_results
+from cifarlib.runs.results import Results, name_records, open_results
 from cifarlib.runs.store import write_atomically
 from cifarlib.study import kept_studies
 

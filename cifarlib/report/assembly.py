@@ -100,14 +100,15 @@ def render(
         results = results.reread()
         others = {name: other.reread() for name, other in others.items()}
         mixed_provenance.refuse_undeclared(other_studies.join(results, others))
-    options = name_records(scale, overrides, build) + (f" --study {own}" if study else "")
+    options = results.options + (f" --study {own}" if study else "")
     given_too = shlex.join(word for text in changed for word in ("--parameter", text))
     title = results.title([*results.study.stages][-1]) if study else TITLE
     page = folder / f"report{suffix}.html"
     make_exporter()  # says what is missing before anything is executed
     if not (train or folder.is_dir()):
         raise ConfigError(f"there is no build folder {shown(folder)}; records are made by a sweep")
-    if not (suffix or train or other_studies.join(results, others).every_record):
+    unlike = only or name_suffix(results, [], changed)  # a page that replaces none of the scale's
+    if not (unlike or train or other_studies.join(results, others).every_record):
         _refuse_other_scale(results)
     with _alone(results.store.state / "report.lock", tell), plain_matplotlib():
         for path in (page, page.with_suffix(".pdf")):
@@ -256,7 +257,8 @@ def _refuse_other_scale(results: Results) -> None:
     if known and (data.name, data.train_size) not in [(d.name, d.train_size) for d in known]:
         raise ConfigError(
             f"{shown(results.store.folder)} holds {say_count(len(records), 'run')}, none of them "
-            f"of scale {results.scale_name}; name theirs with --scale, or another folder with --out"
+            f"of scale {' with '.join([results.scale_name, *results.overrides])}; name theirs with "
+            "--scale and --set, or another folder with --out"
         )
 
 
@@ -282,16 +284,6 @@ def _share_out(
         given.append(shared | others)
         check_values(given[-1], has, shown(notebook))
     return given
-
-
-def name_records(scale: str, overrides: Sequence[str], build: str | Path) -> str:
-    """The command line options that name these records."""
-    words = ["--scale", scale]
-    for override in overrides:
-        words += ["--set", override]
-    if str(build):
-        words += ["--out", str(build)]
-    return shlex.join(words)
 
 
 def merge(executed: Sequence[Path]) -> "NotebookNode":

@@ -1,6 +1,7 @@
 """A study's results: its conditions, what is recorded of them, and tidy frames of both."""
 
 import contextlib
+import shlex
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,7 @@ class Results:
     data: DataRecord | None = None
     network: NetworkRecord | None = None
     faults: list[str] = field(default_factory=list)  # of damaged records, which count as missing
+    options: str = ""  # of the command line, which name these records
     is_own_budget: bool = False  # the paper's, beside results at a smaller one (``own_budget``)
 
     def __repr__(self) -> str:
@@ -239,6 +241,12 @@ class Results:
         )
 
 
+def name_records(scale: str, overrides: Sequence[str], build: str | Path = "") -> str:
+    """The command line options that name the records of a scale, changed or not, in a folder."""
+    words = ["--scale", scale, *(word for text in overrides for word in ("--set", text))]
+    return shlex.join([*words, *(("--out", str(build)) if str(build) else ())])
+
+
 def open_results(
     scale: str | Path,
     overrides: str | Sequence[str] = (),
@@ -268,4 +276,4 @@ def open_results(
     conditions = expand(loaded, checked)
     paper = expand_paper(loaded, checked)
     opened = Results(loaded, Path(scale).stem, checked, overrides, store, conditions, tuple(paper))
-    return opened.reread()
+    return replace(opened, options=name_records(scale, overrides, build)).reread()
