@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from pydantic.fields import FieldInfo
 
 from cifarlib import paths
 from cifarlib.errors import ConfigError, UnreadableError
+
+Found = typing.TypeVar("Found", bound=BaseModel)
 
 
 class Strict(BaseModel):
@@ -32,6 +34,27 @@ class Strict(BaseModel):
     def _without_sign(cls, value: Any) -> Any:
         """Zero has none: -0.0 would be another text, and so another run."""
         return 0.0 if isinstance(value, float) and value == 0 else value
+
+
+class Catalogue(Mapping[str, Found]):
+    """Models by name, not to be changed, each shown as a line: its name, and its field ``told``."""
+
+    def __init__(self, known: Mapping[str, Found], told: str):
+        self._known, self._told = dict(known), told
+
+    def __getitem__(self, name: str) -> Found:
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {getattr(one, self._told)}" for name, one in self.items())
+
+    _ipython_key_completions_ = Mapping.keys
 
 
 # ---------------------------------------------------------------------------------------------

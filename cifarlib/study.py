@@ -275,7 +275,10 @@ def load_scale(
     study = study or load_study()
     path = Path(name) if name.endswith((".yaml", ".yml")) else paths.PARAMS / f"{name}.yaml"
     if not path.is_file():
-        cure = "name a file that is there" if path == Path(name) else suggest(name, scale_names())
+        shipped = path.stem in scale_names()  # "params/lite.yaml", from another folder
+        cure = f"write {path.stem!r} for the one of params, or " if shipped else ""
+        cure += "name a file that is there"
+        cure = cure if path == Path(name) else suggest(name, scale_names())
         raise ConfigError(f"there is no scale {name!r}; {cure}")
     content = read_yaml(path)
     loaded = copy.deepcopy(content)

@@ -124,6 +124,19 @@ def test_linked_charts_hold_every_run_and_compile(results):
         assert len(row[charts.TEST]) == len(row[charts.LOSS]) == record.result.history.epochs + 1
         assert len(row["matrix"]) == 100
     assert vl_convert.vegalite_to_vega(spec)["marks"]
+    names = {parameter["name"] for parameter in spec["params"]}
+    assert names >= {"first", "second", "brush", "setting", "measure", "only_batch_size"}
+
+
+def test_linked_charts_keep_the_two_chosen_runs_and_draw_whole_curves(results):
+    found = charts.Charts(results, "", "", own=True)
+    assert "only_" in str(found.base.transform)
+    assert "only_" not in str(found.two.transform)
+    test, validation, train = charts.SPLITS
+    row = {test: [50.0] * 4, validation: [None, 50.0, 50.0, 50.0], charts.LOSS: [None, *[2.0] * 3]}
+    row[train] = [None, None, None, 50.0]
+    assert charts.list_measures([row]) == [test, validation, charts.LOSS]
+    assert train in charts.list_measures([row, row | {train: [50.0] * 4}])
 
 
 def test_linked_charts_of_an_empty_folder_say_how_to_fill_it(tmp_path):

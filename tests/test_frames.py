@@ -94,8 +94,10 @@ def test_predictions_are_right_where_the_labels_say_so(results):
     assert 100 * predictions.correct.mean() == pytest.approx(predictions.accuracy("test"))
     assert len(predictions.classes) == len(predictions.confidence) == matrix.sum()
     assert replace(results, records={}).predictions(record.run_id) is None
-    with pytest.raises(ConfigError, match="no run of this study has the id 'stage1-base/1'"):
-        results.predictions("stage1-base/1")
+    assert repr(predictions) == f"<RunPredictions of {record!r}>"
+    assert results.predictions(results.conditions[0].name).record == record
+    with pytest.raises(ConfigError, match="study has the id or the name 'stage1-base/99'"):
+        results.predictions("stage1-base/99")
 
 
 def test_predictions_have_no_labels_of_another_data_set(results, tmp_path):

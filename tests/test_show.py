@@ -43,6 +43,23 @@ def test_tables_look_up_runs_and_states_by_index_label():
     assert f'<a href="#run-{"b" * 16}">2</a>' in shown.html
 
 
+def test_a_setting_that_a_run_has_not_is_no_missing_value():
+    frame = pd.DataFrame({"schedule": [None, "cosine"], "test_top1": [50.0, None]})
+    shown = show.table(frame, "1", "A title")
+    assert shown.content["rows"] == [["–", "50.0"], ["cosine", "pending"]]
+    assert shown.html.count('"pending"') == 1
+
+
+def test_claims_are_shown_a_line_each_and_completed_by_id():
+    lines = repr(cl.paper.claims).splitlines()
+    assert len(lines) == len(cl.paper.claims)
+    assert lines[0] == f"conditions: {cl.paper.claims['conditions'].text}"
+    assert set(cl.paper.claims._ipython_key_completions_()) == set(cl.paper.claims)
+    for module in (cl.stats, cl.judge, cl.show, cl.style, cl.plots, cl.paper, cl.explore):
+        assert all(hasattr(module, name) for name in dir(module))
+        assert not {"np", "pd", "Any", "math"} & set(dir(module))
+
+
 def test_tables_mark_the_best_of_paper_and_ours_in_a_group():
     frame = pd.DataFrame({("Test", "paper"): [1.0, 2.0], ("Test", "ours"): [4.0, 3.0]})
     assert show.table(frame, "IV", "A title", best="Test").content["best"] == [[0, 1], [1, 0]]

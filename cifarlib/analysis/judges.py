@@ -26,6 +26,26 @@ from cifarlib.analysis import statistics as stats
 from cifarlib.analysis.statistics import ALPHA, LEVEL, Estimate, Interval, Noise, Pairs, Sample
 from cifarlib.formatting import fixed, say_count, say_p, say_range, say_setting, signed
 
+__all__ = [
+    "JUDGED",
+    "VERDICTS",
+    "Judgement",
+    "all_above",
+    "best",
+    "effect",
+    "equal",
+    "every",
+    "explains_more",
+    "fact",
+    "largest",
+    "nearly_all",
+    "not_tested",
+    "pending",
+    "positive",
+    "within",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a notebook completes
+
 Verdict = Literal["held", "did not hold", "not distinguishable", "not tested", "pending"]
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 JUDGED = VERDICTS[:3]  # what data can say

@@ -16,6 +16,38 @@ import pandas as pd
 from cifarlib.checking import suggest
 from cifarlib.formatting import decimals_of, fixed, say_p, say_range, say_setting, signed
 
+__all__ = [
+    "ALPHA",
+    "ENOUGH",
+    "LEVEL",
+    "PAIRED",
+    "Disagreement",
+    "Estimate",
+    "Interval",
+    "Noise",
+    "Pairs",
+    "Sample",
+    "adjust",
+    "bootstrap_images",
+    "contrast",
+    "ended",
+    "estimate",
+    "mcnemar",
+    "means",
+    "noise_floor",
+    "odd_pair",
+    "omega",
+    "outcome",
+    "paired",
+    "say_shares",
+    "slope",
+    "student",
+    "two_proportions",
+    "variance_explained",
+    "wilson",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a notebook completes
+
 LEVEL = 0.95  # of confidence
 ALPHA = 0.05  # of error, after correction where there are several tests
 RESAMPLES = 2000

@@ -80,6 +80,16 @@ def describe_run(run: dict[str, Any], record: RunRecord, results: Results) -> di
     return row
 
 
+def list_measures(rows: list[dict[str, Any]]) -> list[str]:
+    """What learning curves can be drawn of: what is on record of the most epochs comes first.
+
+    Of a set whose accuracy is known at few epochs, as of training images often, there is no curve.
+    """
+    known = {t: max(len(r[t]) - r[t].count(None) for r in rows) for t in (*SPLITS, LOSS)}
+    measures = sorted(known, key=known.__getitem__, reverse=True)
+    return [title for title in measures if 2 * known[title] >= known[measures[0]]]
+
+
 class Charts:
     """The charts of one set of runs, their menus, and the rows that they are drawn from."""
 
@@ -108,12 +118,12 @@ class Charts:
         filters = [name for name in FILTERS if len(self._values(name)) > 1]
         self.menus = [self._menu(f"only_{n}", n, [ALL, *self._values(n)]) for n in filters]
         by = sorted(self.settings or ["stage"], key="learning_rate".__ne__)
-        known = {t: -max(len(r[t]) - r[t].count(None) for r in self.rows) for t in (*SPLITS, LOSS)}
         self.menus.append(self._menu("setting", "accuracy by", by))
-        self.menus.append(self._menu("measure", "curves of", sorted(known, key=known.__getitem__)))
+        self.menus.append(self._menu("measure", "curves of", list_measures(self.rows)))
         kept = (f"(only_{n} == '{ALL}' || datum.{n} == only_{n})" for n in filters)
         self.base = alt.Chart(alt.NamedData("runs")).transform_filter(" && ".join(kept) or "true")
-        self.two = self.base.transform_filter(self.first | self.second)
+        # Whatever is filtered out, the two that are chosen are shown.
+        self.two = alt.Chart(alt.NamedData("runs")).transform_filter(self.first | self.second)
         faded = alt.when(self.brush).then(alt.value(0.6)).otherwise(alt.value(0.06))
         below = alt.Legend(orient="bottom", direction="horizontal", gradientLength=200)
         scale = alt.Scale(range=ACCURACY)

@@ -15,6 +15,7 @@ listings: Mapping[str, Fact]
 source: Mapping[str, Any]
 
 __all__ = ["claims", "doubts", "listings", "read_normalization", "source", "table"]
+__dir__ = __all__.copy  # what a notebook completes
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,10 @@
 """What the paper's code listings do, in our words: ``params/published/listings.yaml``."""
 
-from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
 from cifarlib import paths
-from cifarlib.checking import Strict, read_yaml, validate
+from cifarlib.checking import Catalogue, Strict, read_yaml, validate
 
 
 class Fact(Strict):
@@ -30,7 +28,7 @@ class _Facts(Strict):
 
 
 @cache
-def read_listings() -> Mapping[str, Fact]:
+def read_listings() -> Catalogue[Fact]:
     """Facts by a short name; ``ConfigError`` for a missing or damaged file."""
     path = paths.PUBLISHED / "listings.yaml"
-    return MappingProxyType(validate(_Facts, {"facts": read_yaml(path)}, path.name).facts)
+    return Catalogue(validate(_Facts, {"facts": read_yaml(path)}, path.name).facts, "fact")

@@ -4,15 +4,13 @@
 computed in the notebooks, which show it with ``show.claim`` and ``show.doubt``.
 """
 
-from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field
 
 from cifarlib import paths
-from cifarlib.checking import Strict, read_yaml, validate
+from cifarlib.checking import Catalogue, Strict, read_yaml, validate
 from cifarlib.errors import ConfigError
 
 
@@ -33,7 +31,7 @@ class _Statements(Strict):
 
 
 @cache
-def read_statements(name: Literal["claims", "doubts"]) -> Mapping[str, Statement]:
+def read_statements(name: Literal["claims", "doubts"]) -> Catalogue[Statement]:
     """The statements of a file by id, in its order.
 
     Raises ``ConfigError`` for a missing or damaged file, and for an id that stands there twice.
@@ -44,4 +42,4 @@ def read_statements(name: Literal["claims", "doubts"]) -> Mapping[str, Statement
     ids = [statement.id for statement in found]
     if double := next((i for i in ids if ids.count(i) > 1), None):
         raise ConfigError(f"{path.name} has the id {double!r} twice; rename one")
-    return MappingProxyType(known)
+    return Catalogue(known, "text")

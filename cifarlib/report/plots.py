@@ -14,6 +14,7 @@ from cifarlib.config import CLASSES, DATASETS, SplitName
 from cifarlib.runs.frames import RunPredictions
 
 __all__ = ["CLASSES", "class_names", "describe_confusion", "plot_confusion", "plot_images"]
+__dir__ = __all__.copy  # what a notebook completes
 
 
 def plot_images(pictures: Mapping[str, str], columns: int) -> Figure | None:

@@ -42,6 +42,9 @@ from cifarlib.report.tables import (
 from cifarlib.report.verdicts import SIGNS
 from cifarlib.runs.results import Results
 
+__all__ = ["Links", "Shown", "answer", "claim", "doubt", "figure", "table", "text"]
+__dir__ = __all__.copy  # what a notebook completes
+
 
 @dataclass(frozen=True)
 class Shown:

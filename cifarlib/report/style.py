@@ -11,6 +11,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+__all__ = [
+    "BEST", "DASHES", "OPTIMIZERS", "RATES", "SIDES", "SPLIT_COLOURS", "STYLE", "set_log",
+    "use",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a notebook completes
+
 RATES = {0.1: "#882255", 0.01: "#d95f02", 0.001: "#009988", 0.0001: "#0077bb"}
 DASHES = {0.001: "", 0.0001: (3, 1.5)}  # by weight decay
 SPLIT_COLOURS = {"train": "#0077bb", "validation": "#009988", "test": "#cc4a00"}

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from cifarlib.formatting import fixed, signed
+from cifarlib.runs.frames import SETTINGS
 
 CONTENT = "application/vnd.cifarlib.shown+json"  # what is shown, as cells and words
 PENDING = "pending"
@@ -83,11 +84,12 @@ def cell_texts(
 ) -> list[list[str]]:
     """What stands in each cell, row by row, as plain text.
 
-    A missing value of ours reads pending, or what ``frame.attrs["states"]`` says of its row.
+    A missing value of ours reads pending, or what ``frame.attrs["states"]`` says of its row; a
+    setting that a run does not have reads as absent.
     """
     states = frame.attrs.get("states", {})
     forms = [choose_format(column, formats, decimals) for column in frame]
-    kinds = [column_kind(column) for column in frame]
+    kinds = ["setting" if column in SETTINGS else column_kind(column) for column in frame]
 
     def text(label: Any, kind: str, form: Format, value: Any) -> str:
         if pd.isna(value):
@@ -131,7 +133,8 @@ def table_html(
         cells = []
         for column, text in enumerate(map(html.escape, line)):
             name = frame.columns[column]
-            kind = [column_kind(name), words[column], "pending" if missing[row, column] else ""]
+            waits = missing[row, column] and text != ABSENT
+            kind = [column_kind(name), words[column], "pending" if waits else ""]
             if (row, column) in marked:
                 text = f"<strong>{text}</strong>"
             if isinstance(value := frame.iat[row, column], Links):

@@ -125,6 +125,9 @@ class RunPredictions:
     record: RunRecord
     data: DataRecord | None
 
+    def __repr__(self) -> str:
+        return f"<RunPredictions of {self.record!r}>"
+
     @property
     def classes(self) -> np.ndarray:
         """Predicted class of each test image, uint8 (n,)."""

@@ -205,15 +205,22 @@ class Results:
     def predictions(self, run_id: str) -> "RunPredictions | None":
         """A run's predictions, None while it is not recorded or where it diverged.
 
-        Raises ``ConfigError`` for an id that no run of this study has.
+        A condition's name stands for its one run. Raises ``ConfigError`` for an id or a name that
+        no run of this study has, and for a name of several runs.
         """
         from cifarlib.runs.frames import RunPredictions
 
+        known = {c.run_id: c.name for c in self.known}
+        named = [run for run, name in known.items() if name == run_id]
+        run_id = named[0] if len(named) == 1 else run_id
         record = self.records.get(run_id)
-        if not record and run_id not in {c.run_id for c in self.known}:
-            raise ConfigError(
-                f"no run of this study has the id {cut(repr(run_id))}; take one of runs['run_id']"
+        if not record and run_id not in known:
+            told = (
+                f"{len(named)} runs of this study have the name"
+                if named
+                else ("no run of this study has the id or the name")
             )
+            raise ConfigError(f"{told} {cut(repr(run_id))}; take one of runs['run_id']")
         return RunPredictions(record, self.data) if record else None
 
     def describe(

@@ -249,6 +249,10 @@ class RunRecord(Strict):
     timing: Timing
     provenance: Provenance
 
+    def __repr__(self) -> str:
+        end = "diverged" if self.result.diverged else f"test {self.accuracy('test'):.2f} %"
+        return f"<RunRecord {self.run_id}: {self.config.epochs} epochs, {end}>"
+
     @pydantic.model_validator(mode="after")
     def _fits(self) -> "RunRecord":
         result, history, protocol = self.result, self.result.history, self.config.protocol
@@ -356,6 +360,9 @@ class DataRecord(Strict):
     examples: tuple[str, ...] = Field(min_length=CLASSES, max_length=CLASSES)  # PNG, one a class
     transforms: dict[str, str]  # PNG, base64: one image after each transform
     provenance: Provenance
+
+    def __repr__(self) -> str:
+        return f"<DataRecord of {self.dataset}, fingerprint {self.data_fingerprint}>"
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> "DataRecord":
