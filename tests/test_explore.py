@@ -125,7 +125,7 @@ def test_linked_charts_hold_every_run_and_compile(results):
         assert len(row["matrix"]) == 100
     assert vl_convert.vegalite_to_vega(spec)["marks"]
     names = {parameter["name"] for parameter in spec["params"]}
-    assert names >= {"first", "second", "brush", "setting", "measure", "only_batch_size"}
+    assert names >= {"first", "second", "brush", "setting", "measure"}
 
 
 def test_linked_charts_keep_the_two_chosen_runs_and_draw_whole_curves(results):
