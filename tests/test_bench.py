@@ -1,7 +1,6 @@
 """Measurements of speed: what is compared is what it says, and no number is a time's check."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,19 +72,6 @@ def test_choices_change_what_they_name():
 def test_two_processes_train_side_by_side(monkeypatch, fork_server):
     monkeypatch.setattr(bench, "multiprocessing", fork_server)
     assert bench._together(configuration(), 2, 1, {}) > 0
-
-
-def test_precision_pairs_seeds(monkeypatch):
-    correct = iter([100, 102, 104, 105])  # fp32, bf16 of one seed, then of the next
-
-    def fit(config, inputs, device):
-        test = SimpleNamespace(top1={config.epochs: next(correct)}, images=200)
-        return SimpleNamespace(result=SimpleNamespace(history=SimpleNamespace(test=test)))
-
-    monkeypatch.setattr(bench, "fit", fit)
-    found = bench.measure_precision("synthetic", seeds=(1, 2))
-    seeds = [(row["seed"], row["fp32"], row["bf16"], row["difference"]) for row in found["rows"]]
-    assert seeds == [(1, 50.0, 51.0, 1.0), (2, 52.0, 52.5, 0.5)]
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,26 @@ def test_costs_are_sums_of_the_runs_times_in_minutes(full):
     assert tables["P5"]["rows"][1][0] == "GPU"
 
 
+def test_precision_is_compared_seed_by_seed(tmp_path):
+    results = open_made_up(tmp_path)
+    beyond = open_results("smoke", CIFAR10, tmp_path, study="beyond")
+    exact = {c.config.seed: c for c in beyond.select("precision")}
+    ours = {c.config.seed: c for c in beyond.select("noise-floor", run=1)}
+    del exact[42]
+    write_records(results.store, [*exact.values(), *ours.values()])
+    table = execute(tmp_path, "07_cost.ipynb").tables["P4"]
+    assert [row[0] for row in table["rows"]] == ["42", "43", "44", "45", "46"]
+    assert table["rows"][0][1::2] == ["pending", "pending"]
+    tops = {s: [make_record(own[s]).accuracy("test") for own in (exact, ours)] for s in exact}
+    for row in table["rows"][1:]:
+        fp32, bf16 = tops[int(row[0])]
+        told = [f"{fp32:.1f}", f"{bf16:.1f}", f"{bf16 - fp32:+.1f}".replace("-", "−")]
+        assert row[1:] == told
+    mean = np.mean([bf16 - fp32 for fp32, bf16 in tops.values()])
+    assert f"Mean difference over 4 seeds {mean:+.1f} points".replace("-", "−") in table["note"]
+    assert [len(runs) for runs in table["runs"]] == [1, 2, 2, 2, 2]
+
+
 def test_confused_classes_are_compared_with_any_other_three(full):
     results, shown = full
     matrices = {

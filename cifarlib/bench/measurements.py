@@ -30,7 +30,6 @@ TABLES = {  # part: (title, columns)
         "One choice changed",
         ("choice", "train_images_per_s", "rate_ratio", "first_epoch_s"),
     ),
-    "precision": ("Test accuracy by precision, %", ("seed", "fp32", "bf16", "difference")),
     "sweep": ("A sweep of small runs", ("runs", "workers", "wall_s", "runs_s", "overhead")),
     "gpu": (
         "Throughput",
@@ -91,7 +90,7 @@ def tabulate(bench: Bench, part: str) -> "pd.DataFrame":
     """A part's measurements with their unit in the column's name; empty where it lacks.
 
     ``throughput``: a row for each batch size and way, the paper's and ours. ``variants``: for each
-    choice that differs from ours, and for processes side by side. ``precision``: for each seed.
+    choice that differs from ours, and for processes side by side.
     ``sweep``: one. ``gpu``: for each way of running, batch size and number of concurrent runs.
     ``kernels``: for each of a step on a GPU.
     """

@@ -35,9 +35,9 @@ from cifarlib.runs.inputs import load_inputs
 from cifarlib.runs.progress import cores
 from cifarlib.runs.results import open_results
 from cifarlib.study import expand, load_scale, load_study
-from cifarlib.training import Inputs, Run, fit
+from cifarlib.training import Inputs, Run
 
-PARTS = ("throughput", "variants", "sweep", "precision")
+PARTS = ("throughput", "variants", "sweep")
 BATCH_SIZES = (32, 64, 256)
 VARIANT_BATCH = 64
 EPOCH_IMAGES = 45_000  # trained in an epoch of the study; 60,000 are evaluated
@@ -66,10 +66,8 @@ def measure(part: str, images: int, repeats: int) -> dict[str, Any]:
         case "variants":
             whole_batches = images // 2 // VARIANT_BATCH * VARIANT_BATCH
             found = measure_variants(name, whole_batches, repeats)
-        case "sweep":
-            found = measure_sweep()
         case _:
-            found = measure_precision(name)
+            found = measure_sweep()
     return describe_machine(name) | found
 
 
@@ -346,19 +344,3 @@ def measure_sweep() -> dict[str, Any]:
     overhead = wall * cores() / work - 1
     row = {"runs": len(records), "workers": cores(), "wall_s": wall, "runs_s": work}
     return {"rows": [row | {"overhead": overhead}]}
-
-
-def measure_precision(name: str, seeds: tuple[int, ...] = (1, 2, 3, 4, 5)) -> dict[str, Any]:
-    """Test accuracy after the last epoch in fp32 and in bf16, seed by seed, reduced budget."""
-    images, epochs = 2700, 6
-    changed = {"epochs": epochs, "evaluation": {"train_every": 0, "test_every": 1}}
-    rows = []
-    for seed in seeds:
-        row: dict[str, float] = {"seed": seed}
-        for precision in ("fp32", "bf16"):
-            changed |= {"precision": precision, "seed": seed}
-            config = make_config(name, images, VARIANT_BATCH, **changed)
-            test = fit(config, load_inputs(config, CPU), CPU).result.history.test
-            row[precision] = 100 * (test.top1[epochs] or 0) / test.images
-        rows.append(row | {"difference": row["bf16"] - row["fp32"]})
-    return {"train_images": images, "epochs": epochs, "rows": rows}
