@@ -22,7 +22,7 @@ def execute(folder, share: float):
     store = RecordStore(folder)
     studies = [open_results("smoke", CIFAR10, folder, study) for study in ("beyond", "study")]
     chosen = [c for study in studies for c in study.conditions]
-    draws = np.random.default_rng(3).random(len(chosen))
+    draws = np.random.default_rng(4).random(len(chosen))
     for number, (condition, draw) in enumerate(zip(chosen, draws, strict=True)):
         if draw >= share:
             continue

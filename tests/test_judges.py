@@ -178,9 +178,12 @@ def test_all_above_shows_the_pair_that_decides():
     assert found.verdict == "not distinguishable"
     assert found.ours == "a less c: +3.0 points"
     assert found.reason == (
-        "Shown is the least favourable of 2 differences, its interval uncorrected, its p corrected "
-        "for all; 4 runs."
+        "Shown is the least favourable of 2 differences, its interval and p corrected for all; "
+        "4 runs."
     )
+    difference = noisy["a"] - noisy["c"]
+    reach = student_t.ppf(1 - 0.05 / 2 / 2, 3) * difference.sem()
+    assert found.interval == f"{3 - reach:+.1f} to {3 + reach:+.1f}".replace("-", "−")
     noisy["c"] -= 4  # now less than b in the mean, and still not clearly below a
     assert judges.all_above(noisy, ["a"], ["b", "c"]).ours == "a less c: +7.0 points"
 
@@ -208,7 +211,7 @@ def test_nearly_all_is_corrected_for_the_choice_of_those_that_may_be_below(decid
     p = student_t.sf(abs(decides) / (NOISE.sd * math.sqrt(2)), NOISE.df)
     assert (found.verdict, found.p) == (verdict, pytest.approx(2 * times * p))
     clear = 3 + (decides > 0)
-    assert found.reason.startswith(f"{clear} of 5 are individually above 0")
+    assert found.reason.startswith(f"Of 5 differences, {clear} are above 0 by themselves (Holm)")
 
 
 def test_every_needs_each_part_to_hold():

@@ -27,21 +27,8 @@ from cifarlib.analysis.statistics import ALPHA, LEVEL, Estimate, Interval, Noise
 from cifarlib.formatting import fixed, say_count, say_p, say_range, say_setting, signed
 
 __all__ = [
-    "JUDGED",
-    "VERDICTS",
-    "Judgement",
-    "all_above",
-    "best",
-    "effect",
-    "equal",
-    "every",
-    "explains_more",
-    "fact",
-    "largest",
-    "nearly_all",
-    "not_tested",
-    "pending",
-    "positive",
+    "JUDGED", "VERDICTS", "Judgement", "all_above", "best", "effect", "equal", "every",
+    "explains_more", "fact", "largest", "nearly_all", "not_tested", "pending", "positive",
     "within",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a notebook completes
@@ -281,10 +268,11 @@ def all_above(table: pd.DataFrame, above: Sequence[object], below: Sequence[obje
     if np.isnan(more).any():
         return pending(UNDECIDABLE, ours=ours)
     verdict, p = _decide(more)
-    interval = found[least].interval()
+    interval = found[least].interval(1 if verdict == "held" else len(found))
     words = interval.say(sign=True) if interval else ""
-    shown = f"Shown is the least favourable of {len(found)} differences, its interval uncorrected"
-    reason = f"{shown}, its p corrected for all; {found[least].say()}."
+    how = "and all are above 0" if verdict == "held" else "its interval and p corrected for all"
+    reason = f"Shown is the least favourable of {len(found)} differences, {how}; "
+    reason += f"{found[least].say()}."
     return Judgement(verdict, ours, words, p, len(table), reason)
 
 
@@ -361,8 +349,8 @@ def nearly_all(pairs: Pairs, allowed: int, noise: Noise | None) -> Judgement:
         ours,
         p=p,
         n=pairs.estimate.n,
-        reason=f"{clear} of {m} are individually above 0 (Holm); the claim allows "
-        f"{say_count(allowed, 'exception')}.",
+        reason=f"Of {m} differences, {clear} are above 0 by themselves (Holm), not only by their "
+        f"sign, and {m - allowed} must be: the claim allows {say_count(allowed, 'exception')}.",
         runs=pairs.runs,
     )
 

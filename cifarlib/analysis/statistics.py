@@ -17,34 +17,10 @@ from cifarlib.checking import suggest
 from cifarlib.formatting import decimals_of, fixed, say_p, say_range, say_setting, signed
 
 __all__ = [
-    "ALPHA",
-    "ENOUGH",
-    "LEVEL",
-    "PAIRED",
-    "Disagreement",
-    "Estimate",
-    "Interval",
-    "Noise",
-    "Pairs",
-    "Sample",
-    "adjust",
-    "bootstrap_images",
-    "contrast",
-    "ended",
-    "estimate",
-    "mcnemar",
-    "means",
-    "noise_floor",
-    "odd_pair",
-    "omega",
-    "outcome",
-    "paired",
-    "say_shares",
-    "slope",
-    "student",
-    "two_proportions",
-    "variance_explained",
-    "wilson",
+    "ALPHA", "ENOUGH", "LEVEL", "PAIRED", "Disagreement", "Estimate", "Interval", "Noise",
+    "Pairs", "Sample", "adjust", "bootstrap_images", "contrast", "ended", "estimate", "mcnemar",
+    "means", "noise_floor", "odd_pair", "omega", "outcome", "paired", "say_shares", "slope",
+    "student", "two_proportions", "variance_explained", "wilson",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a notebook completes
 
@@ -96,13 +72,13 @@ class Estimate:
         count = f"one {self.of.removesuffix('s')}" if self.n == 1 else f"{self.n} {self.of}"
         return f"{count}, {self.by}" if self.by else count
 
-    def interval(self) -> Interval | None:
-        """Student's 95 % interval of the mean."""
+    def interval(self, tests: int = 1) -> Interval | None:
+        """Student's 95 % interval of the mean; of several ``tests``, by Bonferroni's method."""
         from scipy import stats
 
         if self.error is None:
             return None
-        reach = stats.t.ppf((1 + LEVEL) / 2, self.df) * self.error
+        reach = stats.t.ppf(1 - (1 - LEVEL) / 2 / tests, self.df) * self.error
         return Interval(self.mean - float(reach), self.mean + float(reach))
 
     def p_above(self, value: float) -> float:

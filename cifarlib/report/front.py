@@ -9,11 +9,12 @@ from typing import Any
 
 from cifarlib import __version__, paper
 from cifarlib.analysis.judges import JUDGED
+from cifarlib.analysis.statistics import ALPHA
 from cifarlib.config import DATASETS, ENGINE, IMAGE_SIZE, SPLITS
 from cifarlib.formatting import say_count
 from cifarlib.report import run_details
 from cifarlib.report.tables import link_csv
-from cifarlib.report.verdicts import SIGNS, put_clearest_first
+from cifarlib.report.verdicts import SIGNS, correct, put_clearest_first
 from cifarlib.runs import mixed_provenance, other_studies, provenance
 from cifarlib.runs.progress import duration, status
 from cifarlib.runs.results import Results
@@ -28,7 +29,8 @@ QUESTION = (
     "{author} ({year}, “{title}”) trained a small residual network on CIFAR-10 under many "
     "conditions of optimiser, learning rate, weight decay, batch size, augmentation, dropout and "
     "length of training. They are trained again here, and each result stands beside the "
-    "published one."
+    "published one. Runs are numbered as in its tables; DAA-1 is its augmentation by random crops "
+    "and flips, DAA-2 that with rotations as well."
 )
 
 
@@ -175,12 +177,14 @@ def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:
     """
     if not claims["verdict"].isin(JUDGED).any():
         return []
-    groups, ordered = [], put_clearest_first(claims)
+    groups, ordered, holm = [], put_clearest_first(claims), correct(claims)["holm"]
     for verdict in JUDGED:
         undecided = verdict == "not distinguishable"
         members = claims if undecided else ordered
         members = members[members["verdict"] == verdict]
-        first = members.head(SHOWN)[["id", "text", "where", "paper", "ours"]]
+        first = members.head(SHOWN)[["id", "text", "where", "paper", "ours"]].copy()
+        lost = holm.reindex(first.index).ge(ALPHA) & (not undecided)
+        first["ours"] += lost.map({True: " (not after correction for several tests)", False: ""})
         title = f"Undecided ({verdict})" if undecided else verdict.capitalize()
         group: dict[str, Any] = {"verdict": verdict, "count": len(members)}
         group |= {"title": title, "sign": SIGNS[verdict]}
