@@ -124,7 +124,7 @@ def test_a_rate_that_fell_is_judged(tmp_path):
     assert "schedule" in effects["ours"]
     # Table VII: means of 85.55 at 0.001, 77.5625 at 0.1; 82.45 with batches of 32, 79.6625 of 256.
     assert "learning rate with DAA-1 7.99," in effects["paper"]
-    assert "batch size 2.79," in effects["paper"]
+    assert "batch size with DAA-1 2.79," in effects["paper"]
 
 
 def test_a_rate_that_fell_is_judged_seed_by_seed(tmp_path):
