@@ -79,7 +79,7 @@ def describe(
         "facts": _facts(results),
         **_count_shown(shown, results.real),
         "faults": everything.faults,
-        "mixed": [found.sentence for found in mixed_provenance.find_mixtures(everything)],
+        "mixed": [*mixed_provenance.find_mixtures(everything).values()],
         "stages": _stage_rows(results),
         "budget": _budget(results),
         "protocol_name": results.protocol,

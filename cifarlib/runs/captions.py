@@ -54,12 +54,12 @@ def describe(
     if records:
         devices = sorted({r.provenance.device for r in records})
         parts.append(f"{results.scale.precision} on {', '.join(devices)}")
-    sets = {c.config.protocol.selection for c in conditions} or {results.scale.protocol.selection}
     if chosen:
+        sets = {c.config.protocol.selection for c in conditions}
         parts.append(f"accuracies at the epoch chosen on the {' or '.join(sorted(sets))} set")
     behind = {record.run_id: record for record in records}
     mixed = find_mixtures(replace(results, conditions=recorded, records=behind, diverged={}))
-    return " ".join(["; ".join(parts) + ".", *(f"Mixed: {found.sentence}" for found in mixed)])
+    return " ".join(["; ".join(parts) + ".", *(f"Mixed: {said}" for said in mixed.values())])
 
 
 def _find(results: "Results", shown: Any) -> tuple[list[Condition], dict[str, RunRecord]]:

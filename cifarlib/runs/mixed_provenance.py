@@ -8,7 +8,6 @@ git. A scale that means it says so: ``mixed: [device_class, dirty]``.
 
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cifarlib.errors import ReportError
 from cifarlib.runs.schema import RunRecord
@@ -32,18 +31,11 @@ KINDS: dict[Kind, tuple[str, Callable[[RunRecord], str]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Records of one report that differ in something that all should have in common."""
-
-    kind: Kind
-    sentence: str  # how many runs have what, and the fewer by name
-
-
-def find_mixtures(results: "Results") -> list[Mixture]:
-    """In what records differ though they should not; nothing where all is well."""
+def find_mixtures(results: "Results") -> dict[Kind, str]:
+    """In what records differ though they should not, and a sentence: how many runs have what, and
+    the fewer by name."""
     names = {c.run_id: c.name for c in reversed(results.known)}
-    found = []
+    found = {}
     for kind, (title, say) in KINDS.items():
         groups: dict[str, list[str]] = {}
         for run, record in results.every_record.items():
@@ -56,18 +48,17 @@ def find_mixtures(results: "Results") -> list[Mixture]:
             )
             fewer = [names[run] for _, runs in ordered[1:] for run in runs]
             more = f" and {len(fewer) - NAMED} more" if len(fewer) > NAMED else ""
-            said = f"{title} differs: {counts} ({', '.join(fewer[:NAMED])}{more})."
-            found.append(Mixture(kind, said))
+            found[kind] = f"{title} differs: {counts} ({', '.join(fewer[:NAMED])}{more})."
     return found
 
 
 def refuse_undeclared(results: "Results") -> None:
     """Raise ``ReportError`` where records differ in what their scale does not declare."""
-    for found in find_mixtures(results):
-        if found.kind not in results.scale.mixed:
-            declared = ", ".join([*results.scale.mixed, found.kind])
+    for kind, sentence in find_mixtures(results).items():
+        if kind not in results.scale.mixed:
+            declared = ", ".join([*results.scale.mixed, kind])
             raise ReportError(
-                f"{found.sentence.removesuffix('.')}; remove the records of the fewer from "
+                f"{sentence.removesuffix('.')}; remove the records of the fewer from "
                 f"{results.store.runs} and make them again with a sweep, or declare the difference "
                 f"with --set 'mixed=[{declared}]' or in the scale file"
             )
