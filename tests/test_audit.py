@@ -11,7 +11,7 @@ from conftest import write_records
 import cifarlib as cl
 from cifarlib import paths
 from cifarlib.errors import ConfigError
-from cifarlib.paper.facts import read_listings
+from cifarlib.paper.statements import read_listings
 from cifarlib.runs.results import open_results
 from cifarlib.runs.store import RecordStore
 

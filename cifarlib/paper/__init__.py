@@ -5,8 +5,7 @@ from typing import Any
 
 from cifarlib import paths
 from cifarlib.checking import read_yaml
-from cifarlib.paper.facts import Fact, read_listings
-from cifarlib.paper.statements import Statement, read_statements
+from cifarlib.paper.statements import Fact, Statement, read_listings, read_statements
 from cifarlib.paper.tables import read_normalization, table
 
 claims: Mapping[str, Statement]

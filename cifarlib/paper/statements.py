@@ -1,6 +1,6 @@
-"""What the paper claims, and what was noticed about it: one list each, of the same form.
+"""What the paper claims, what was noticed about it, and what its code listings do, in our words.
 
-``params/published/claims.yaml`` and ``doubts.yaml`` say it in our words; whether it is so is
+``params/published/claims.yaml`` and ``doubts.yaml`` are lists of one form; whether it is so is
 computed in the notebooks, which show it with ``show.claim`` and ``show.doubt``.
 """
 
@@ -38,8 +38,34 @@ def read_statements(name: Literal["claims", "doubts"]) -> Catalogue[Statement]:
     """
     path = paths.PUBLISHED / f"{name}.yaml"
     found = getattr(validate(_Statements, read_yaml(path), path.name), name)
-    known = {statement.id: statement for statement in found}
     ids = [statement.id for statement in found]
     if double := next((i for i in ids if ids.count(i) > 1), None):
         raise ConfigError(f"{path.name} has the id {double!r} twice; rename one")
-    return Catalogue(known, "text")
+    return Catalogue(dict(zip(ids, found, strict=True)), "text")
+
+
+class Fact(Strict):
+    """What a place of a listing does; ``values`` is what the notebooks calculate with."""
+
+    listing: int
+    place: str  # function or class
+    lines: str  # as the listing counts them
+    fact: str
+    values: dict[str, Any]
+
+    @property
+    def source(self) -> str:
+        """Where the fact can be read: “Listing 2, run_sims, lines 586–588”."""
+        word = "line" if self.lines.isdecimal() else "lines"
+        return f"Listing {self.listing}, {self.place}, {word} {self.lines}"
+
+
+class _Facts(Strict):
+    facts: dict[str, Fact]
+
+
+@cache
+def read_listings() -> Catalogue[Fact]:
+    """Facts of ``listings.yaml`` by a short name; ``ConfigError`` for a missing or damaged file."""
+    path = paths.PUBLISHED / "listings.yaml"
+    return Catalogue(validate(_Facts, {"facts": read_yaml(path)}, path.name).facts, "fact")

@@ -16,12 +16,11 @@ from pydantic import Field
 
 from cifarlib import paths
 from cifarlib.checking import Strict, read_bytes, read_yaml, shown, validate
+from cifarlib.config import Channels
 from cifarlib.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Channels = tuple[float, float, float]
 
 COLUMNS = {"best_epoch": "epoch", "train_test_difference": "gap", "model": "printed"}
 
