@@ -412,6 +412,21 @@ def steps_by_epoch(config: RunConfig, images: int) -> list[int]:
     return [math.ceil(count / config.batch_size) for count in counts]
 
 
+FULL_CARD = 420.0
+"""GFLOP of a step with which a run fills a card by itself. An estimate for H100-class cards:
+``cifarlib bench --device cuda`` says how many runs at once are worth it."""
+
+
+def card_share(config: RunConfig, memory: float) -> float:
+    """The part of a CUDA card, up to 1, that a run takes: of its memory (bytes) or arithmetic."""
+    pixels = (config.resize.crop / 32) ** 2 if config.resize else 1.0
+    images, network = config.batch_size * pixels, NETWORKS[config.model.name]
+    kept = network.memory * 1e6 * (2 if config.precision == "fp32" else 1)
+    state = 1e9  # weights, moments, best weights, an epoch's plan, of each program that is kept
+    arithmetic = 3 * images * network.gflop
+    return min(1.0, max((2 * kept * images + state) / memory, arithmetic / FULL_CARD))
+
+
 def run_id(config: RunConfig, engine: int = ENGINE, data: str | None = None) -> str:
     """The name of a run's record: 16 hexadecimal digits.
 

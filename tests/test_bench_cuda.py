@@ -104,3 +104,11 @@ def test_each_row_is_written_and_said_at_once(monkeypatch, tmp_path, capsys):
     ]
     assert said.out.startswith("# Measured on cuda")
     assert cli.main([*command, "--part", "sweep"]) == 2
+
+
+def test_a_fault_while_measuring_is_raised():
+    def fail(epoch):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        bench_cuda._speed([lambda epoch: None, fail], 10, 1)

@@ -21,7 +21,7 @@ from cifarlib.bench import throughput as bench
 from cifarlib.bench.plain_training import measure_processes
 from cifarlib.config import NETWORKS, RunConfig
 from cifarlib.gpu.cuda import MOMENTS, step_scalars, update_
-from cifarlib.gpu.lanes import Lane, _speed
+from cifarlib.gpu.lanes import Lane
 from cifarlib.models import ResidualNetwork
 from cifarlib.training import ImageSet, Inputs, Run
 
@@ -179,6 +179,32 @@ def _make_trainer(lane: Lane, config: RunConfig, inputs: Inputs) -> Callable[[in
             begun.train_epoch(epoch, None)
 
     return train
+
+
+def _speed(trainers: list[Callable[[int], object]], images: int, epochs: int) -> float:
+    """Images/s of all trainers at once, in threads; the first epoch is not counted."""
+    began = []
+    barrier = threading.Barrier(len(trainers), action=lambda: began.append(time.perf_counter()))
+    faults = []
+
+    def work(train: Callable[[int], object]) -> None:
+        try:
+            for epoch in range(1, epochs + 2):
+                if epoch == 2:
+                    barrier.wait()
+                train(epoch)
+        except Exception as error:
+            faults.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=work, args=(train,)) for train in trainers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if faults:
+        raise faults[0]
+    return round(len(trainers) * epochs * images / (time.perf_counter() - began[0]), 1)
 
 
 # ---------------------------------------------------------------------------------------------

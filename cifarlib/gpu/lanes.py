@@ -18,9 +18,8 @@ from typing import Any, Literal
 
 import torch
 
-from cifarlib.config import RunConfig
+from cifarlib.config import RunConfig, card_share
 from cifarlib.errors import ConfigError
-from cifarlib.gpu.card_share import share
 from cifarlib.gpu.cuda import LaneRun, Program, Work, kind_of, supports
 from cifarlib.training import Inputs, Run
 
@@ -170,7 +169,7 @@ class Card:
         if not hasattr(self.mine, "lane"):
             self.mine.lane = Lane(self.device, self.turn, graphs=self.graphs)
         lane: Lane = self.mine.lane
-        with self.room(share(config, self.memory)) as lane.together:
+        with self.room(card_share(config, self.memory)) as lane.together:
             yield lane
 
     @contextmanager
@@ -228,34 +227,3 @@ def graphs_are_wanted() -> bool:
             f"CIFARLIB_GRAPHS is {wanted!r}; set it to 0 to train without CUDA graphs, or to 1"
         )
     return wanted == "1"
-
-
-# ---------------------------------------------------------------------------------------------
-# Measuring
-# ---------------------------------------------------------------------------------------------
-
-
-def _speed(trainers: list[Callable[[int], object]], images: int, epochs: int) -> float:
-    """Images/s of all trainers at once, in threads; the first epoch is not counted."""
-    began = []
-    barrier = threading.Barrier(len(trainers), action=lambda: began.append(time.perf_counter()))
-    faults = []
-
-    def work(train: Callable[[int], object]) -> None:
-        try:
-            for epoch in range(1, epochs + 2):
-                if epoch == 2:
-                    barrier.wait()
-                train(epoch)
-        except Exception as error:
-            faults.append(error)
-            barrier.abort()
-
-    threads = [threading.Thread(target=work, args=(train,)) for train in trainers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if faults:
-        raise faults[0]
-    return round(len(trainers) * epochs * images / (time.perf_counter() - began[0]), 1)

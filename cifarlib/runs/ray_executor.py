@@ -17,9 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from cifarlib import __version__, data, extras
-from cifarlib.config import ENGINE, RunConfig
+from cifarlib.config import ENGINE, RunConfig, card_share
 from cifarlib.errors import RunError
-from cifarlib.gpu.card_share import share
 from cifarlib.runs.executors import LANES, Executor, Outcome
 from cifarlib.runs.locks import lock
 from cifarlib.runs.progress import cores
@@ -185,7 +184,7 @@ class RayExecutor(Executor):
 
 def gpu_share(config: RunConfig) -> float:
     """The part of a GPU that a run declares: at least so much that ``LANES`` runs fill one."""
-    return round(max(1 / LANES, share(config, GPU_MEMORY)), 3)
+    return round(max(1 / LANES, card_share(config, GPU_MEMORY)), 3)
 
 
 def _first_sentence(error: Exception) -> str:
