@@ -554,12 +554,9 @@ def _bases(
     return bases
 
 
-_BUDGET = ("data", "epochs", "precision", "evaluation", "protocol")
-
-
 def _is_budget(key: str) -> bool:
     """Whether a setting says how much is run and how it is measured, as a scale does."""
-    return key.partition(".")[0] in _BUDGET
+    return key.partition(".")[0] in ("data", "epochs", "precision", "evaluation", "protocol")
 
 
 _REFERENCE = Scale(

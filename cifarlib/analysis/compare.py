@@ -107,16 +107,10 @@ def _look_up(rows: pd.DataFrame, groups: "pd.api.typing.DataFrameGroupBy") -> di
     for index, *values in rows.itertuples(name=None):
         if (found := known.get(tuple(values))) is not None:
             runs[index] = run_ids(found)
-            state = found["state"] if "state" in found else pd.Series(dtype=str)
-            states[index] = _say_state(state)
+            seeds = set(found["state"]) if "state" in found else set()
+            ended = "diverged" if seeds == {"diverged"} else "pending"
+            states[index] = "running" if "running" in seeds else ended
     return {"runs": runs, "states": states}
-
-
-def _say_state(states: "pd.Series[str]") -> str:
-    """How far the seeds of a setting are that have no outcome."""
-    if states.eq("running").any():
-        return "running"
-    return "diverged" if len(states) and states.eq("diverged").all() else "pending"
 
 
 def label(name: str) -> str:

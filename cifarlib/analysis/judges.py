@@ -104,17 +104,16 @@ def every(parts: Mapping[str, Judgement]) -> Judgement:
         verdict = "held"
     return Judgement(
         verdict,
-        "; ".join(f"{name} {_with_interval(part)}" for name, part in parts.items()),
+        "; ".join(
+            f"{name} {part.ours}" + (f" ({part.interval})" if part.interval else "")
+            for name, part in parts.items()
+        ),
         "",
         p,
         min(part.n for part in judged),
         _capital("; ".join(f"{name}: {part.verdict}" for name, part in parts.items())) + ".",
         runs,
     )
-
-
-def _with_interval(part: Judgement) -> str:
-    return f"{part.ours} ({part.interval})" if part.interval else part.ours
 
 
 # ---------------------------------------------------------------------------------------------

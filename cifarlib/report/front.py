@@ -156,18 +156,13 @@ def _count_shown(shown: "pd.DataFrame | None", real: bool) -> dict[str, Any]:
     if shown is None:
         return {"answers": [], "verdicts": [], "pending": "", "audit": ""}
     answers, claims, doubts = (shown[shown["kind"] == k] for k in ("answer", "claim", "doubt"))
+    answers = answers.sort_values("id", key=lambda i: i.str.removeprefix("answer-").astype(int))
     return {
-        "answers": answers.sort_values("id", key=_place)[["id", "topic", "text"]].to_dict(
-            "records"
-        ),
+        "answers": answers[["id", "topic", "text"]].to_dict("records"),
         "verdicts": _sum_up(claims),
         "pending": _count_open(claims),
         "audit": _count_doubts(doubts) if real else "",
     }
-
-
-def _place(answers: "pd.Series[str]") -> "pd.Series[int]":
-    return answers.str.removeprefix("answer-").astype(int)
 
 
 def _sum_up(claims: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -89,14 +89,12 @@ def generalise(results: Results, folder: Path, *, device: str = "auto") -> Itera
             yield f"{names[run_id]}: {old:.2f} % on CIFAR-10, {shift.accuracy:.2f} % on CIFAR-10.1"
         count["made" if shift else "lacking"] += 1
     if count["lacking"] == len(results.records):
-        raise ConfigError(f"no recorded run in {store.runs} has kept weights; {KEEP}")
+        raise ConfigError(
+            f"no recorded run in {store.runs} has kept weights; cifarlib sweep --keep-weights "
+            "keeps those of the runs it trains, cifarlib verify --keep-weights --run NAME trains a "
+            "recorded one again and keeps them if it comes out the same"
+        )
     yield (
         f"{count['made']} runs evaluated on CIFAR-10.1, {count['present']} were already, "
         f"{count['lacking']} have no kept weights"
     )
-
-
-KEEP = (
-    "cifarlib sweep --keep-weights keeps those of the runs it trains, cifarlib verify "
-    "--keep-weights --run NAME trains a recorded one again and keeps them if it comes out the same"
-)

@@ -171,12 +171,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-SECONDS = {"s": 1, "m": 60, "h": 3600}
-
-
 def parse_budget(text: str, source: str) -> float:
     """``540s``, ``9m`` or ``1.5h`` in seconds; ``ConfigError``, which names the source."""
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     if not parts or not float(parts[1]):
         raise ConfigError(f"{source} {cut(text)}: write a time such as 540s, 9m or 2h")
-    return float(parts[1]) * SECONDS[parts[2]]
+    return float(parts[1]) * {"s": 1, "m": 60, "h": 3600}[parts[2]]
