@@ -63,12 +63,11 @@ def typeset(notebook: "NotebookNode", front: dict[str, Any]) -> bytes:
         for piece, markup in zip(chosen, translate(format, chosen), strict=True):
             keep = functools.partial(_keep_picture, piece=piece, files=files)
             piece.markup = PICTURE.sub(keep, markup)
-    for kind in ("table", "figure"):
-        after = None  # the number of the table or figure before this one
-        for piece in pieces:
-            if piece.kind == kind:
-                piece.content = piece.content | {"after": after}
-                after = piece.content["number"]
+    numbers: dict[str, str] = {}  # of the table and the figure before
+    for piece in pieces:
+        if piece.kind in ("table", "figure"):
+            piece.content = piece.content | {"after": numbers.get(piece.kind)}
+            numbers[piece.kind] = piece.content["number"]
     source, places = _compose(pieces, front)
     content = {"front": front, "pieces": [piece.content for piece in pieces]}
     return compile_pdf(source, files, content, places)
@@ -132,15 +131,12 @@ def _plain(text: str) -> str:
 def translate(format: str, pieces: Iterable[Piece]) -> list[str]:
     """Each piece as Typst markup; ``format`` is ipynb for Markdown, or html."""
     import pypandoc
+    from nbformat import v4
 
     texts = [piece.markup for piece in pieces]
     if format == "ipynb":
-        cells = [
-            {"cell_type": "markdown", "id": f"c{number}", "metadata": {}, "source": text}
-            for number, text in enumerate(texts)
-        ]
-        notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-        source = json.dumps(notebook)
+        cells = [v4.new_markdown_cell(text, id=f"c{n}") for n, text in enumerate(texts)]
+        source = v4.writes(v4.new_notebook(cells=cells))
     else:
         source = "".join(f'<div class="cell">{_clean(text)}</div>' for text in texts)
     options = ["--sandbox", "--quiet", "--wrap=none", f"--lua-filter={TEMPLATE / 'prose.lua'}"]
@@ -210,15 +206,12 @@ def _compose(pieces: Sequence[Piece], front: dict[str, Any]) -> tuple[str, list[
     whole = "label" in front
     if whole:
         lines.append("#title-page(content.front)[")
-        front_pieces = [number for number, piece in enumerate(pieces) if piece.front]
-        for number in front_pieces:  # drawings stand above the text
-            if pieces[number].kind == "figure":
-                add(number)
-        lines.append("][")
-        for number in front_pieces:
-            if pieces[number].kind != "figure":
-                add(number)
-        lines += ["]", "#pagebreak()", "#what-was-run(content.front)"]
+        for drawn in (True, False):  # drawings stand above the text
+            for number, piece in enumerate(pieces):
+                if piece.front and drawn is (piece.kind == "figure"):
+                    add(number)
+            lines.append("][" if drawn else "]")
+        lines += ["#pagebreak()", "#what-was-run(content.front)"]
     chapter = None
     for number, piece in enumerate(pieces):
         if piece.front and whole:

@@ -88,10 +88,8 @@ def versions() -> dict[str, str]:
     """Python and the packages that decide numbers, by their installed metadata."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
