@@ -223,22 +223,17 @@ def _put(info: DatasetInfo, target: Path, write: Callable[[Path], None]) -> Path
             source = Path(temporary) / info.folder
             write(source)
             verify(info, source)
-            _move(source, target)
+            try:
+                source.rename(target)
+            except OSError:  # where a folder stands already, each of the files replaces its own
+                for file in sorted(source.iterdir()):
+                    file.replace(target / file.name)
     except OSError as error:
         raise DataError(
             f"{target} cannot be written: {error.strerror or error}; "
             "make room or give write permission there"
         ) from error
     return target
-
-
-def _move(source: Path, target: Path) -> None:
-    """Move a whole folder into place, or, where one stands already, each of its files."""
-    with contextlib.suppress(OSError):
-        source.rename(target)
-        return
-    for file in sorted(source.iterdir()):
-        file.replace(target / file.name)
 
 
 # ---------------------------------------------------------------------------------------------
