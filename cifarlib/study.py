@@ -46,7 +46,7 @@ from cifarlib.config import (
     run_id,
 )
 from cifarlib.errors import ConfigError
-from cifarlib.paper.tables import read_conditions
+from cifarlib.paper.tables import Presets, read_conditions
 
 
 def _distinct(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -116,7 +116,7 @@ class Study(Strict):
     the group's preset. ``label`` is a setting that only names a condition for people.
     """
 
-    presets: dict[str, dict[str, dict[str, Any]]]
+    presets: Presets
     defaults: dict[str, Any]
     stages: dict[Annotated[str, Field(min_length=1)], Stage]
     epochs: dict[str, Epochs] = Field(default={})  # by scale: added to its own
@@ -311,9 +311,9 @@ def _refuse_unused(
     content: dict[str, Any], loaded: dict[str, Any], study: Study, source: str
 ) -> None:
     """Raise ``ConfigError`` where an override translates a number that no run has."""
-    paper = read_conditions()
-    settings = [one.settings for stage in paper.stages.values() for one in stage]
-    said = [study.model_dump(), load_study("beyond").model_dump(), paper.presets, settings]
+    presets, stages = read_conditions()
+    settings = [one.settings for stage in stages.values() for one in stage]
+    said = [study.model_dump(), load_study("beyond").model_dump(), presets, settings]
     for key, words in {"epochs": "number of epochs", "threshold": "threshold"}.items():
         field = f"{key.rstrip('s')}s"
         if not isinstance(changed := content.get(field), dict):
@@ -582,10 +582,8 @@ class _Paper:
     """The paper's conditions, and which of them a condition of a study is."""
 
     def __init__(self) -> None:
-        known = read_conditions()
-        self.presets = known.presets
-        self.stages = known.stages.keys()
-        self._conditions = known.stages
+        self.presets, self._conditions = read_conditions()
+        self.stages = self._conditions.keys()
         self._rows: dict[str, dict[str, _Point]] = {}
 
     def points(self, stage: str) -> list[_Point]:

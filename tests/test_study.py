@@ -106,7 +106,7 @@ def test_the_study_is_the_papers_conditions(name):
 
 
 def test_the_paper_has_114_conditions_in_its_tables():
-    stages = published.read_conditions().stages
+    _, stages = published.read_conditions()
     assert sum(map(len, stages.values())) - len(stages["interpolation"]) == 114
 
 

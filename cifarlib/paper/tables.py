@@ -92,20 +92,16 @@ def _read_columns(number: int | str) -> dict[str, list[Any]]:
 # ---------------------------------------------------------------------------------------------
 
 
+Presets = dict[str, dict[str, dict[str, Any]]]
+"""Setting → name → what the name stands for."""
+
+
 @dataclass(frozen=True)
 class PaperCondition:
     """A condition of the paper: what it trained once."""
 
     run: int  # the paper's number within its stage
     settings: dict[str, Any]  # all of them, by the names of the presets
-
-
-@dataclass(frozen=True)
-class PaperConditions:
-    """Everything that the paper trained."""
-
-    presets: dict[str, dict[str, dict[str, Any]]]
-    stages: dict[str, tuple[PaperCondition, ...]]
 
 
 class _Stage(Strict):
@@ -116,13 +112,14 @@ class _Stage(Strict):
 
 
 class _Settings(Strict):
-    presets: dict[str, dict[str, dict[str, Any]]]
+    presets: Presets
     shared: dict[str, Any]
     stages: dict[str, _Stage]
 
 
-def read_conditions() -> PaperConditions:
-    """The paper's conditions by stage, in its order: 114 in its tables, and 6 of Section II.A.2.
+def read_conditions() -> tuple[Presets, dict[str, tuple[PaperCondition, ...]]]:
+    """The paper's presets, and its conditions by stage, in its order: 114 in its tables, and 6 of
+    Section II.A.2.
 
     Raises ``ConfigError`` for a missing or damaged file.
     """
@@ -137,7 +134,7 @@ def read_conditions() -> PaperConditions:
             PaperCondition(row.pop("run"), content.shared | stage.settings | row)
             for row in [*rows, *stage.rows]
         )
-    return PaperConditions(content.presets, stages)
+    return content.presets, stages
 
 
 def _read_rows(number: str) -> list[dict[str, Any]]:
