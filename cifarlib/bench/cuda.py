@@ -163,22 +163,19 @@ def _measure_runs(settings: Settings, size: int, count: int) -> float:
     """Images/s of concurrent runs together, as a sweep trains them."""
     config, inputs = make_inputs(settings, size)
     turn = threading.Lock()
-    trainers = [
-        _make_trainer(Lane(settings.device, turn, graphs=settings.graphs), config, inputs)
-        for _ in range(count)
-    ]
-    return _speed(trainers, len(inputs.train), settings.epochs)
 
-
-def _make_trainer(lane: Lane, config: RunConfig, inputs: Inputs) -> Callable[[int], object]:
-    with lane.working():
-        begun = lane.begin(config, inputs, lane.device)
-
-    def train(epoch: int) -> None:
+    def make_trainer() -> Callable[[int], object]:
+        lane = Lane(settings.device, turn, graphs=settings.graphs)
         with lane.working():
-            begun.train_epoch(epoch, None)
+            begun = lane.begin(config, inputs, lane.device)
 
-    return train
+        def train(epoch: int) -> None:
+            with lane.working():
+                begun.train_epoch(epoch, None)
+
+        return train
+
+    return _speed([make_trainer() for _ in range(count)], len(inputs.train), settings.epochs)
 
 
 def _speed(trainers: list[Callable[[int], object]], images: int, epochs: int) -> float:

@@ -185,8 +185,7 @@ class Program:
         self.moments = [
             [torch.zeros_like(p) for p in self.parameters] for _ in MOMENTS[config.optimizer.name]
         ]
-        device = self.parameters[0].device
-        self.device = device
+        self.device = device = self.parameters[0].device
         count = len(inputs.train)
         steps = -(-count // config.batch_size)
         self.order = torch.zeros(count, dtype=torch.int64, device=device)
@@ -275,10 +274,9 @@ class Program:
 
 
 def _copy_draws(source: transforms.Draws, target: transforms.Draws) -> None:
-    for name in ("angles", "top", "left", "flip"):
-        getattr(target, name).copy_(getattr(source, name))
-    if source.cut is not None and target.cut is not None:
-        target.cut.copy_(source.cut)
+    for name, numbers in vars(target).items():
+        if isinstance(numbers, Tensor):
+            numbers.copy_(getattr(source, name))
 
 
 # ---------------------------------------------------------------------------------------------

@@ -77,9 +77,8 @@ class Lane:
 
     def begin(self, config: RunConfig, inputs: Inputs, device: torch.device) -> Run:
         """A run in this lane, for ``training.fit``; step by step where no program can do it."""
-        if not supports(config):
-            return EagerRun(config, inputs, device, self)
-        return LaneRun(config, inputs, device, self)
+        kind = LaneRun if supports(config) else EagerRun
+        return kind(config, inputs, device, self)
 
     def execution(self, config: RunConfig) -> Literal["eager", "graph"]:
         """How this lane carries out a run, as its record says it."""
