@@ -78,11 +78,9 @@ def _take_stock(
     The study's own order is that of value, and a first seed of every condition is worth more
     than a further one of any.
     """
-    jobs: list[Job] = []
-    for dataset in dict.fromkeys([*datasets, *(c.config.data.name for c in conditions)]):
-        jobs.append(DescribeJob(f"data set {dataset}", dataset))
-    jobs.append(DescribeJob("residual network"))
-    jobs = [job for job in jobs if not _read(job, store)]
+    named = dict.fromkeys([*datasets, *(c.config.data.name for c in conditions)])
+    described = [*(DescribeJob(f"data set {n}", n) for n in named), DescribeJob("residual network")]
+    jobs: list[Job] = [job for job in described if not _read(job, store)]
     seeds = list(dict.fromkeys(c.config.seed for c in conditions))
     runs: dict[str, RunJob] = {}
     for condition in sorted(conditions, key=lambda c: seeds.index(c.config.seed)):
