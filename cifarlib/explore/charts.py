@@ -182,7 +182,7 @@ class Charts:
 
         words = pd.DataFrame(labels, columns=["axis", "height", "text"])
         names = alt.Chart(words).encode(x=x, y=y, text="text:N")
-        style: dict[str, Any] = {"align": "left", "dx": 5, "fontSize": 11, "limit": 80}
+        style: dict[str, Any] = {"align": "left", "dx": 5, "fontSize": 11, "limit": 62}
         behind = names.mark_text(stroke=GROUND, strokeWidth=4, strokeJoin="round", **style)
         two, texts = draw(self.two, 3).encode(color=self.two_look), names.mark_text(**style)
         return self._layer(draw(self.base, 1.3), two, behind, texts, width=730, height=230)
