@@ -191,6 +191,7 @@ def test_precision_is_compared_seed_by_seed(tmp_path):
     mean = np.mean([bf16 - fp32 for fp32, bf16 in tops.values()])
     assert f"Mean difference over 4 seeds {mean:+.1f} points".replace("-", "−") in table["note"]
     assert [len(runs) for runs in table["runs"]] == [1, 2, 2, 2, 2]
+    assert "bf16 on a processor; fp32 on a processor;" in table["note"]
 
 
 def test_confused_classes_are_compared_with_any_other_three(full):

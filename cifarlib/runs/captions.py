@@ -52,8 +52,9 @@ def describe(
     epochs = sorted({c.config.epochs for c in conditions})
     parts.append(f"{' or '.join(map(str, epochs))} epochs")
     if records:
-        devices = sorted({r.provenance.device for r in records})
-        parts.append(f"{results.scale.precision} on {', '.join(devices)}")
+        kinds = sorted({(r.config.precision, r.provenance.device) for r in records})
+        machines = {precision: [d for p, d in kinds if p == precision] for precision, _ in kinds}
+        parts.append("; ".join(f"{p} on {', '.join(named)}" for p, named in machines.items()))
     if chosen:
         sets = {c.config.protocol.selection for c in conditions}
         parts.append(f"accuracies at the epoch chosen on the {' or '.join(sorted(sets))} set")
