@@ -90,9 +90,9 @@ def tabulate(bench: Bench, part: str) -> "pd.DataFrame":
     """A part's measurements with their unit in the column's name; empty where it lacks.
 
     ``throughput``: a row for each batch size and way, the paper's and ours. ``variants``: for each
-    choice that differs from ours, and for processes side by side.
-    ``sweep``: one. ``gpu``: for each way of running, batch size and number of concurrent runs.
-    ``kernels``: for each of a step on a GPU.
+    choice that differs from ours, and for processes side by side. ``sweep``: one. ``gpu``: for
+    each way of running, batch size and number of concurrent runs. ``kernels``: for each of a step
+    on a GPU.
     """
     import pandas as pd  # here, for commands start without it
 

@@ -29,8 +29,11 @@ QUESTION = (
     "{author} ({year}, “{title}”) trained a small residual network on CIFAR-10 under many "
     "conditions of optimiser, learning rate, weight decay, batch size, augmentation, dropout and "
     "length of training. They are trained again here, and each result stands beside the "
-    "published one. Runs are numbered as in its tables; DAA-1 is its augmentation by random crops "
-    "and flips, DAA-2 that with rotations as well."
+    "published one. {terms}"
+)
+TERMS = (
+    "Runs are numbered as in its tables; DAA-1 is its augmentation by random crops and flips, "
+    "DAA-2 that with rotations as well."
 )
 
 
@@ -75,6 +78,7 @@ def describe(
         "banner": banner,
         "counts": _count_runs(done, total),
         "paper": paper.source,
+        "terms": TERMS,
         "best": paper.table("XV")["test_top1"].iloc[0],
         "facts": _facts(results),
         **_count_shown(shown, results.real),
@@ -363,7 +367,7 @@ def describe_paper(results: Results, front: dict[str, Any], title: str) -> dict[
     told = [front["pending"]] if front["pending"] else []
     if audit := front["audit"]:
         told.append(f"The paper is also checked against itself and the data. {audit}.")
-    question = front.get("lead") or QUESTION.format(**front["paper"])
+    question = front.get("lead") or QUESTION.format(**front["paper"], terms=TERMS)
     answers = [(answer["topic"], answer["text"]) for answer in front["answers"]]
     devices = {run["device"] for run in front["runs"] if run["done"]}
     runs = []
