@@ -2,6 +2,7 @@
 
 import re
 
+import nbformat
 import pypdf
 import pytest
 from bs4 import BeautifulSoup
@@ -44,6 +45,33 @@ def test_every_table_and_figure_is_there_once(soup):
     further = set(ids) - set(expected)  # of the chapters that are not the paper's
     assert all(re.fullmatch(r"(table|figure)-[ABCKP]\d+b?|figure-S3", name) for name in further)
     assert all(image["alt"] for image in soup.find_all("img"))
+
+
+def test_links_lead_where_jupyterlab_would_find_them(soup, report):
+    """To what stands in the same chapter by its id, to another chapter by its notebook's name."""
+    chapter, home = "", {}
+    for tag in soup.find_all(id=True):
+        if tag["id"].startswith("chapter-"):
+            chapter = tag["id"].removeprefix("chapter-")
+            home[tag["id"]] = ""  # is no id of the notebook's
+        home.setdefault(tag["id"], chapter)
+    links = 0
+    for path in sorted((report / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            texts = [cell.source] if cell.cell_type == "markdown" else []
+            texts += [
+                output.get("data", {}).get("text/markdown", "")
+                for output in cell.get("outputs", [])
+            ]
+            for name, place in re.findall(r"\]\((?:(\w+)\.ipynb)?(?:#([^)]*))?\)", "".join(texts)):
+                links += 1
+                assert name != path.stem
+                assert (
+                    home.get(place, "nowhere") == (name or path.stem)
+                    if place
+                    else f"chapter-{name}" in home
+                )
+    assert links > 40
 
 
 @pytest.mark.parametrize(("table", "stage"), [("VII", "stage1-daa1"), ("VIII", "stage1-daa2")])

@@ -206,11 +206,16 @@ def find_matplotlib() -> Path:
     return Path(package.origin).with_name("mpl-data")
 
 
+# A link to another chapter, as JupyterLab follows it: the notebook's name, and an id in it.
+CHAPTER_LINK = re.compile(r"\]\((\w+)\.ipynb(#[^)]*)?\)")
+
+
 def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
     """One notebook of all cells of executed ones; the source of parameters goes to the next cell.
 
-    Each comes with its path. A cell's metadata name its notebook and its ``number`` there. Raises
-    ``ReportError`` for a failed cell.
+    Links to other chapters lead to their places on the one page. Each notebook comes with its path.
+    A cell's metadata name its notebook and its ``number`` there. Raises ``ReportError`` for a
+    failed cell.
     """
     from nbformat import NotebookNode
 
@@ -227,6 +232,11 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
                 raise ReportError(
                     f"{path}: the cell {first_line(cell.source)!r} failed; correct it"
                 )
+            outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
+            texts = [(cell, "source")] if cell.cell_type == "markdown" else []
+            for holder, key in [*texts, *((output, "text/markdown") for output in outputs)]:
+                if key in holder:
+                    holder[key] = CHAPTER_LINK.sub(_to_place, holder[key])
             cell.metadata["notebook"] = name
             cell.metadata["number"] = number
             cell.metadata["parameters"], parameters = parameters, ""
@@ -234,3 +244,7 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
             cell["id"] = f"cell-{len(cells)}"
             cells.append(cell)
     return NotebookNode(nbformat=4, nbformat_minor=5, metadata=NotebookNode(), cells=cells)
+
+
+def _to_place(link: re.Match[str]) -> str:
+    return f"]({link[2] or f'#chapter-{link[1]}'})"
