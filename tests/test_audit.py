@@ -50,7 +50,7 @@ def test_audit_lists_every_doubt_in_its_first_table(shown):
         verdicts[name]["verdict"] for name in cl.paper.doubts
     ]
     assert table["links"][0] == [0, 0, [["1", f"doubt-{next(iter(cl.paper.doubts))}"]]]
-    assert table["note"] == "58 findings: 50 confirmed, 5 refuted, 3 undecidable."
+    assert table["note"] == "58 doubts: 50 confirmed, 5 refuted, 3 undecidable."
 
 
 def test_audit_waits_for_cifar10_only_where_it_is_needed(tmp_path):

@@ -76,7 +76,7 @@ def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path
     assert all(figure["alt"] for figure in shown.figures.values())
     pending = [number for number, figure in shown.figures.items() if not figure["drawn"]]
     assert pending == ["B4", "B4b"]  # of searches, none of which is whole
-    counts = {"B2b": (3, 6), "B3": (3, 6), "B4b": (2,), "B6": (2, 5), "B7": (6,)}
+    counts = {"B2b": (3, 6), "B3": (3, 6), "B5": (2,), "B6": (2, 5), "B7": (6,)}
     cells_of = [
         row[at : at + 3]
         for number, places in counts.items()
@@ -176,7 +176,6 @@ def test_the_noise_floor_is_t_times_root_two_times_sigma(full):
     limit = stats.t.ppf(0.975, 9) * math.sqrt(2) * np.std(values, ddof=1)
     assert cells(shown.tables["B4"], "Run 13, DAA-1")[-1] == f"{limit:.2f}"
     assert any(f"t·√2·σ̂ = {limit:.2f} points" in text and "10 seeds" in text for text in shown.said)
-    assert {row[-1] for row in shown.tables["B5"]["rows"]} == {"pending"}  # reduced: weak networks
 
 
 def test_each_schedule_stands_at_its_best_rate_on_validation(full):
