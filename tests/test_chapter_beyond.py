@@ -9,6 +9,7 @@ from conftest import make_data_record, make_network_record, make_record, with_re
 from scipy import stats
 from test_cifar10_1 import keep_shift, make_shift
 
+from cifarlib.formatting import say_count
 from cifarlib.runs.cifar10_1 import read_shift
 from cifarlib.runs.results import open_results
 from cifarlib.runs.schema import FlipAveraged
@@ -44,6 +45,11 @@ def full(tmp_path_factory):
     return execute(tmp_path_factory.mktemp("full"), 1)
 
 
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    return execute(tmp_path_factory.mktemp("half"), 0.5)
+
+
 def accuracies(results, stage, label, measure=lambda record: record.accuracy("test"), run=None):
     """Seed → a measure of the records of one setting, straight from the records."""
     return {
@@ -68,8 +74,8 @@ def test_an_empty_chapter_past_the_paper_is_pending(tmp_path):
     assert all("is pending" in shown.verdicts[f"answer-{place}"]["text"] for place in (4, 7))
 
 
-def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(tmp_path):
-    results, shown = execute(tmp_path, 0.5)
+def test_a_half_recorded_chapter_past_the_paper_has_no_undefined_number(half):
+    results, shown = half
     texts = [*shown.said, *(content["note"] for content in shown.contents if "note" in content)]
     texts += [text for table in shown.tables.values() for row in table["rows"] for text in row]
     assert not any("nan" in text.lower().split() for text in texts)
@@ -193,6 +199,38 @@ def test_each_schedule_stands_at_its_best_rate_on_validation(full):
     assert row[3] == f"{best.config.learning_rate:g}"
     rates = {c.config.learning_rate for c in conditions}
     assert row[2] == str(len(rates))
+
+
+@pytest.mark.parametrize("share", ["half", "full"])
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
+def test_schedules_are_ranked_over_the_seeds_that_all_of_them_have(request, share, optimizer):
+    results, shown = request.getfixturevalue(share)
+    scores = {}  # schedule → learning rate → seed → validation accuracy
+    for c in results.select("schedules", label=optimizer):
+        rates = scores.setdefault(c.settings["schedule"], {}).setdefault(c.config.learning_rate, {})
+        if c.run_id in results.records:
+            rates[c.config.seed] = results.records[c.run_id].accuracy("validation")
+    at_best = {
+        name: max(
+            (seeds for _, seeds in sorted(rates.items()) if 42 in seeds),
+            key=lambda seeds: seeds[42],
+            default={},
+        )
+        for name, rates in scores.items()
+    }
+    shared = set.intersection(*map(set, at_best.values()))
+    means = {name: sum(seeds[s] for s in shared) for name, seeds in at_best.items()}
+    ranked = next(text for text in shown.said if f"{optimizer}: " in text and "schedule" in text)
+    if shared:
+        says = {"plateau": "reduce on plateau", "cosine": "cosine with warm-up"}
+        says |= {"late_step": "one late step", "multi_step": "multi-step"}
+        winner = max(means, key=means.get)
+        among = f"({say_count(len(shared), 'seed')} of each schedule)"
+        assert f"{optimizer}: {says.get(winner, winner)} has the best" in ranked
+        assert among in ranked
+    else:
+        recorded = sum(map(bool, at_best.values()))
+        assert f"{optimizer}: pending, {recorded} of 6 schedules recorded." in ranked
 
 
 def test_overconfident_networks_are_counted(full):
