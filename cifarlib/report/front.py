@@ -315,6 +315,9 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
             return [*count] or ["no run is recorded yet"]
         return [f"{text} ({say_count(n, 'run')})" for text, n in sorted(count.items())]
 
+    def one_line(value: Callable[[RunRecord], Any]) -> list[str]:
+        return [", ".join(distinct(value))]
+
     def of(package: str) -> str:
         return ", ".join(sorted({r.provenance.versions.get(package, "–") for r in records}))
 
@@ -327,7 +330,7 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
         ("Code of this page", [f"cifarlib {__version__}"]),
         (
             "Code of the runs",
-            distinct(lambda r: provenance.name_commit(r.provenance.commit, r.provenance.dirty)),
+            one_line(lambda r: provenance.name_commit(r.provenance.commit, r.provenance.dirty)),
         ),
         ("Engine", distinct(lambda r: r.engine) if records else [str(ENGINE)]),
         ("Data set", [f"{info.title}, fingerprint {info.fingerprint}, {described}"]),
@@ -336,7 +339,7 @@ def _provenance(results: Results, everything: Results) -> list[tuple[str, list[s
         ("Threads of a run", distinct(lambda r: r.provenance.threads)),
         ("Trained again", [REPRODUCIBLE]),
         ("Precision", distinct(lambda r: r.config.precision)),
-        ("Seeds", distinct(lambda r: r.config.seed)),
+        ("Seeds", one_line(lambda r: r.config.seed)),
         ("Runs", [f"{done} of {total}", *[f"{more} more, {MORE}"] * bool(more)]),
         ("Training and evaluation", [f"{duration(sum(r.seconds for r in records))} in all"]),
         ("Last record", [max((r.provenance.finished for r in records), default="none")]),
