@@ -425,8 +425,16 @@ def change(study: Study, base: Condition, settings: typing.Mapping[str, Any]) ->
 
 
 def to_python(value: Any) -> Any:
-    """A number of NumPy as Python's own; any other value as it is."""
-    return value.item() if hasattr(value, "item") else value
+    """A number of NumPy as Python's own; any other value as it is.
+
+    Raises ``ConfigError`` for what no study can say, such as a set.
+    """
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, str | int | float | list | tuple | typing.Mapping | None):
+        raise ConfigError(
+            f"{cut(repr(value))} cannot be a setting; write numbers and texts, several as a list"
+        )
+    return value
 
 
 def describe_change(base: str, settings: typing.Mapping[str, Any]) -> str:

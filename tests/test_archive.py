@@ -143,7 +143,7 @@ def test_a_stranger_renders_the_same_tables(build, unpacked):
 
 @pytest.mark.parametrize(
     ("recorded", "options", "told"),
-    [(0, [], "holds no record of any study to archive"), (1, ["--to", "study.tar"], ".zip")],
+    [(0, [], "holds no record to archive"), (1, ["--to", "study.tar"], ".zip")],
 )
 def test_what_cannot_be_packed_is_refused(tmp_path, capsys, recorded, options, told):
     write_records(RecordStore(tmp_path), tiny_conditions()[:recorded])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_data_record, with_result, write_records
 
+from cifarlib import paths
 from cifarlib.errors import ConfigError
 from cifarlib.runs.frames import OUTCOMES, tabulate_runs
 from cifarlib.runs.results import open_results
@@ -118,11 +119,35 @@ def test_describe_says_what_stands_behind_a_stage_a_frame_and_conditions(results
     assert results.describe("interpolation").startswith("0 of 6 runs")
 
 
+def test_select_knows_settings_seeds_and_what_there_is_not(tmp_path):
+    results = open_results("smoke", (), tmp_path)
+    sgd = results.select("stage1-base", optimizer="sgd")
+    assert len(sgd) == 12
+    assert {c.run_id for c in results.select(optimizer="sgd")} >= {c.run_id for c in sgd}
+    assert {c.config.seed for c in results.beyond.select("noise-floor", seed=43)} == {43}
+    with pytest.raises(ConfigError, match="no condition here has a setting 'optimzer'; did you"):
+        results.select("stage1-base", optimzer="sgd")
+    with pytest.raises(ConfigError) as caught:
+        results.select("zzz")
+    assert str(caught.value).count("interpolation") == 1
+    with pytest.raises(ConfigError, match="is no run; take one of runs"):
+        results.predictions(["x"])
+
+
+def test_a_scale_file_of_ones_own_takes_no_folder_of_a_scale(tmp_path):
+    path = tmp_path / "lite.yaml"
+    path.write_bytes((paths.PARAMS / "lite.yaml").read_bytes())
+    with pytest.raises(ConfigError, match=r"has the name of the scale lite.*rename the file"):
+        open_results(path)
+    assert open_results(path, build=tmp_path).scale_name == "lite"
+    assert open_results(paths.PARAMS / "lite.yaml").scale_name == "lite"
+
+
 def test_describe_names_the_sets_and_seeds_of_its_own_runs(tmp_path):
     results = open_results("smoke", (), tmp_path, "beyond")
     conditions = results.select("protocol-ablation")
     said = results.describe(conditions)
-    assert "0 of 50 runs; 5 seeds a setting" in said
+    assert "0 of 40 runs; 5 seeds a setting" in said
     assert "epoch chosen on the test or validation set" in said
     write_records(results.store, conditions[:1])
-    assert "1 of 50 runs; one seed (42)" in results.reread().describe(conditions)
+    assert "1 of 40 runs; one seed (42)" in results.reread().describe(conditions)

@@ -103,6 +103,33 @@ def test_no_study_is_kept_in_the_place_of_another(results):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"dropout": {0.1, 0.2}},
+            "cannot be a setting; write numbers and texts, several as a list",
+        ),
+        ({"dropout": (p for p in (0, 0.1))}, "cannot be a setting"),
+        ({"dropout": [0.1], "seeds": {1, 2}}, "cannot be a setting"),
+        ({"dropout": [0.1], "seeds": [42, "x"]}, "seeds: 'x' is none; write whole numbers"),
+        ({"dropout": [0.1], "seeds": 2**32}, "seeds: 4294967296 is none; write whole numbers"),
+        ({"dropout": [0.1], "name": 3}, "name is 3; write a text"),
+        ({"epochs": [0]}, "epochs=0: epochs = 0 is not valid: input should be greater than or"),
+    ],
+)
+def test_a_grid_in_a_cell_that_cannot_be_gets_one_sentence(results, given, said):
+    with pytest.raises(ConfigError, match=said):
+        cl.grid(START, results, **given)
+    assert not kept_studies(results.store.folder)
+
+
+@pytest.mark.parametrize("name", ["stage1-daa1", "recipe", "checklist"])
+def test_no_study_of_ones_own_has_the_name_of_a_stage_or_a_chapter(results, name):
+    with pytest.raises(ConfigError, match=f"'{name}' cannot name a study of your own"):
+        grids.make_grid(results, START, {"dropout": [0.1]}, name=name)
+
+
 def test_a_study_of_params_is_known_by_its_file_too(tmp_path):
     folder = tmp_path / "build"
     results = open_results("smoke", TINY, folder)
@@ -286,6 +313,19 @@ def test_the_chapter_shows_all_stages_of_a_study(tmp_path):
         ("", "16", "2"), ("", "8", "2"), ("quick", "16", "1"),
     ]  # fmt: skip
     assert "start" not in shown.said[-1]
+
+
+def test_a_study_of_ones_own_may_name_a_stage_as_the_paper_does(tmp_path):
+    """Its page shows the conditions of the file, not the paper's."""
+    study = tmp_path / "mine.yaml"
+    study.write_text(
+        "stages:\n  stage1-daa1: {title: Mine, from: {stage: stage1-base, runs: [1]}, "
+        "grid: {batch_size: [8, 16, 48]}}\n"
+    )
+    opened = open_results("smoke", TINY, tmp_path / "elsewhere", study).alone()
+    assert set(opened.runs["run_id"]) == {c.run_id for c in opened.conditions}
+    shown = show(tmp_path, str(study))
+    assert shown.said[0].startswith("3 of 3 runs are recorded. It varies: Batch (8, 16, 48).")
 
 
 def test_the_chapter_knows_what_a_grids_start_has_of_a_dotted_setting(tmp_path):

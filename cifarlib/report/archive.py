@@ -77,10 +77,7 @@ def export(
             f"{results.faults[0]}; a sweep of its study sets it aside, then export again"
         )
     if not results.every_record:
-        raise ConfigError(
-            f"{results.store.runs} holds no record of any study to archive; make some with "
-            "cifarlib sweep"
-        )
+        raise results.nothing_recorded("archive")
     path = Path(scale) if scale.endswith((".yaml", ".yml")) else paths.PARAMS / f"{scale}.yaml"
     files = collect(results, path)
     files["README.md"] = _readme(results).encode()

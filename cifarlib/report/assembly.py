@@ -12,6 +12,7 @@ import re
 import shlex
 import time
 import typing
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def render(
     if study and (only or appendix):
         raise ConfigError("--study renders one study alone; leave out --only and --appendix")
     results = open_results(scale, overrides, build, study or None)
+    results = results.alone() if study else results
     own = grids.keep(study or appendix, results) if study or appendix else ""
     others = {}
     if not study:
@@ -102,7 +104,8 @@ def render(
         mixed_provenance.refuse_undeclared(other_studies.join(results, others))
     options = results.options + (f" --study {own}" if study else "")
     given_too = shlex.join(word for text in changed for word in ("--parameter", text))
-    title = results.title([*results.study.stages][-1]) if study else TITLE
+    stages = [*results.study.stages]  # of a grid: where it starts, and the grid
+    title = (own if len(stages) > 2 else results.title(stages[-1])) if study else TITLE
     page = folder / f"report{suffix}.html"
     make_exporter()  # says what is missing before anything is executed
     if not (train or folder.is_dir()):
@@ -129,7 +132,8 @@ def render(
         names = {run["run_id"]: run["title"] for run in front["runs"]}
         records = other_studies.join(results, others).every_record.values()
         shown_now = difference.take(merged, names, records)
-        kept = results.store.state / f"rendered{suffix}.json"
+        told = zlib.crc32(front["command"].encode())  # another command shows other things
+        kept = results.store.state / f"rendered{suffix}-{told:08x}.json"
         changes = since.find_changes(kept, shown_now)
         for line in changes.get(difference.FRONT, ()):
             tell(f"since the last render: {line}")

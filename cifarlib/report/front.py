@@ -32,8 +32,9 @@ QUESTION = (
     "published one. {terms}"
 )
 TERMS = (
-    "Runs are numbered as in its tables; DAA-1 is its augmentation by random crops and flips, "
-    "DAA-2 that with rotations as well."
+    "DAA-1 is its augmentation by random crops and flips, DAA-2 that with rotations as well. Runs "
+    "are numbered as in its tables; if nothing else is said, runs 9 and 13 are those of Table VII "
+    "(AdamW, DAA-1), and run 26 that of Table VI (AdamW, no augmentation)."
 )
 
 

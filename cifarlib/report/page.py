@@ -173,7 +173,8 @@ def _number_sections(soup: Any) -> None:
             taken.add(heading["id"])
         if heading.name == "h2":
             chapter, number = heading["id"], ""
-            if "unnumbered" not in classes and not heading.find_parent("header"):
+            apart = heading.find_parent("header") or heading.find_parent(class_="tag-screen")
+            if "unnumbered" not in classes and not apart:  # nor what the PDF leaves out
                 chapters += 1
                 number = str(chapters)
             entries.append([])

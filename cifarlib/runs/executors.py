@@ -23,14 +23,14 @@ from cifarlib.runs.display import Display
 from cifarlib.runs.progress import cores, duration, learn_prices, uses_cuda
 from cifarlib.runs.schema import RunRecord
 from cifarlib.runs.store import RecordStore, write_atomically
-from cifarlib.runs.worker import Job, Message, RunJob, Settings, serve
+from cifarlib.runs.worker import DescribeJob, Job, Message, RunJob, Settings, serve
 
 
 @dataclass
 class Outcome:
     """What a sweep did."""
 
-    done: int = 0
+    done: int = 0  # runs; what describes data or network is counted where nothing else is left
     epochs: int = field(default=0, compare=False)  # that ended, of whichever runs
     stopped: list[str] = field(default_factory=list)  # begun and out of time: checkpoint kept
     left: list[str] = field(default_factory=list)  # not begun, since they would not have ended
@@ -134,7 +134,7 @@ class Executor(abc.ABC):
             case "note":
                 self.display.say(f"{job.name}: {message.text}")
             case "done":
-                self.outcome.done += 1
+                self.outcome.done += isinstance(job, RunJob)
                 self.display.finish(job, message.record)
             case "busy":
                 self.put_off(job)
@@ -180,10 +180,14 @@ class Executor(abc.ABC):
 
     def _out_of_time(self, waiting: Iterable[Job]) -> Outcome:
         """The outcome, with what is left; nothing where there was time for everything."""
-        for job in self.running():
-            self.outcome.stopped.append(job.name)
-            self.display.say(f"{job.name}: stopped within an epoch")
-        self.outcome.left = [job.name for job in waiting]
+        stopped, left = [*self.running()], [*waiting]
+        only_described = not any(isinstance(job, RunJob) for job in [*stopped, *left])
+        counted = RunJob | DescribeJob if only_described else RunJob
+        self.outcome.stopped += [job.name for job in stopped if isinstance(job, counted)]
+        self.outcome.left = [job.name for job in left if isinstance(job, counted)]
+        for job in stopped:
+            within = " within an epoch" if isinstance(job, RunJob) else ""
+            self.display.say(f"{job.name}: stopped{within}")
         if self.outcome.stopped or self.outcome.left:
             self.outcome.seconds_left = self.display.seconds_left()
         return self.outcome

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from cifarlib import paths
 from cifarlib.checking import cut, parse_value, read_bytes, shown, validate
 from cifarlib.config import flatten
 from cifarlib.errors import ConfigError
@@ -75,6 +76,13 @@ def make_grid(
             "a grid does not vary the seed; give seeds apart: --seeds 42,43 or seeds=[42, 43]"
         )
     grid = {key: plain_values(values) for key, values in settings.items()}
+    for seed in plain_values(seeds):
+        if type(seed) is not int or not 0 <= seed < 2**32:
+            raise ConfigError(
+                f"seeds: {cut(repr(seed))} is none; write whole numbers below 2³², such as 42,43"
+            )
+    if not isinstance(name, str):
+        raise ConfigError(f"name is {cut(repr(name))}; write a text")
     named, kept = name or _name(start, grid), kept_studies(results.store.folder)
     for number in itertools.count(2):
         content = json.loads(json.dumps(_describe(results, *found, grid, seeds, named)))
@@ -138,7 +146,7 @@ def _describe(
     anywhere = replace(results, scale=results.scale.model_copy(update={"name": ""}))
     alike = (c for _, c in list_conditions(anywhere) if c.name == base.name)
     settings = next(alike, base).settings  # without what the stage says for this scale alone
-    epochs = {value: value for value in grid.get("epochs", []) if isinstance(value, int)}
+    epochs = {n: n for n in grid.get("epochs", []) if type(n) is int and n > 0}
     own = {results.scale_name: study.epochs_at(results.scale_name) | epochs}
     listed = plain_values(seeds)
     shared = ({"seeds": listed} if listed else {}) | ({"at": at} if any(at.values()) else {})
@@ -155,7 +163,11 @@ def _describe(
 
 def place(folder: Path, name: str, cure: str = "choose another name") -> Path:
     """Where a build folder keeps a study; ``ConfigError`` for what cannot be a study's name."""
-    taken = name in (*STUDIES, NEWEST) or name.endswith((".yaml", ".yml"))
+    taken = name.endswith((".yaml", ".yml")) or name in {
+        *(*STUDIES, NEWEST),
+        *(stage for study in STUDIES for stage in load_study(study).stages),
+        *(path.stem.partition("_")[2] for path in paths.NOTEBOOKS.glob("[0-9]*.ipynb")),
+    }
     if taken or not re.fullmatch(r"[\w-][\w.-]*", name) or len(name.encode()) > LONGEST:
         raise ConfigError(
             f"{cut(name)!r} cannot name a study of your own; {cure} (letters and digits will do)"

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cifarlib import paths
-from cifarlib.checking import cut, expand_folder, suggest
+from cifarlib.checking import cut, expand_folder, shown, suggest
 from cifarlib.config import DATASETS, IMAGE_SIZE, SPLITS
 from cifarlib.errors import ConfigError, RecordError
+from cifarlib.formatting import say_count
 from cifarlib.runs.locks import held
 from cifarlib.runs.parameters import check_injected
 from cifarlib.runs.schema import DataRecord, NetworkRecord, RunRecord
@@ -26,6 +27,7 @@ from cifarlib.study import (
     find_study,
     load_scale,
     load_study,
+    scale_names,
     split_overrides,
 )
 
@@ -108,6 +110,10 @@ class Results:
         names = {c.name for c in self.conditions}
         return [*self.conditions, *(c for c in self.paper if c.name not in names)]
 
+    def alone(self) -> "Results":
+        """The study's own conditions, also of a stage that has the name of one of the paper's."""
+        return replace(self, paper=())
+
     @property
     def stages(self) -> dict[str, str]:
         """Stage → title: the paper's stages, or, of a study past the paper, that study's."""
@@ -120,22 +126,27 @@ class Results:
 
     def select(self, *stages: str, **settings: Any) -> list[Condition]:
         """The conditions of some stages, with some settings: ``select("stage1-base",
-        optimizer="sgd")``; ``run`` is the paper's number.
+        optimizer="sgd")``; ``run`` is the paper's number, ``seed`` a run's. Settings alone are
+        looked for in every stage.
 
         Of a stage of the paper these are the paper's conditions, all of them and no other. Raises
-        ``ConfigError`` for a stage that there is not.
+        ``ConfigError`` for a stage that there is not, and for a setting that none of them has.
         """
         of_paper = {c.stage for c in self.paper}
-        known = [*self.study.stages, *of_paper]
+        known = [*dict.fromkeys([*self.study.stages, *of_paper])]
         if unknown := [stage for stage in stages if stage not in known]:
             raise ConfigError(f"there is no stage {unknown[0]!r}; {suggest(unknown[0], known)}")
         others = [c for c in self.conditions if c.stage not in of_paper]
-        return [
-            c
-            for c in [*self.paper, *others]
-            if c.stage in stages
-            and all((c.settings | {"run": c.run}).get(k) == v for k, v in settings.items())
-        ]
+        among = stages or (known if settings else ())
+        found = [c for c in [*self.paper, *others] if c.stage in among]
+        told = [c.settings | {"run": c.run, "seed": c.config.seed} for c in found]
+        names = [*dict.fromkeys(name for own in told for name in own)]
+        if names and (unknown := [name for name in settings if name not in names]):
+            raise ConfigError(
+                f"no condition here has a setting {unknown[0]!r}; {suggest(unknown[0], names)}"
+            )
+        pairs = zip(found, told, strict=True)
+        return [c for c, own in pairs if all(own.get(k) == v for k, v in settings.items())]
 
     @property
     def runs(self) -> "pd.DataFrame":
@@ -210,6 +221,8 @@ class Results:
         """
         from cifarlib.runs.frames import RunPredictions
 
+        if not isinstance(run_id, str):
+            raise ConfigError(f"{cut(repr(run_id))} is no run; take one of runs['run_id']")
         known = {c.run_id: c.name for c in self.known}
         named = [run for run, name in known.items() if name == run_id]
         run_id = named[0] if len(named) == 1 else run_id
@@ -230,6 +243,19 @@ class Results:
         from cifarlib.runs.captions import describe
 
         return describe(self, shown, chosen=chosen)
+
+    def nothing_recorded(self, purpose: str) -> ConfigError:
+        """What to say where no run of this study at this scale is recorded."""
+        folder = shown(self.store.folder)
+        if not (count := len(self.store.run_ids())):
+            return ConfigError(
+                f"{folder} holds no record to {purpose}; make some with cifarlib sweep"
+            )
+        scale = " with ".join([self.scale_name, *self.overrides])
+        return ConfigError(
+            f"{folder} holds {say_count(count, 'run')}, none of them of this study at scale "
+            f"{scale}; name theirs with --scale and --set"
+        )
 
     @property
     def real(self) -> bool:
@@ -280,6 +306,13 @@ def open_results(
     store = RecordStore(folder)
     loaded = load_study(find_study(study, store.folder) if isinstance(study, str) else study)
     checked = load_scale(scale, overrides, loaded)
+    if not str(build) and Path(scale).name != scale and Path(scale).stem in scale_names():
+        own = paths.PARAMS / f"{Path(scale).stem}.yaml"
+        if Path(scale).resolve() != own.resolve():
+            raise ConfigError(
+                f"{scale} has the name of the scale {own.stem}, whose records and report are in "
+                f"{shown(folder)}; rename the file, or name another folder (--out, build)"
+            )
     conditions = expand(loaded, checked)
     paper = expand_paper(loaded, checked)
     opened = Results(loaded, Path(scale).stem, checked, overrides, store, conditions, tuple(paper))

@@ -68,10 +68,7 @@ def sample(results: Results, number: int, seed: int) -> list[Condition]:
     known = {c.run_id: c for c in reversed(results.conditions)}
     recorded = sorted(known.keys() & results.every_record.keys())
     if not recorded:
-        raise ConfigError(
-            f"{results.store.runs} holds no record of this study to verify; make some with "
-            "cifarlib sweep"
-        )
+        raise results.nothing_recorded("verify")
     chosen = random.Random(seed).sample(recorded, min(number, len(recorded)))
     return sorted((known[run] for run in chosen), key=results.conditions.index)
 
