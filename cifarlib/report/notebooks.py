@@ -232,6 +232,7 @@ def join(notebooks: Sequence[tuple[str, "NotebookNode"]]) -> "NotebookNode":
                 raise ReportError(
                     f"{path}: the cell {first_line(cell.source)!r} failed; correct it"
                 )
+            cell.metadata["source"] = cell.source  # as the notebook can be downloaded
             outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
             texts = [(cell, "source")] if cell.cell_type == "markdown" else []
             for holder, key in [*texts, *((output, "text/markdown") for output in outputs)]:
