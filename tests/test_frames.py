@@ -134,11 +134,14 @@ def test_select_knows_settings_seeds_and_what_there_is_not(tmp_path):
         results.predictions(["x"])
 
 
-def test_a_scale_file_of_ones_own_takes_no_folder_of_a_scale(tmp_path):
+def test_a_scale_file_of_ones_own_takes_no_folder_of_a_scale(tmp_path, monkeypatch):
     path = tmp_path / "lite.yaml"
     path.write_bytes((paths.PARAMS / "lite.yaml").read_bytes())
     with pytest.raises(ConfigError, match=r"has the name of the scale lite.*rename the file"):
         open_results(path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"lite.yaml has the name of the scale lite"):
+        open_results("lite.yaml")
     assert open_results(path, build=tmp_path).scale_name == "lite"
     assert open_results(paths.PARAMS / "lite.yaml").scale_name == "lite"
 

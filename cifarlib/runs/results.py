@@ -306,7 +306,8 @@ def open_results(
     store = RecordStore(folder)
     loaded = load_study(find_study(study, store.folder) if isinstance(study, str) else study)
     checked = load_scale(scale, overrides, loaded)
-    if not str(build) and Path(scale).name != scale and Path(scale).stem in scale_names():
+    is_file = scale.endswith((".yaml", ".yml"))
+    if is_file and not str(build) and Path(scale).stem in scale_names():
         own = paths.PARAMS / f"{Path(scale).stem}.yaml"
         if Path(scale).resolve() != own.resolve():
             raise ConfigError(
