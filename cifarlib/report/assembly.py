@@ -132,8 +132,8 @@ def render(
         names = {run["run_id"]: run["title"] for run in front["runs"]}
         records = other_studies.join(results, others).every_record.values()
         shown_now = difference.take(merged, names, records)
-        told = zlib.crc32(front["command"].encode())  # another command shows other things
-        kept = results.store.state / f"rendered{suffix}-{told:08x}.json"
+        command = zlib.crc32(front["command"].encode())  # another shows other things
+        kept = results.store.state / f"rendered{suffix}-{command:08x}.json"
         changes = since.find_changes(kept, shown_now)
         for line in changes.get(difference.FRONT, ()):
             tell(f"since the last render: {line}")

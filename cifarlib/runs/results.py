@@ -139,13 +139,13 @@ class Results:
         others = [c for c in self.conditions if c.stage not in of_paper]
         among = stages or (known if settings else ())
         found = [c for c in [*self.paper, *others] if c.stage in among]
-        told = [c.settings | {"run": c.run, "seed": c.config.seed} for c in found]
-        names = [*dict.fromkeys(name for own in told for name in own)]
+        settings_of = [c.settings | {"run": c.run, "seed": c.config.seed} for c in found]
+        names = [*dict.fromkeys(name for own in settings_of for name in own)]
         if names and (unknown := [name for name in settings if name not in names]):
             raise ConfigError(
                 f"no condition here has a setting {unknown[0]!r}; {suggest(unknown[0], names)}"
             )
-        pairs = zip(found, told, strict=True)
+        pairs = zip(found, settings_of, strict=True)
         return [c for c, own in pairs if all(own.get(k) == v for k, v in settings.items())]
 
     @property
